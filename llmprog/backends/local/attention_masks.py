@@ -1,0 +1,106 @@
+"""Named builders of boolean attention masks: True where the query may attend the key.
+
+Letters in shapes: B rows, L tokens fed (queries), C tokens cached, S = C + L keys, N canvas positions. Every query
+may attend itself in every mask, padding included, so no softmax is taken over nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def causal(
+    length: int, cached: int = 0, valid: Tensor | None = None, device: torch.device | str | None = None
+) -> Tensor:
+    """Each token attends everything cached and the tokens fed up to and including itself.
+
+    Also the mask of one Eso-LM B step: feed the newly clean tokens in sigma order, then the scheduled masks.
+
+    Args:
+        length: L.
+        cached: C.
+        valid: bool [B, S]; False where a key is padding or belongs to another row. ``None`` is all valid.
+
+    Returns:
+        bool [B or 1, L, S].
+    """
+    device = valid.device if valid is not None else device
+    mask = torch.ones(length, cached + length, dtype=torch.bool, device=device).tril(cached).unsqueeze(0)
+    return mask if valid is None else _with_self(mask & valid.unsqueeze(1))
+
+
+def bidirectional(valid: Tensor, length: int | None = None) -> Tensor:
+    """Each of the last ``length`` tokens attends every valid key, before and after it.
+
+    Args:
+        valid: bool [B, S], False where a key is padding.
+        length: L; ``None`` is S (nothing is cached).
+
+    Returns:
+        bool [B, L, S].
+    """
+    length = valid.shape[1] if length is None else length
+    return _with_self(valid.unsqueeze(1).expand(-1, length, -1))
+
+
+def lengths_to_valid(lengths: Tensor, length: int) -> Tensor:
+    """bool [B, L]: True at the first ``lengths[b]`` positions of row b (right padding)."""
+    return torch.arange(length, device=lengths.device) < lengths.unsqueeze(1)
+
+
+def sigma_order(rank: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Causal in an order other than that of feeding: a token attends tokens of lower or equal rank.
+
+    The uncached mask of Eso-LM B (arXiv 2506.01928): the prompt has the lowest ranks in natural order, then the clean
+    tokens in the order they were revealed, then the masks in the order they are scheduled.
+
+    Args:
+        rank: int [B, L], distinct within a row.
+        valid: bool [B, L], False at padding.
+
+    Returns:
+        bool [B, L, L].
+    """
+    mask = rank.unsqueeze(1) <= rank.unsqueeze(2)
+    return mask if valid is None else _with_self(mask & valid.unsqueeze(1))
+
+
+def esolm_training(rank: Tensor, context: Tensor, valid: Tensor | None = None) -> Tensor:
+    """The mask of Eso-LM B training on the double-length input: clean tokens, then their mask copies.
+
+    The first N tokens fed are prompt and clean canvas x; the next N are the copies z, ``<mask>`` at the same positions.
+    A clean token of rank r attends clean tokens of rank <= r. The mask copy of the token of rank r, revealed when the
+    tokens of rank < c were clean, attends clean tokens of rank < c, and the masks revealed in the same step at ranks
+    c..r (itself included). c = r for every token is the paper's sequential phase; c = the number of clean tokens for all
+    masks is its diffusion phase; blocks mix both.
+
+    Args:
+        rank: int [B, N], place of each position in sigma.
+        context: int [B, N], c of each position; c <= rank.
+        valid: bool [B, N], False at padding.
+
+    Returns:
+        bool [B, 2N, 2N].
+    """
+    clean = rank.unsqueeze(1) <= rank.unsqueeze(2)
+    sees_clean = rank.unsqueeze(1) < context.unsqueeze(2)
+    sees_masks = clean & (rank.unsqueeze(1) >= context.unsqueeze(2))
+    nothing = torch.zeros_like(clean)
+    mask = torch.cat([torch.cat([clean, nothing], dim=2), torch.cat([sees_clean, sees_masks], dim=2)], dim=1)
+    return mask if valid is None else _with_self(mask & torch.cat([valid, valid], dim=1).unsqueeze(1))
+
+
+def esolm_sequential(rank: Tensor, valid: Tensor | None = None) -> Tensor:
+    """The sequential phase alone: each mask sees the clean tokens before it in sigma, and no other mask.
+
+    Args and result as in ``esolm_training``.
+    """
+    return esolm_training(rank, rank, valid)
+
+
+def _with_self(mask: Tensor) -> Tensor:
+    """``mask`` [B, L, S] with every query allowed to attend itself, the last L keys being the queries."""
+    length, keys = mask.shape[-2:]
+    itself = torch.ones(length, keys, dtype=torch.bool, device=mask.device)
+    return mask | (itself.tril(keys - length) & itself.triu(keys - length))

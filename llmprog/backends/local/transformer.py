@@ -1,0 +1,302 @@
+"""A compact decoder-style transformer whose attention takes a mask specification.
+
+One module serves autoregressive, masked-diffusion and hybrid decoding: what differs between them is only the
+mask, the order in which tokens are fed and the positions whose logits are read (see ``attention_masks``).
+
+Letters in shapes: B rows, L tokens fed, C tokens cached, S = C + L keys, O output positions, V vocabulary,
+H query heads, G key/value heads, D head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llmprog.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerConfig:
+    """The shape of a ``Transformer``.
+
+    Attributes:
+        vocab_size: Number of token ids.
+        d_model: Width of the residual stream; a multiple of ``num_heads``.
+        num_layers: Number of blocks.
+        num_heads: Query heads; a multiple of ``num_kv_heads``.
+        num_kv_heads: Key/value heads, each shared by ``num_heads // num_kv_heads`` query heads.
+        d_ff: Width of the gated feed-forward layer.
+        rope_theta: Base of the rotary position frequencies.
+        norm_eps: Added to the mean square in every RMSNorm.
+        max_positions: Position ids lie in ``0 .. max_positions - 1``.
+    """
+
+    vocab_size: int
+    d_model: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    d_ff: int
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5
+    max_positions: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "d_ff", "max_positions"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"TransformerConfig({name}={getattr(self, name)!r}): allowed is a whole number >= 1")
+        if self.d_model % self.num_heads or self.head_dim % 2:
+            raise OptionError(
+                f"TransformerConfig(d_model={self.d_model}, num_heads={self.num_heads}): d_model must be an even multiple of num_heads"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise OptionError(
+                f"TransformerConfig(num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}): "
+                "num_heads must be a multiple of num_kv_heads"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.d_model // self.num_heads
+
+
+class KVCache:
+    """Keys and values of tokens already fed, in the order they were appended.
+
+    The order in the cache is the order of feeding, not of positions: rotary positions are applied before a key is
+    stored, so a hybrid decoder may append tokens in any order. All rows hold the same number of tokens; which of
+    them a row may see is the mask's business.
+
+    Attributes:
+        length: Number of tokens stored per row.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        batch_size: int,
+        *,
+        capacity: int = 64,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """An empty cache of ``batch_size`` rows with room for ``capacity`` tokens; it grows when that is exceeded."""
+        self.length = 0
+        shape = (config.num_layers, 2, batch_size, config.num_kv_heads, max(1, capacity), config.head_dim)
+        self._slab = torch.zeros(shape, device=device, dtype=dtype)
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows."""
+        return self._slab.shape[2]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory the slab takes."""
+        return self._slab.numel() * self._slab.element_size()
+
+    def reserve(self, extra: int) -> None:
+        """Make room for ``extra`` further tokens."""
+        capacity = self._slab.shape[4]
+        if self.length + extra > capacity:
+            grown = max(self.length + extra, 2 * capacity)
+            slab = self._slab.new_zeros((*self._slab.shape[:4], grown, self._slab.shape[5]))
+            slab[:, :, :, :, : self.length] = self._slab[:, :, :, :, : self.length]
+            self._slab = slab
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Write ``keys`` and ``values`` [B, G, n, D] of one layer behind the stored tokens.
+
+        ``length`` moves only by ``advance``, after every layer has written.
+        """
+        self.reserve(keys.shape[2])
+        end = self.length + keys.shape[2]
+        self._slab[layer, 0, :, :, self.length : end] = keys
+        self._slab[layer, 1, :, :, self.length : end] = values
+
+    def advance(self, count: int) -> None:
+        """Count the ``count`` tokens every layer has just appended as stored."""
+        self.length += count
+
+    def read(self, layer: int, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, G, length, D] of one layer (views)."""
+        return self._slab[layer, 0, :, :, :length], self._slab[layer, 1, :, :, :length]
+
+    def expand(self, rows: Tensor) -> KVCache:
+        """A new cache whose row i is a copy of row ``rows[i]``: n samples share one prefill."""
+        other = KVCache.__new__(KVCache)
+        other.length = self.length
+        other._slab = self._slab.index_select(2, rows.to(self._slab.device))
+        return other
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens of every row."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot truncate a cache of {self.length} tokens to {length}")
+        self.length = length
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions and an explicit mask."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        self.q_proj = nn.Linear(config.d_model, config.num_heads * config.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.d_model, config.num_kv_heads * config.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.d_model, config.num_kv_heads * config.head_dim, bias=False)
+        self.o_proj = nn.Linear(config.num_heads * config.head_dim, config.d_model, bias=False)
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: KVCache | None, layer: int, store: int
+    ) -> Tensor:
+        """Attend. x: [B, L, d_model]; rotary: cos and sin, [B, 1, L, D]; mask: bool [B or 1, 1, L, S]."""
+        batch, length, _ = x.shape
+        q = self.q_proj(x).view(batch, length, self.num_heads, self.head_dim).transpose(1, 2)
+        k = self.k_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
+        v = self.v_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
+        q, k = rotate(q, *rotary), rotate(k, *rotary)
+        if cache is not None:
+            cached = cache.length
+            if store:
+                cache.append(layer, k[:, :, :store], v[:, :, :store])
+            old_k, old_v = cache.read(layer, cached + store)
+            if store == length:
+                k, v = old_k, old_v
+            else:
+                k = torch.cat([old_k, k[:, :, store:]], dim=2)
+                v = torch.cat([old_v, v[:, :, store:]], dim=2)
+        groups = self.num_heads // self.num_kv_heads
+        if groups > 1:
+            # Materialised rather than enable_gqa: the fused CPU kernel is not chosen for grouped heads.
+            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))  # type: ignore[no-any-return]
+
+
+class FeedForward(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.up_proj = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.down_proj = nn.Linear(config.d_ff, config.d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, L, d_model] to the same shape."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """One pre-norm layer: attention, then feed-forward, each added to the residual stream."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.attention = Attention(config)
+        self.feed_forward_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.feed_forward = FeedForward(config)
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: KVCache | None, layer: int, store: int
+    ) -> Tensor:
+        """x: [B, L, d_model] to the same shape; the other arguments are ``Attention``'s."""
+        x = x + self.attention(self.attention_norm(x), rotary, mask, cache, layer, store)
+        return x + self.feed_forward(self.feed_forward_norm(x))  # type: ignore[no-any-return]
+
+
+class Transformer(nn.Module):
+    """RMSNorm, RoPE, grouped-query attention, SwiGLU, tied embeddings."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        frequencies = config.rope_theta ** (-torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim)
+        angles = torch.outer(torch.arange(config.max_positions, dtype=torch.float64), frequencies)
+        self.register_buffer("rope_cos", torch.cat([angles.cos()] * 2, dim=-1).float(), persistent=False)
+        self.register_buffer("rope_sin", torch.cat([-angles.sin(), angles.sin()], dim=-1).float(), persistent=False)
+        self.rope_cos: Tensor
+        self.rope_sin: Tensor
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cache: KVCache | None = None,
+        store: int | None = None,
+        output: Tensor | slice | None = None,
+    ) -> Tensor:
+        """Logits for the tokens fed.
+
+        Args:
+            tokens: int64 [B, L].
+            positions: int64 [B, L] (or [1, L]), each token's own position, independent of the order of feeding.
+            mask: bool [B or 1, L, S], True where the query may attend the key; keys are the cached tokens in the order
+                they were appended, then the L tokens fed. Every query needs at least one key (itself will do).
+            cache: Holds the tokens fed earlier and takes the leading ``store`` of these.
+            store: How many leading tokens are appended to the cache; ``None`` is all of them.
+            output: Which of the L positions get logits: a slice, indices [O], indices [B, O], or ``None`` for all.
+
+        Returns:
+            Float [B, O, V].
+        """
+        return self.unembed(self.hidden(tokens, positions, mask, cache, store, output))
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cache: KVCache | None = None,
+        store: int | None = None,
+        output: Tensor | slice | None = None,
+    ) -> Tensor:
+        """The normalised last layer [B, O, d_model] for the same arguments as ``forward``."""
+        length = tokens.shape[1]
+        kept = 0 if cache is None else length if store is None else store
+        if not 0 <= kept <= length:
+            raise ValueError(f"store={store!r}: allowed is 0..{length}, the number of tokens fed")
+        x = self.embedding(tokens)
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        rotary = (
+            self.rope_cos[positions].unsqueeze(1).to(dtype),
+            self.rope_sin[positions].unsqueeze(1).to(dtype),
+        )
+        mask = mask.unsqueeze(1)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, rotary, mask, cache, index, kept)
+        if cache is not None:
+            cache.advance(kept)
+        if isinstance(output, slice):
+            x = x[:, output]
+        elif output is not None:
+            x = x[:, output] if output.dim() == 1 else x.gather(1, output[..., None].expand(-1, -1, x.shape[-1]))
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of normalised hidden states [..., d_model]: the embedding matrix, transposed."""
+        return F.linear(hidden, self.embedding.weight)
+
+    def make_cache(self, batch_size: int, capacity: int = 64) -> KVCache:
+        """An empty cache on this model's device, in its dtype."""
+        weight = self.embedding.weight
+        return KVCache(self.config, batch_size, capacity=capacity, device=weight.device, dtype=weight.dtype)
+
+    def num_parameters(self) -> int:
+        """Number of trained values; the tied embedding counts once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions on x [B, heads, L, D]: halves are paired (i, i + D/2); ``sin`` carries the sign."""
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat([x[..., half:], x[..., :half]], dim=-1) * sin
