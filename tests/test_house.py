@@ -1,0 +1,131 @@
+"""Guards on the package as a whole: what importing it loads, its public names, its extras, its wheel."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+import llmprog
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "llmprog"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+ENTRY_POINTS = [
+    EntryPoint(name, value, group)
+    for group, points in {"console_scripts": PROJECT["scripts"], **PROJECT["entry-points"]}.items()
+    for name, value in points.items()
+]
+
+LOADED_BY_IMPORT = """
+import json, sys
+before = set(sys.modules)
+import llmprog
+print(json.dumps(sorted({name.partition(".")[0] for name in set(sys.modules) - before})))
+"""
+
+
+def python(*arguments, cwd):
+    done = subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def normalised(requirement):
+    """The name of a requirement or pin, as package indexes compare names."""
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
+
+
+def test_importing_llmprog_loads_the_standard_library_only():
+    loaded = set(json.loads(python("-c", LOADED_BY_IMPORT, cwd=ROOT)))
+    assert "llmprog" in loaded
+    assert loaded - sys.stdlib_module_names == {"llmprog"}
+
+
+def test_every_public_name_loads():
+    for name in llmprog.__all__:
+        assert getattr(llmprog, name) is not None
+        assert name in dir(llmprog)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = llmprog.no_such_name
+
+
+def test_the_version_has_one_source():
+    assert llmprog.__version__ == PROJECT["version"]
+
+
+@pytest.mark.parametrize("point", ENTRY_POINTS, ids=lambda point: f"{point.group}:{point.name}")
+def test_entry_points_load(point):
+    assert callable(point.load())
+
+
+def extras_named_in_code():
+    """The extras that ``MissingExtraError(feature, package, extra)`` promises, with where it does."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or ast.unparse(node.func).split(".")[-1] != "MissingExtraError":
+                continue
+            arguments = dict(zip(("feature", "package", "extra"), node.args, strict=False))
+            arguments |= {keyword.arg: keyword.value for keyword in node.keywords}
+            yield f"{path.relative_to(ROOT)}:{node.lineno}", ast.literal_eval(arguments["extra"])
+
+
+def test_every_extra_that_errors_name_exists():
+    named = dict(extras_named_in_code())
+    assert named
+    assert {where: extra for where, extra in named.items() if extra not in PROJECT["optional-dependencies"]} == {}
+
+
+def test_every_extra_that_pages_name_exists():
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
+        for names in re.findall(r"llmprog\[([\w, -]+)\]", page.read_text()):
+            assert {name.strip() for name in names.split(",")} <= set(PROJECT["optional-dependencies"]), page
+
+
+def test_constraints_pin_every_direct_requirement():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert [pin for pin in pins if not re.fullmatch(r"[\w.-]+==[\w.]+", pin)] == []
+    extras = PROJECT["optional-dependencies"]
+    required = [*PROJECT["dependencies"], *extras["local"], *extras["dev"]]
+    assert {normalised(name) for name in required} <= {normalised(pin) for pin in pins}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    python("-m", "hatchling", "build", "-t", "wheel", "-d", str(folder), cwd=ROOT)
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(folder / "installed")
+    return folder / "installed"
+
+
+def test_the_wheel_holds_every_file_of_the_package(wheel):
+    def files(root):
+        found = {path.relative_to(root) for path in (root / "llmprog").rglob("*") if path.is_file()}
+        return {path for path in found if path.suffix != ".pyc"}
+
+    assert files(wheel) == files(ROOT)
+    assert {"py.typed", "MODEL_CARD.md"} <= {path.name for path in files(wheel)}
+    assert any(path.suffix == ".safetensors" for path in files(wheel))
+    assert list(wheel.glob("*.dist-info/licenses/LICENSE"))
+
+
+def test_the_wheel_imports_without_any_other_package(wheel, tmp_path):
+    code = (
+        f"import sys; sys.path.insert(0, {str(wheel)!r}); import llmprog; print(llmprog.__file__, llmprog.__version__)"
+    )
+    shown = python("-I", "-S", "-c", code, cwd=tmp_path)
+    assert shown.split() == [str(wheel / "llmprog" / "__init__.py"), PROJECT["version"]]
