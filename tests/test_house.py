@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import socket
 import subprocess
 import sys
 import tomllib
@@ -129,3 +130,14 @@ def test_the_wheel_imports_without_any_other_package(wheel, tmp_path):
     )
     shown = python("-I", "-S", "-c", code, cwd=tmp_path)
     assert shown.split() == [str(wheel / "llmprog" / "__init__.py"), PROJECT["version"]]
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "example.org", "2001:db8::1"])
+def test_tests_cannot_reach_other_machines(host):
+    with pytest.raises(ConnectionRefusedError, match="loopback"):
+        socket.create_connection((host, 9), timeout=1)
+
+
+def test_tests_can_reach_loopback_servers():
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        assert client.getpeername() == server.getsockname()
