@@ -6,12 +6,20 @@ from fractions import Fraction
 from typing import assert_type
 
 import llmprog
-from llmprog import Program, checker, generator
+from llmprog import (
+    Checker,
+    Completion,
+    Generator,
+    Model,
+    Program,
+    SamplingParams,
+    Usage,
+    Verdict,
+    checker,
+    generator,
+)
 from llmprog.arithmetic import Expression, canonical_number, evaluate, parse
-from llmprog.errors import LLMProgError
-from llmprog.nodes import Checker, Generator, Model, Verdict
 from llmprog.search import BeamSearch
-from llmprog.types import Completion, SamplingParams, Usage
 
 
 @dataclass(frozen=True)
@@ -72,4 +80,3 @@ assert_type(evaluate("1 + 2"), Fraction)
 assert_type(canonical_number("$5"), Fraction | None)
 assert_type(SamplingParams(temperature=0).seed, int | None)
 assert_type(Usage() + Usage(), Usage)
-assert_type(llmprog.LLMProgError("what failed"), LLMProgError)
