@@ -1,0 +1,58 @@
+"""llmprog: LLM programs that search a graph of thoughts.
+
+Importing this package loads the standard library only; each public name is imported when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmprog.compile import CompiledProgram as CompiledProgram
+    from llmprog.compile import compile_program as compile_program
+    from llmprog.nodes import Checker as Checker
+    from llmprog.nodes import Generator as Generator
+    from llmprog.nodes import Model as Model
+    from llmprog.nodes import Verdict as Verdict
+    from llmprog.nodes import checker as checker
+    from llmprog.nodes import generator as generator
+    from llmprog.program import Program as Program
+    from llmprog.runner import Result as Result
+    from llmprog.runner import arun as arun
+    from llmprog.runner import run as run
+    from llmprog.types import Blank as Blank
+    from llmprog.types import Completion as Completion
+    from llmprog.types import Message as Message
+    from llmprog.types import Prompt as Prompt
+    from llmprog.types import SamplingParams as SamplingParams
+    from llmprog.types import Template as Template
+    from llmprog.types import Usage as Usage
+
+_HOMES = {
+    "llmprog.compile": ("CompiledProgram", "compile_program"),
+    "llmprog.nodes": ("Checker", "Generator", "Model", "Verdict", "checker", "generator"),
+    "llmprog.program": ("Program",),
+    "llmprog.runner": ("Result", "arun", "run"),
+    "llmprog.types": ("Blank", "Completion", "Message", "Prompt", "SamplingParams", "Template", "Usage"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [*sorted(_HOME_OF), "__version__"]  # noqa: PLE0604 - every entry is a name
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("llmprog")
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'llmprog' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

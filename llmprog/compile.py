@@ -1,0 +1,388 @@
+"""From a declared ``Program`` to a ``CompiledProgram``: validated, immutable, hashed.
+
+All faults of a declaration are reported at once. The program graph is a frozen
+``networkx.DiGraph`` whose nodes are the declared parts and whose edges say what feeds what.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import hashlib
+import inspect
+import json
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any
+
+import networkx as nx
+
+from llmprog.errors import CompileError, DeclarationError
+from llmprog.nodes import Checker, Generator, Node
+from llmprog.program import ControllerSpec, Program
+from llmprog.templates import PAIRWISE_FIELDS, VOTE_FIELDS, field_names, state_fields
+
+_START, _GOAL, _ANSWER = "start", "goal", "answer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledProgram:
+    """A program that has been checked; it can be run any number of times.
+
+    Attributes:
+        program: What was declared.
+        graph: Frozen ``DiGraph``; node attribute ``kind`` is one of input, start, generator, checker,
+            controller, goal, answer.
+        hash: Hex digest over templates, sampling, functions' sources and parameters: equal
+            declarations have equal hashes in every process.
+        rules: Checkers that need no model, in declared order.
+        judges: Checkers of states that call a model, in declared order.
+        comparers: Checkers across states (vote, pairwise).
+    """
+
+    program: Program
+    graph: nx.DiGraph[str]
+    hash: str
+    rules: tuple[Checker, ...]
+    judges: tuple[Checker, ...]
+    comparers: tuple[Checker, ...]
+
+    @property
+    def name(self) -> str:
+        """The program's name."""
+        return self.program.name
+
+    @property
+    def generators(self) -> tuple[Generator, ...]:
+        """The program's generators in declared order."""
+        return tuple(self.program.generators)
+
+    @property
+    def controller(self) -> ControllerSpec:
+        """The program's controller, a declaration without run state."""
+        return self.program.controller
+
+    @property
+    def model_nodes(self) -> tuple[str, ...]:
+        """Names of the nodes that may call a model."""
+        nodes: tuple[Node, ...] = (*self.generators, *self.judges, *self.comparers)
+        return tuple(node.name for node in nodes if node.calls_model)
+
+
+def compile_program(program: Program) -> CompiledProgram:
+    """Check ``program`` and fix it for running; the result is remembered per program object.
+
+    Raises:
+        CompileError: The declaration has faults; all of them are listed.
+    """
+    cached = program._cache.get("compiled")
+    if isinstance(cached, CompiledProgram):
+        return cached
+    faults = list(_faults(program))
+    if faults:
+        raise CompileError(program.name, faults)
+    checkers = tuple(program.checkers)
+    compiled = CompiledProgram(
+        program=program,
+        graph=nx.freeze(_graph(program)),
+        hash=_hash(program),
+        rules=tuple(c for c in checkers if c.kind == "state" and not c.calls_model),
+        judges=tuple(c for c in checkers if c.kind == "state" and c.calls_model),
+        comparers=tuple(c for c in checkers if c.kind != "state"),
+    )
+    program._cache["compiled"] = compiled
+    return compiled
+
+
+# ---------------------------------------------------------------------------------------------- faults
+
+
+def _faults(program: Program) -> collections.abc.Iterator[str]:
+    if not isinstance(program.name, str) or not program.name:
+        yield f"name={program.name!r}; allowed is a non-empty text"
+    generators = [g for g in program.generators if isinstance(g, Generator)]
+    checkers = [c for c in program.checkers if isinstance(c, Checker)]
+    for item in program.generators:
+        if not isinstance(item, Generator):
+            yield f"generators: {item!r} is not a generator; decorate the function with @generator"
+    for item in program.checkers:
+        if not isinstance(item, Checker):
+            yield f"checkers: {item!r} is not a checker; decorate the function with @checker"
+    if not program.generators:
+        yield "no generator: a search without one has nothing to expand; give generators=[...]"
+    yield from _duplicate_names([*generators, *checkers])
+    for label in (_START, _GOAL, _ANSWER, "key", "explain"):
+        yield from _not_a_function_of_one(label, getattr(program, label))
+    controller = program.controller
+    if not all(hasattr(controller, part) for part in ("ask", "tell", "parameters", "faults")):
+        yield f"controller={controller!r} is not a controller; give one such as BeamSearch(beam_width=5, max_depth=3)"
+    else:
+        yield from (f"controller {controller.name}: {fault}" for fault in controller.faults())
+        yield from _unreachable(controller, generators, checkers)
+    start_type = _start_type(program)
+    known_types = [start_type, *(_made_type(g.function) for g in generators)]
+    yield from _type_mismatches(start_type, generators, checkers)
+    for node in (*generators, *checkers):
+        yield from _template_faults(node, [t for t in known_types if t is not None])
+
+
+def _duplicate_names(nodes: Sequence[Node]) -> collections.abc.Iterator[str]:
+    seen: set[str] = set()
+    for node in nodes:
+        if node.name in seen:
+            yield f"two nodes are named {node.name!r}; names are unique: rename one with name=..."
+        if node.name in (_START, _GOAL, _ANSWER, "input", "controller"):
+            yield f"a node is named {node.name!r}, which the program graph itself uses; rename it with name=..."
+        seen.add(node.name)
+
+
+def _not_a_function_of_one(label: str, function: Any) -> collections.abc.Iterator[str]:
+    if function is None:
+        return
+    if not callable(function):
+        yield f"{label}={function!r} is not a function of one argument"
+        return
+    try:
+        inspect.signature(function).bind(object())
+    except TypeError as error:
+        yield f"{label}: the function cannot be called with one argument ({error})"
+    except ValueError:
+        return  # a builtin without a signature
+
+
+def _unreachable(
+    controller: ControllerSpec, generators: Sequence[Generator], checkers: Sequence[Checker]
+) -> collections.abc.Iterator[str]:
+    for checker in checkers:
+        if checker.kind != "state" and not controller.compares:
+            yield (
+                f"checker {checker.name!r} is unreachable: it judges across states, and {controller.name} never "
+                "compares; use BeamSearch, or a checker of kind='state'"
+            )
+    for generator in generators:
+        if generator.aggregates and not controller.aggregates:
+            yield (
+                f"generator {generator.name!r} is unreachable: it aggregates several states, and {controller.name} "
+                "never merges thoughts"
+            )
+    if generators and all(g.aggregates for g in generators):
+        yield "every generator aggregates: none can expand the first thought"
+
+
+def _type_mismatches(
+    start: type | None, generators: Sequence[Generator], checkers: Sequence[Checker]
+) -> collections.abc.Iterator[str]:
+    made = [(f"generator {g.name!r}", t) for g in generators if (t := _made_type(g.function))]
+    if start is not None:
+        made.insert(0, ("start", start))
+    for node in (*generators, *checkers):
+        if (isinstance(node, Generator) and node.aggregates) or (isinstance(node, Checker) and node.kind == "vote"):
+            continue
+        wanted = _taken_type(node.function)
+        if wanted is None:
+            continue
+        for source, given in made:
+            if not issubclass(given, wanted):
+                yield (
+                    f"{type(node).__name__.lower()} {node.name!r} takes {wanted.__name__}, "
+                    f"but {source} makes {given.__name__}"
+                )
+
+
+def _template_faults(node: Node, types_known: Sequence[type]) -> collections.abc.Iterator[str]:
+    if not isinstance(node.prompt, str):
+        return
+    try:
+        used = field_names(node.prompt)
+    except DeclarationError as error:
+        yield f"node {node.name!r}: {error}"
+        return
+    kind = node.kind if isinstance(node, Checker) else "state"
+    if isinstance(node, Generator) and node.aggregates:
+        known: tuple[str, ...] | None = VOTE_FIELDS
+    elif kind == "state":
+        taken = _taken_type(node.function)
+        field_sets = [state_fields(t) for t in ([taken] if taken is not None else types_known)]
+        if not field_sets or None in field_sets:
+            return
+        known = tuple(dict.fromkeys(name for names in field_sets if names for name in names))
+    else:
+        known = VOTE_FIELDS if kind == "vote" else PAIRWISE_FIELDS
+    for name in used:
+        if name not in known:
+            yield f"node {node.name!r}: its prompt uses an unknown field {{{name}}}; known fields: {', '.join(known)}"
+
+
+# ---------------------------------------------------------------------------------------- annotations
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    target = function if inspect.isroutine(function) else getattr(type(function), "__call__", function)  # noqa: B004 - the method itself is wanted
+    try:
+        return typing.get_type_hints(target)
+    except (NameError, TypeError, AttributeError):
+        return {}  # annotations that cannot be resolved are not checked
+
+
+def _taken_type(function: Callable[..., Any]) -> type | None:
+    try:
+        first = next(iter(inspect.signature(function).parameters), None)
+    except (TypeError, ValueError):
+        return None
+    return _as_class(_hints(function).get(first)) if first else None
+
+
+def _made_type(function: Callable[..., Any]) -> type | None:
+    """The state type that a generator's return annotation promises, if it names one."""
+    hint = _hints(function).get("return")
+    members = [m for m in _union_members(hint) if m is not type(None)]
+    if len(members) != 1:
+        return None
+    origin, args = typing.get_origin(members[0]), typing.get_args(members[0])
+    if (
+        origin is not None
+        and isinstance(origin, type)
+        and issubclass(origin, collections.abc.Iterable | collections.abc.AsyncIterable)
+    ):
+        return _as_class(args[0]) if args else None
+    return _as_class(members[0])
+
+
+def _start_type(program: Program) -> type | None:
+    if program.start is None:
+        return None
+    if isinstance(program.start, type):
+        return program.start
+    return _as_class(_hints(program.start).get("return"))
+
+
+def _union_members(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _as_class(hint: Any) -> type | None:
+    """A class that ``issubclass`` can use, or ``None`` for anything looser (unions, generics, Any)."""
+    if isinstance(hint, type) and typing.get_origin(hint) is None and hint not in (object, typing.Any):
+        return hint
+    return None
+
+
+# ---------------------------------------------------------------------------------------- graph and hash
+
+
+def _graph(program: Program) -> nx.DiGraph[str]:
+    graph: nx.DiGraph[str] = nx.DiGraph(name=program.name)
+    controller = program.controller.name
+    graph.add_node("input", kind="input")
+    graph.add_node(_START, kind="start")
+    graph.add_node(controller, kind="controller")
+    graph.add_node(_ANSWER, kind="answer")
+    graph.add_edge("input", _START)
+    graph.add_edge(_START, controller)
+    generators = [g.name for g in program.generators]
+    for node in program.generators:
+        graph.add_node(node.name, kind="generator", **_node_attributes(node))
+        graph.add_edge(controller, node.name)
+    sources = generators
+    for checker in program.checkers:
+        graph.add_node(checker.name, kind="checker", checks=checker.kind, **_node_attributes(checker))
+    rules = [c.name for c in program.checkers if c.kind == "state" and not c.calls_model]
+    judges = [c.name for c in program.checkers if c.kind != "state" or c.calls_model]
+    for name in rules:  # rules run one after the other: the first that refuses ends it
+        graph.add_edges_from((source, name) for source in sources)
+        sources = [name]
+    for name in judges:  # judgements by models run side by side
+        graph.add_edges_from((source, name) for source in sources)
+    graph.add_edges_from((name, controller) for name in (judges or sources))
+    last = controller
+    if program.goal is not None:
+        graph.add_node(_GOAL, kind="goal")
+        graph.add_edge(controller, _GOAL)
+        last = _GOAL
+    graph.add_edge(last, _ANSWER)
+    return graph
+
+
+def _node_attributes(node: Node) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"calls_model": node.calls_model}
+    if node.prompt is not None:
+        attributes |= {
+            "n": node.n,
+            "prompt": node.prompt if isinstance(node.prompt, str) else _function_name(node.prompt),
+        }
+    return attributes
+
+
+def _hash(program: Program) -> str:
+    def describe_node(node: Node) -> dict[str, Any]:
+        return {
+            "type": type(node).__name__,
+            "name": node.name,
+            "prompt": node.prompt if node.prompt is None or isinstance(node.prompt, str) else _source(node.prompt),
+            "n": node.n,
+            "params": asdict(node.params),
+            "takes": node.takes,
+            "function": _source(node.function),
+            "kind": getattr(node, "kind", None),
+            "aggregates": getattr(node, "aggregates", None),
+        }
+
+    content = {
+        "name": program.name,
+        "nodes": [describe_node(node) for node in (*program.generators, *program.checkers)],
+        "controller": [program.controller.name, {k: _value(v) for k, v in program.controller.parameters().items()}],
+        **{
+            part: _source(f) if (f := getattr(program, part)) is not None else None
+            for part in ("start", "goal", "answer", "key")
+        },
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _function_name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", type(function).__qualname__)
+
+
+def _source(function: Callable[..., Any]) -> Any:
+    """The function's source text with the plain values it closes over; its code object where there is no source."""
+    target = inspect.unwrap(function)
+    if not (inspect.isroutine(target) or inspect.isclass(target)):
+        return [_function_name(target), _value(getattr(target, "__dict__", {}))]
+    code = getattr(target, "__code__", None)
+    try:
+        text: Any = textwrap.dedent(inspect.getsource(target))
+    except (OSError, TypeError):
+        text = [code.co_code.hex(), [_value(c) for c in code.co_consts]] if code else _function_name(target)
+    cells = getattr(target, "__closure__", None) or ()
+    closed = {}
+    for name, cell in zip(code.co_freevars if code else (), cells, strict=False):
+        try:
+            closed[name] = _value(cell.cell_contents)
+        except ValueError:
+            continue  # a cell that is not filled yet
+    return [text, closed, _value(getattr(target, "__defaults__", None))]
+
+
+def _value(value: Any) -> Any:
+    """``value`` as JSON with the same text in every process (never an address)."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Fraction):
+        return str(value)
+    if isinstance(value, collections.abc.Mapping):
+        return {str(k): _value(v) for k, v in sorted(value.items(), key=lambda item: str(item[0]))}
+    if isinstance(value, set | frozenset):
+        return sorted(json.dumps(_value(v), sort_keys=True) for v in value)
+    if isinstance(value, Sequence):
+        return [_value(v) for v in value]
+    if hasattr(value, "__dataclass_fields__"):
+        fields = {name: getattr(value, name) for name in value.__dataclass_fields__ if not name.startswith("_")}
+        return [type(value).__qualname__, _value(fields)]
+    if isinstance(value, types.CodeType):
+        return [value.co_code.hex(), [_value(c) for c in value.co_consts]]
+    if callable(value):
+        return _source(value) if inspect.isfunction(value) else _function_name(value)
+    return type(value).__qualname__

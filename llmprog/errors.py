@@ -1,0 +1,113 @@
+"""Every error llmprog raises on purpose, in one tree.
+
+::
+
+    LLMProgError
+    ├── DeclarationError      a node, controller or program is declared wrongly
+    │   └── CompileError      all faults of one program, reported together (``.faults``)
+    ├── InputError            what the user handed to a program cannot be used
+    ├── OptionError           an option or parameter has an unknown name or a bad value
+    ├── MissingExtraError     a feature needs a package that is not installed
+    ├── NodeError             a node's own function raised (``.node``; the cause is chained)
+    └── BackendError          a model call failed (``.backend``, ``.status``, ``.retryable``, ``.retry_after_s``)
+        ├── CapabilityError   the backend cannot do what was asked
+        └── ModelFileError    weights or tokenizer files are missing or malformed
+
+Messages say what failed, the offending value, what is allowed and what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+class LLMProgError(Exception):
+    """The root of every error that llmprog raises on purpose.
+
+    Attributes:
+        partial: The ``Result`` so far, where a run was under way; nothing already paid for is lost.
+    """
+
+    partial: object | None = None
+
+
+class DeclarationError(LLMProgError):
+    """A node, controller or program is declared wrongly."""
+
+
+class CompileError(DeclarationError):
+    """A program has faults; ``faults`` holds all of them, not only the first."""
+
+    def __init__(self, program: str, faults: Sequence[str]) -> None:
+        self.program = program
+        self.faults = tuple(faults)
+        lines = "\n".join(f"  {i}. {fault}" for i, fault in enumerate(self.faults, 1))
+        count = f"{len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
+        super().__init__(f"program {program!r} does not compile: {count}\n{lines}")
+
+
+class InputError(LLMProgError):
+    """What the user handed to a program cannot be used."""
+
+
+class OptionError(LLMProgError):
+    """An option or parameter has an unknown name or a value that is not allowed."""
+
+    @classmethod
+    def unknown(cls, what: str, name: str, known: Iterable[str]) -> OptionError:
+        """An error that names the unknown option and lists the known ones."""
+        return cls(f"unknown {what} {name!r}; known: {', '.join(sorted(known)) or 'none'}")
+
+
+class MissingExtraError(LLMProgError):
+    """A feature needs a package that is not installed."""
+
+    def __init__(self, feature: str, package: str, extra: str) -> None:
+        self.feature = feature
+        self.package = package
+        self.extra = extra
+        super().__init__(
+            f'{feature} needs the package {package!r}, which is not installed; run: pip install "llmprog[{extra}]"'
+        )
+
+
+class NodeError(LLMProgError):
+    """A node's own function raised; the original exception is chained as the cause."""
+
+    def __init__(self, node: str, message: str) -> None:
+        self.node = node
+        super().__init__(f"node {node!r}: {message}")
+
+
+class BackendError(LLMProgError):
+    """A model call failed.
+
+    Attributes:
+        backend: Id of the backend that failed.
+        status: HTTP status or the provider's own code, where there is one.
+        retryable: Whether the same call may succeed later.
+        retry_after_s: Seconds the backend asked callers to wait, where it did.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        backend: str,
+        status: int | str | None = None,
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        self.backend = backend
+        self.status = status
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+        super().__init__(f"backend {backend!r}: {message}")
+
+
+class CapabilityError(BackendError):
+    """The backend cannot do what was asked; the message names what can."""
+
+
+class ModelFileError(BackendError):
+    """Weights or tokenizer files are missing or malformed; nothing was allocated."""

@@ -1,0 +1,77 @@
+"""What a search emits while it runs.
+
+Controllers are told the first three in a deterministic order; observers (progress displays, journals)
+receive all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from llmprog.types import Completion, Request, Usage
+
+
+@dataclass(slots=True)
+class ThoughtExpanded:
+    """An expansion is done: ``children[i]`` came from sample ``samples[i]``.
+
+    Attributes:
+        parents: The thoughts expanded (several when states were aggregated).
+        children: Thought ids in the order generated; a state that was already known appears
+            again under its existing id.
+        is_new: Whether ``children[i]`` entered the graph by this expansion.
+        samples: Index of the completion that produced ``children[i]``.
+        completions: ``completions[i]`` is what ``children[i]`` was parsed from; empty for plain Python moves.
+        tag: The tag of the ``Expand`` or ``Merge`` action that asked for it.
+    """
+
+    parents: tuple[int, ...]
+    children: tuple[int, ...]
+    is_new: tuple[bool, ...]
+    samples: tuple[int, ...]
+    completions: tuple[Completion, ...]
+    tag: int
+
+
+@dataclass(slots=True)
+class ThoughtChecked:
+    """This thought has been judged; it is told once for every new thought, refused ones included."""
+
+    thought: int
+
+
+@dataclass(slots=True)
+class ThoughtsCompared:
+    """Checkers that look across states have judged these; their scores include the outcome."""
+
+    thoughts: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class CallSettled:
+    """A model call came back.
+
+    Attributes:
+        node: The node that asked.
+        request: What it asked.
+        usage: What the call cost.
+        duration_s: Seconds from sending to settling.
+    """
+
+    node: str
+    request: Request | None
+    usage: Usage
+    duration_s: float
+
+
+@dataclass(slots=True)
+class RunFinished:
+    """The search ended; ``stopped`` says why."""
+
+    stopped: str
+    thought: int | None
+
+
+ControllerEvent: TypeAlias = ThoughtExpanded | ThoughtChecked | ThoughtsCompared
+Event: TypeAlias = ControllerEvent | CallSettled | RunFinished

@@ -1,0 +1,222 @@
+"""The composition root: a program, a backend and a seed make a run."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmprog.backends.base import Backend
+from llmprog.backends.registry import open_backend
+from llmprog.backends.scheduler import Scheduler
+from llmprog.background_loop import run_sync
+from llmprog.compile import CompiledProgram, compile_program
+from llmprog.errors import InputError, LLMProgError, OptionError
+from llmprog.events import Event
+from llmprog.program import Program
+from llmprog.search.controller import VoteResult
+from llmprog.search.runtime import Search, SearchOutcome
+from llmprog.search.thought_graph import Thought, ThoughtGraph
+from llmprog.templates import format_value
+from llmprog.types import Usage
+
+BackendChoice = str | Backend | Mapping[str, "str | Backend"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a run found and what it spent.
+
+    Attributes:
+        program: The program's name.
+        input: What it was given.
+        answer: The answer of the solving thought, of the vote, or of the best thought so far; ``None`` if
+            there is none.
+        solved: A goal was reached, or, for a program without a goal, there is an answer.
+        stopped: Why the search ended: ``goal``, ``exhausted``, ``max_depth``, ``num_samples``, ``confident`` …
+        explanation: Why there is no solution, where the program can tell.
+        votes: The vote, for voting controllers.
+        usage: Calls, tokens and money.
+        graph: Every thought, with its provenance.
+        thought: The thought that was answered with.
+        wall_s: Seconds from start to end.
+        seed: Repeats the run.
+        backend: Id of the backend, or ids by node.
+    """
+
+    program: str
+    input: Any
+    answer: Any
+    solved: bool
+    stopped: str
+    explanation: str | None
+    votes: VoteResult | None
+    usage: Usage
+    graph: ThoughtGraph = field(repr=False)
+    thought: Thought | None = field(repr=False)
+    wall_s: float
+    seed: int
+    backend: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as JSON values, without the graph (``graph.to_json()`` has that)."""
+        votes = None
+        if self.votes is not None:
+            votes = {
+                "histogram": [{"answer": format_value(a), "votes": n} for a, n in self.votes.histogram],
+                "confidence": self.votes.confidence,
+                "num_samples": self.votes.num_samples,
+                "num_valid": self.votes.num_valid,
+                "num_allowed": self.votes.num_allowed,
+            }
+        usage = {name: getattr(self.usage, name) for name in ("calls", "prompt_tokens", "completion_tokens", "usd")}
+        content = {
+            "program": self.program,
+            "input": self.input,
+            "answer": None if self.answer is None else format_value(self.answer),
+            "solved": self.solved,
+            "stopped": self.stopped,
+            "explanation": self.explanation,
+            "votes": votes,
+            "usage": usage,
+            "thoughts": len(self.graph),
+            "wall_s": self.wall_s,
+            "seed": self.seed,
+            "backend": self.backend,
+        }
+        return json.loads(json.dumps(content, default=str))  # type: ignore[no-any-return]  # an object stays one
+
+
+_opened: dict[str, Backend] = {}
+
+
+def shared_backend(backend_id: str) -> Backend:
+    """The backend with this id, opened once per process and closed at its end."""
+    if backend_id not in _opened:
+        if not _opened:
+            atexit.register(_close_all)
+        _opened[backend_id] = open_backend(backend_id)
+    return _opened[backend_id]
+
+
+def _close_all() -> None:
+    for backend in _opened.values():
+        run_sync(backend.aclose())
+    _opened.clear()
+
+
+def _scheduler(
+    compiled: CompiledProgram, choice: BackendChoice | None, on_event: Callable[[Event], None] | None
+) -> tuple[Scheduler, str]:
+    def opened(item: str | Backend) -> Backend:
+        return shared_backend(item) if isinstance(item, str) else item
+
+    if isinstance(choice, Mapping):
+        known = (*compiled.model_nodes, "default")
+        for node in choice:
+            if node not in known:
+                raise OptionError.unknown(f"node in backend= for program {compiled.name!r}:", node, known)
+        backends = {node: opened(item) for node, item in choice.items()}
+        label = ", ".join(f"{node}={backend.id}" for node, backend in backends.items())
+        return Scheduler(backends.pop("default", None), backends, on_settled=on_event), label
+    backend = None if choice is None else opened(choice)
+    return Scheduler(backend, on_settled=on_event), "none" if backend is None else backend.id
+
+
+async def arun(
+    program: Program,
+    input: Any,  # noqa: A002 - the word users expect
+    *,
+    backend: BackendChoice | None = None,
+    seed: int | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    max_in_flight: int = 1024,
+) -> Result:
+    """Run a program to its end.
+
+    Args:
+        program: What to run.
+        input: What the program's ``start`` takes.
+        backend: An id (``local:puzzles``), a ``Backend``, or either by node name, with ``default`` for the rest.
+            Programs whose nodes are all plain Python need none.
+        seed: Repeats a run on backends that honour seeds; drawn at random and reported if not given.
+        on_event: Called with every event in order; it must not block.
+        max_in_flight: Actions the search may have under way at once.
+
+    Raises:
+        CompileError: The program's declaration has faults.
+        InputError: ``start`` refused the input.
+        BackendError: A model call failed; ``.partial`` holds the ``Result`` so far.
+        NodeError: A node's function raised; ``.partial`` likewise.
+    """
+    compiled = compile_program(program)
+    if seed is None:
+        seed = random.SystemRandom().randrange(2**31)
+    if max_in_flight < 1:
+        raise OptionError(f"max_in_flight={max_in_flight!r}; allowed is a whole number >= 1")
+    start = _start_state(program, input)
+    scheduler, label = _scheduler(compiled, backend, on_event)
+    search = Search(compiled, scheduler, seed=seed, max_in_flight=max_in_flight, observe=on_event)
+    begun = time.perf_counter()
+
+    def result(outcome: SearchOutcome) -> Result:
+        state = None if outcome.thought is None else outcome.graph.states[outcome.thought]
+        has_answer = outcome.thought is not None and (program.goal is None or outcome.reached_goal)
+        answer = None if state is None else _answer_of(program, state, has_answer)
+        solved = has_answer and answer is not None
+        explain = program.explain if not solved and outcome.stopped != "error" else None
+        return Result(
+            program=program.name,
+            input=input,
+            answer=answer,
+            solved=solved,
+            stopped=outcome.stopped,
+            explanation=None if explain is None else explain(start),
+            votes=outcome.votes,
+            usage=scheduler.usage,
+            graph=outcome.graph,
+            thought=None if outcome.thought is None else outcome.graph[outcome.thought],
+            wall_s=time.perf_counter() - begun,
+            seed=seed,
+            backend=label,
+        )
+
+    try:
+        return result(await search.run(start))
+    except LLMProgError as error:
+        if len(search.graph):
+            partial = SearchOutcome(graph=search.graph, thought=None, reached_goal=False, stopped="error", votes=None)
+            error.partial = result(partial)
+        raise
+
+
+def _start_state(program: Program, given: Any) -> Any:
+    if program.start is None:
+        return given
+    try:
+        return program.start(given)
+    except LLMProgError:
+        raise
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise InputError(f"program {program.name!r} cannot use the input {given!r}: {error}") from error
+
+
+def _answer_of(program: Program, state: Any, is_final: bool) -> Any:
+    """The answer for a state; the best so far of an unsolved search may have none yet."""
+    if program.answer is None:
+        return state
+    try:
+        return program.answer(state)
+    except Exception:
+        if is_final:
+            raise
+        return None
+
+
+def run(program: Program, input: Any, **options: Any) -> Result:  # noqa: A002 - the word users expect
+    """``arun`` for callers without an event loop, and for notebooks, whose loop is already running."""
+    return run_sync(arun(program, input, **options))

@@ -1,0 +1,52 @@
+"""Search algorithms, the thought graph they grow and the runtime that drives them."""
+
+from llmprog.search.beam import BeamSearch
+from llmprog.search.best_first import BestFirstSearch
+from llmprog.search.best_of_n import BestOfN
+from llmprog.search.breadth_first import BreadthFirstSearch
+from llmprog.search.controller import (
+    Action,
+    Compare,
+    Controller,
+    Expand,
+    Merge,
+    Prune,
+    SearchContext,
+    Stop,
+    VoteResult,
+)
+from llmprog.search.depth_first import DepthFirstSearch
+from llmprog.search.runtime import Search, SearchOutcome
+from llmprog.search.self_consistency import SelfConsistency
+from llmprog.search.stopping import BetaStop, StoppingRule, WindowStop, leader_confidence
+from llmprog.search.thought_graph import Arrival, Status, Thought, ThoughtGraph
+from llmprog.search.voting import canonical_answer
+
+__all__ = [
+    "Action",
+    "Arrival",
+    "BeamSearch",
+    "BestFirstSearch",
+    "BestOfN",
+    "BetaStop",
+    "BreadthFirstSearch",
+    "Compare",
+    "Controller",
+    "DepthFirstSearch",
+    "Expand",
+    "Merge",
+    "Prune",
+    "Search",
+    "SearchContext",
+    "SearchOutcome",
+    "SelfConsistency",
+    "Status",
+    "Stop",
+    "StoppingRule",
+    "Thought",
+    "ThoughtGraph",
+    "VoteResult",
+    "WindowStop",
+    "canonical_answer",
+    "leader_confidence",
+]

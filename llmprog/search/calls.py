@@ -1,0 +1,125 @@
+"""Model calls as a search makes them: what is asked, which sample it is, and who shares the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from llmprog.nodes import Node
+from llmprog.types import Completion, Logprobs, Prompt, Request, SamplingParams, Template
+
+
+class Caller(Protocol):
+    """Sends a node's calls to its backend; the runner supplies it."""
+
+    async def generate(self, node: str, request: Request) -> Sequence[Completion]:
+        """``request.num_samples`` completions; a ``Template`` has its blanks filled."""
+        ...
+
+    async def score(self, node: str, prompt: Prompt, continuations: Sequence[str]) -> Sequence[Logprobs]:
+        """The log-probability of each continuation."""
+        ...
+
+
+def derive_seed(*parts: object) -> int:
+    """A 63-bit seed that depends on all ``parts`` and on nothing else, the same in every process."""
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class Calls:
+    """Numbers the samples of each question and lets identical judgements share one call.
+
+    *Generators* never share: the next expansion that asks the same question gets the next samples of it, in
+    the order of dispatch. *Checkers* do: the same question has one judgement per run, whether the first
+    asking is still in flight or long settled, so results do not depend on timing.
+    """
+
+    def __init__(self, caller: Caller, seed: int) -> None:
+        self.caller = caller
+        self.seed = seed
+        self._num_drawn: dict[tuple[str, str], int] = {}
+        self._judgements: dict[tuple[str, str], asyncio.Task[Sequence[Completion]]] = {}
+        self._node_seeds: dict[str, int] = {}
+
+    def node_seed(self, node: str) -> int:
+        """The seed of all sampling in ``node``."""
+        if node not in self._node_seeds:
+            self._node_seeds[node] = derive_seed(self.seed, node)
+        return self._node_seeds[node]
+
+    def question(self, node: Node, prompt: Prompt | Template) -> tuple[Request, str]:
+        """The request a node makes with this prompt, for its sample 0 on, and its digest."""
+        request = Request(
+            prompt=prompt, params=replace(node.params, seed=self.node_seed(node.name)), num_samples=node.n
+        )
+        return request, request.digest()
+
+    def next_samples(self, node: Node, question: tuple[Request, str], num_samples: int | None) -> Request:
+        """The request for the next samples of a question; call in dispatch order."""
+        request, digest = question
+        first = self._num_drawn.get((node.name, digest), 0)
+        wanted = num_samples or node.n
+        self._num_drawn[node.name, digest] = first + wanted
+        return Request(prompt=request.prompt, params=request.params, num_samples=wanted, first_sample=first)
+
+    async def judge(self, node: Node, prompt: Prompt | Template) -> Sequence[Completion]:
+        """The completions of a checker's question, shared with whoever else asks it in this run."""
+        request, digest = self.question(node, prompt)
+        task = self._judgements.get((node.name, digest))
+        if task is None:
+            task = asyncio.ensure_future(_generate(self.caller, node.name, request))
+            self._judgements[node.name, digest] = task
+        return await asyncio.shield(task)
+
+    async def aclose(self) -> None:
+        """Cancel judgements that nobody waits for any more."""
+        tasks = [task for task in self._judgements.values() if not task.done()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*self._judgements.values(), return_exceptions=True)
+
+
+async def _generate(caller: Caller, node: str, request: Request) -> Sequence[Completion]:
+    return await caller.generate(node, request)
+
+
+class ModelHandle:
+    """The ``model`` that an async node calls: every call is scheduled and counted like any other.
+
+    Args:
+        calls: The search's calls.
+        node: The node it is made for.
+        occasion: Which running of the node this is; with the same seed, each has draws of its own.
+    """
+
+    def __init__(self, calls: Calls, node: Node, occasion: object) -> None:
+        self._calls = calls
+        self._node = node
+        self._seed = derive_seed(calls.node_seed(node.name), occasion)
+        self._num_drawn: dict[str, int] = {}
+
+    def _request(self, prompt: str | Prompt | Template, n: int, sampling: dict[str, Any]) -> Request:
+        params: SamplingParams = self._node.with_options(**sampling).params
+        asked = Prompt.from_text(prompt) if isinstance(prompt, str) else prompt
+        request = Request(prompt=asked, params=replace(params, seed=self._seed), num_samples=n)
+        digest = request.digest()
+        first = self._num_drawn.get(digest, 0)
+        self._num_drawn[digest] = first + n
+        return replace(request, first_sample=first)
+
+    async def generate(self, prompt: str | Prompt, *, n: int = 1, **sampling: Any) -> list[Completion]:
+        """``n`` completions; asked again within one running of a node, the same prompt gives further samples."""
+        return list(await self._calls.caller.generate(self._node.name, self._request(prompt, n, sampling)))
+
+    async def infill(self, template: Template, *, n: int = 1, **sampling: Any) -> list[Completion]:
+        """``n`` completions whose text is the template's text with its blanks filled."""
+        return list(await self._calls.caller.generate(self._node.name, self._request(template, n, sampling)))
+
+    async def score(self, prompt: str | Prompt, continuations: Sequence[str]) -> list[Logprobs]:
+        """The log-probability of each continuation given the prompt."""
+        asked = Prompt.from_text(prompt) if isinstance(prompt, str) else prompt
+        return list(await self._calls.caller.score(self._node.name, asked, continuations))

@@ -1,0 +1,404 @@
+"""The search runtime: asks the controller, runs what it wants, tells it what came of it.
+
+Concurrency without losing repeatability: actions run side by side, but their results enter the graph, and
+reach the controller, in the order in which they were dispatched. Checks do not wait for that: they start as
+soon as the state they judge has been parsed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+from llmprog.compile import CompiledProgram
+from llmprog.errors import DeclarationError, LLMProgError, NodeError
+from llmprog.events import ControllerEvent, Event, RunFinished, ThoughtChecked, ThoughtExpanded, ThoughtsCompared
+from llmprog.nodes import Checker, Generator, Verdict
+from llmprog.search.calls import Caller, Calls, ModelHandle, derive_seed
+from llmprog.search.controller import Compare, Controller, Expand, Merge, Prune, SearchContext, Stop, VoteResult
+from llmprog.search.judging import apply_rules, compare_states, judge_state, node_error, run_function
+from llmprog.search.thought_graph import ThoughtGraph
+from llmprog.templates import prompt_for_state, prompt_for_vote
+from llmprog.types import Completion, Request
+
+_COMMITS_BETWEEN_YIELDS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOutcome:
+    """How a search ended.
+
+    Attributes:
+        graph: Everything it found.
+        thought: The solving thought, else the best so far; ``None`` if there is none.
+        reached_goal: Whether ``thought`` satisfies the program's goal.
+        stopped: ``goal``, ``exhausted``, or the controller's own reason (``max_depth``, ``num_samples`` …).
+        votes: The vote, for controllers that hold one.
+    """
+
+    graph: ThoughtGraph
+    thought: int | None
+    reached_goal: bool
+    stopped: str
+    votes: VoteResult | None
+
+
+class _Candidate(NamedTuple):
+    """A generated state that is not in the graph yet."""
+
+    state: Any
+    key: Hashable
+    generator: int
+    sample: int
+    completion: Completion | None
+    verdicts: list[tuple[str, Verdict]]
+    is_valid: bool
+    is_goal: bool
+
+
+class _Check(NamedTuple):
+    thought: int
+
+
+class _Pending(NamedTuple):
+    """Work dispatched and not yet committed; ``work`` is its result if that was to be had at once."""
+
+    action: Expand | Merge | Compare | _Check
+    work: Any
+
+
+class Search:
+    """One run of a compiled program.
+
+    Args:
+        program: What to run.
+        caller: Sends model calls to backends.
+        seed: Fixes sampling and the controller's choices: with a backend that honours seeds, equal seeds
+            give equal graphs.
+        max_in_flight: Actions dispatched and not yet committed at any time.
+        observe: Called with every event, in order; it must not block.
+    """
+
+    def __init__(
+        self,
+        program: CompiledProgram,
+        caller: Caller,
+        *,
+        seed: int,
+        max_in_flight: int = 1024,
+        observe: Callable[[Event], None] | None = None,
+    ) -> None:
+        declared = program.program
+        self.program = program
+        self.graph = ThoughtGraph(key=declared.key)
+        self.calls = Calls(caller, seed)
+        self.controller: Controller = cast("Controller", program.controller).fresh(
+            SearchContext(
+                rng=random.Random(derive_seed(seed, "controller")),
+                answer=self._answer,
+                has_comparers=bool(program.comparers),
+            )
+        )
+        self.max_in_flight = max_in_flight
+        self._observe = observe
+        self._goal = declared.goal
+        self._generators = [(self.graph.add_generator(g.name), g) for g in program.generators]
+        self._expanders = [(i, g) for i, g in self._generators if not g.aggregates]
+        self._mergers = [(i, g) for i, g in self._generators if g.aggregates]
+        self._pending: deque[_Pending] = deque()
+        self._judgements: dict[Hashable, asyncio.Task[list[tuple[str, Verdict]]]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._questions: dict[tuple[int, int], tuple[Any, tuple[Request, str]]] = {}
+        self._num_dispatched = 0
+        self._goal_thought: int | None = None
+
+    async def run(self, start: Any) -> SearchOutcome:
+        """Search from the state ``start`` until the controller stops, a goal ends it or nothing is left to do."""
+        try:
+            stopped = await self._loop(start)
+        finally:
+            await self._cancel_rest()
+        thought = self._goal_thought
+        if thought is None:
+            thought = self.controller.best(self.graph)
+        if self._observe is not None:
+            self._observe(RunFinished(stopped, thought))
+        return SearchOutcome(
+            graph=self.graph,
+            thought=thought,
+            reached_goal=thought is not None and self._is_goal(self.graph.states[thought]),
+            stopped=stopped,
+            votes=self.controller.votes(self.graph),
+        )
+
+    async def _loop(self, start: Any) -> str:
+        graph, pending, controller = self.graph, self._pending, self.controller
+        graph.add(start, self._key(start))
+        if self._is_goal(start):
+            graph.mark_goal(0)
+            self._goal_thought = 0
+            return "goal"
+        commits = 0
+        while True:
+            for action in controller.ask(graph, self.max_in_flight - len(pending)):
+                if isinstance(action, Prune):
+                    graph.prune(action.thought, action.reason)
+                elif isinstance(action, Stop):
+                    return action.reason
+                else:
+                    pending.append(_Pending(action, self._dispatch(action)))
+            if not pending:
+                return "exhausted"
+            head = pending.popleft()
+            result = await head.work if isinstance(head.work, asyncio.Task) else head.work
+            self._commit(head.action, result)
+            if self._goal_thought is not None:
+                return "goal"
+            commits += 1
+            if commits % _COMMITS_BETWEEN_YIELDS == 0:
+                await asyncio.sleep(0)  # a search without model calls must stay cancellable
+
+    async def _cancel_rest(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.calls.aclose()
+
+    def _spawn(self, work: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # retrieved here, raised where the result is committed
+
+    # -- dispatch
+
+    def _dispatch(self, action: Expand | Merge | Compare) -> Any:
+        self._num_dispatched += 1
+        occasion = self._num_dispatched
+        if isinstance(action, Compare):
+            return self._spawn(self._compare(action.thoughts, occasion))
+        if isinstance(action, Merge):
+            subject: Any = tuple(self.graph.states[t] for t in action.thoughts)
+            generators, num_samples, thought = self._mergers, None, -1
+            if not generators:
+                raise DeclarationError(
+                    f"{self.controller.name} merges thoughts, but no generator of program {self.program.name!r} "
+                    "aggregates; declare one with @generator(aggregates=True)"
+                )
+        else:
+            subject = self.graph.states[action.thought]
+            generators, num_samples, thought = self._expanders, action.num_samples, action.thought
+        if all(generator.takes == "nothing" for _, generator in generators):
+            made: list[_Candidate] = []
+            for number, generator in generators:
+                made.extend(self._candidate(state, number, 0, None) for state in self._moves(generator, subject))
+            return made
+        requests = [
+            self.calls.next_samples(generator, self._question(generator, number, subject, thought), num_samples)
+            if generator.prompt is not None
+            else None
+            for number, generator in generators
+        ]
+        return self._spawn(self._generate(subject, generators, requests, occasion))
+
+    def _question(self, generator: Generator, number: int, subject: Any, thought: int) -> tuple[Request, str]:
+        """The prompt for a thought, remembered while the thought is expanded again and again."""
+        known = self._questions.get((number, thought))
+        if known is not None and known[0] is subject:
+            return known[1]
+        source = generator.prompt or ""
+        make = prompt_for_vote if generator.aggregates else prompt_for_state
+        question = self.calls.question(generator, run_function(generator, lambda: make(source, subject)))
+        if len(self._questions) >= 64:
+            self._questions.clear()
+        self._questions[number, thought] = (subject, question)
+        return question
+
+    async def _generate(
+        self,
+        subject: Any,
+        generators: Sequence[tuple[int, Generator]],
+        requests: Sequence[Request | None],
+        occasion: int,
+    ) -> list[_Candidate]:
+        jobs = [
+            self._run_generator(number, generator, subject, request, occasion)
+            for (number, generator), request in zip(generators, requests, strict=True)
+        ]
+        parts = [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
+        made = [candidate for part in parts for candidate in part]
+        self._start_judging(made)
+        return made
+
+    async def _run_generator(
+        self, number: int, generator: Generator, subject: Any, request: Request | None, occasion: int
+    ) -> list[_Candidate]:
+        if request is not None:
+            completions = await self.calls.caller.generate(generator.name, request)
+            parsed = run_function(
+                generator,
+                lambda: [(i, self._as_states(generator, r)) for i, r in generator.parse_each((subject,), completions)],
+            )
+            return [
+                self._candidate(state, number, request.first_sample + i, completions[i])
+                for i, states in parsed
+                for state in states
+            ]
+        if generator.takes == "nothing":
+            states = self._moves(generator, subject)
+        else:
+            states = await self._run_async_generator(generator, subject, occasion)
+        return [self._candidate(state, number, 0, None) for state in states]
+
+    async def _run_async_generator(self, generator: Generator, subject: Any, occasion: int) -> list[Any]:
+        made = generator.function(subject, ModelHandle(self.calls, generator, occasion))
+        try:
+            if inspect.isasyncgen(made):
+                return [state async for state in made]
+            return self._as_states(generator, await made)
+        except LLMProgError:
+            raise
+        except Exception as error:  # any error of a user's function: named and raised again
+            raise node_error(generator, error) from error
+
+    def _moves(self, generator: Generator, subject: Any) -> list[Any]:
+        return cast(
+            "list[Any]", run_function(generator, lambda: self._as_states(generator, generator.function(subject)))
+        )
+
+    @staticmethod
+    def _as_states(generator: Generator, made: Any) -> list[Any]:
+        if made is None:
+            return []
+        if isinstance(made, str) or hasattr(made, "__dataclass_fields__") or hasattr(made, "model_fields"):
+            return [made]  # a single state: iterating it would take it apart
+        if not isinstance(made, Iterable):
+            raise NodeError(generator.name, f"returned {made!r}; allowed are an iterable of states, one state or None")
+        return list(made)
+
+    def _candidate(self, state: Any, generator: int, sample: int, completion: Completion | None) -> _Candidate:
+        key = self._key(state)
+        if self.graph.find(key) is not None:
+            return _Candidate(state, key, generator, sample, completion, [], True, False)
+        verdicts = apply_rules(self.program.rules, state)
+        valid = not verdicts or verdicts[-1][1].valid
+        return _Candidate(state, key, generator, sample, completion, verdicts, valid, valid and self._is_goal(state))
+
+    # -- judging
+
+    def _start_judging(self, made: Iterable[_Candidate]) -> None:
+        if not self.program.judges:
+            return
+        for candidate in made:
+            needless = not candidate.is_valid or (candidate.is_goal and self.controller.stop_on_goal)
+            if needless or candidate.key in self._judgements or self.graph.find(candidate.key) is not None:
+                continue
+            self._judgements[candidate.key] = self._spawn(self._judge(candidate.state, candidate.key))
+
+    async def _judge(self, state: Any, key: Hashable) -> list[tuple[str, Verdict]]:
+        judges: Sequence[Checker] = self.program.judges
+        verdicts = await asyncio.gather(*(judge_state(self.calls, judge, state, key) for judge in judges))
+        return [(judge.name, verdict) for judge, verdict in zip(judges, verdicts, strict=True)]
+
+    async def _compare(self, thoughts: Sequence[int], occasion: int) -> list[tuple[str, list[float]]]:
+        states = [self.graph.states[t] for t in thoughts]
+        comparers = self.program.comparers
+        scores = await asyncio.gather(*(compare_states(self.calls, c, states, occasion) for c in comparers))
+        return [(comparer.name, found) for comparer, found in zip(comparers, scores, strict=True)]
+
+    # -- commit
+
+    def _commit(self, action: Expand | Merge | Compare | _Check, result: Any) -> None:
+        if isinstance(action, _Check):
+            for name, verdict in result:
+                self.graph.record_verdict(action.thought, name, verdict)
+            self._tell(ThoughtChecked(action.thought))
+        elif isinstance(action, Compare):
+            for name, scores in result:
+                for thought, score in zip(action.thoughts, scores, strict=True):
+                    self.graph.record_verdict(thought, name, Verdict(score=score))
+            self._tell(ThoughtsCompared(action.thoughts))
+        else:
+            parents = action.thoughts if isinstance(action, Merge) else (action.thought,)
+            self._commit_children(parents, action.tag, result)
+
+    def _commit_children(self, parents: tuple[int, ...], tag: int, made: Sequence[_Candidate]) -> None:
+        graph = self.graph
+        self._start_judging(made)  # those of plain Python moves; the others are under way
+        children: list[int] = []
+        is_new: list[bool] = []
+        completions: list[Completion] = []
+        references: dict[int, int] = {}
+        checks: list[tuple[int, Any]] = []
+        for candidate in made:
+            completion = candidate.completion
+            reference = -1
+            if completion is not None:
+                reference = references.get(id(completion), -1)
+                if reference < 0:
+                    reference = references[id(completion)] = graph.add_completion(completion)
+                completions.append(completion)
+            thought, new = graph.add(
+                candidate.state, candidate.key, parents, candidate.generator, candidate.sample, reference
+            )
+            children.append(thought)
+            is_new.append(new)
+            if not new:
+                continue
+            for name, verdict in candidate.verdicts:
+                graph.record_verdict(thought, name, verdict)
+            if candidate.is_goal:
+                graph.mark_goal(thought)
+                if self.controller.stop_on_goal and self._goal_thought is None:
+                    self._goal_thought = thought
+            checks.append((thought, self._judgements.pop(candidate.key, None)))
+        samples = tuple(candidate.sample for candidate in made)
+        self._tell(ThoughtExpanded(parents, tuple(children), tuple(is_new), samples, tuple(completions), tag))
+        for thought, work in checks:
+            if work is None:
+                self._tell(ThoughtChecked(thought))
+            else:
+                self._pending.append(_Pending(_Check(thought), work))
+
+    def _tell(self, event: ControllerEvent) -> None:
+        self.controller.tell(event)
+        if self._observe is not None:
+            self._observe(event)
+
+    # -- the program's own functions
+
+    def _key(self, state: Any) -> Hashable:
+        try:
+            return self.graph.key_of(state)
+        except LLMProgError:
+            raise
+        except Exception as error:  # any error of a user's function: named and raised again
+            raise DeclarationError(
+                f"program {self.program.name!r}: no key for {state!r} ({type(error).__name__}: {error}); "
+                "states must be hashable (a frozen dataclass is), or the program's key= must return something that is"
+            ) from error
+
+    def _is_goal(self, state: Any) -> bool:
+        return self._goal is not None and bool(self._call("goal", self._goal, state))
+
+    def _answer(self, state: Any) -> Any:
+        answer = self.program.program.answer
+        return state if answer is None else self._call("answer", answer, state)
+
+    def _call(self, part: str, function: Callable[[Any], Any], state: Any) -> Any:
+        try:
+            return function(state)
+        except LLMProgError:
+            raise
+        except Exception as error:  # any error of a user's function: named and raised again
+            raise NodeError(part, f"raised {type(error).__name__}: {error} for the state {state!r}") from error

@@ -1,0 +1,138 @@
+r"""Prompt templates over a state's fields: ``"Input: {left}\n"``.
+
+Only plain names are replaced (no attribute access, no indexing, no conversions), so a template
+cannot reach into an object. ``{{`` and ``}}`` are literal braces.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import string
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Number
+from typing import Any
+
+from llmprog.errors import DeclarationError
+from llmprog.types import Prompt, Template
+
+
+def field_names(template: str) -> tuple[str, ...]:
+    """The field names a template uses, in order of first use.
+
+    Raises:
+        DeclarationError: A brace is unbalanced, or a field is more than a plain name.
+    """
+    names: dict[str, None] = {}
+    try:
+        pieces = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise DeclarationError(
+            f"template {_excerpt(template)}: {error}; write {{{{ and }}}} for literal braces"
+        ) from error
+    for _, name, spec, conversion in pieces:
+        if name is None:
+            continue
+        if not name.isidentifier() or spec or conversion:
+            raise DeclarationError(
+                f"template {_excerpt(template)}: field {{{name}{'!' + conversion if conversion else ''}"
+                f"{':' + spec if spec else ''}}} is not a plain name; compute it as a property of the state instead"
+            )
+        names[name] = None
+    return tuple(names)
+
+
+def state_fields(state_type: type) -> tuple[str, ...] | None:
+    """Names a template may use for states of this type, or ``None`` where they cannot be known beforehand."""
+    if dataclasses.is_dataclass(state_type):
+        names = [f.name for f in dataclasses.fields(state_type)]
+    elif hasattr(state_type, "model_fields"):
+        names = list(state_type.model_fields)
+    elif hasattr(state_type, "_fields"):
+        names = list(state_type._fields)
+    elif state_type in (str, int, float, tuple, frozenset):
+        names = []
+    else:
+        return None
+    names += [n for n in dir(state_type) if not n.startswith("_") and _is_property(state_type, n)]
+    return tuple(dict.fromkeys([*names, "state"]))
+
+
+def _is_property(owner: type, name: str) -> bool:
+    found = next((vars(base)[name] for base in owner.__mro__ if name in vars(base)), None)
+    return isinstance(found, property) or type(found).__name__ == "cached_property"
+
+
+def render(template: str, values: Mapping[str, Any] | Callable[[str], Any]) -> str:
+    """The template with each field replaced by ``format_value`` of its value."""
+    lookup = values if callable(values) else values.__getitem__
+    return "".join(
+        literal + ("" if name is None else format_value(lookup(name)))
+        for literal, name, _, _ in string.Formatter().parse(template)
+    )
+
+
+def format_value(value: Any) -> str:
+    """A field as prompt text: sequences of numbers joined by spaces, other sequences by line breaks."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence | frozenset | set):
+        items: Iterable[Any] = sorted(value, key=str) if isinstance(value, frozenset | set) else value
+        parts = [format_value(item) for item in items]
+        return (" " if all(isinstance(item, Number) for item in value) else "\n").join(parts)
+    return str(value)
+
+
+def prompt_for_state(source: str | Callable[..., str | Prompt | Template], state: Any) -> Prompt | Template:
+    """The prompt a node asks for ``state``.
+
+    Raises:
+        DeclarationError: The template names a field that the state does not have.
+    """
+    if not isinstance(source, str):
+        return _as_prompt(source(state))
+
+    def lookup(name: str) -> Any:
+        if hasattr(state, name):
+            return getattr(state, name)
+        if name == "state":
+            return state
+        known = state_fields(type(state)) or ("state",)
+        raise DeclarationError(
+            f"template {_excerpt(source)}: no field {name!r} in {type(state).__name__}; "
+            f"known fields: {', '.join(known)}"
+        )
+
+    return Prompt.from_text(render(source, lookup))
+
+
+VOTE_FIELDS = ("candidates", "num_candidates")
+PAIRWISE_FIELDS = ("first", "second")
+
+
+def prompt_for_vote(source: str | Callable[..., str | Prompt | Template], states: Sequence[Any]) -> Prompt | Template:
+    """The prompt of a vote: candidates are numbered from 1 in the order given."""
+    if not isinstance(source, str):
+        return _as_prompt(source(tuple(states)))
+    listed = "\n".join(f"Choice {i}:\n{format_value(state)}" for i, state in enumerate(states, 1))
+    return Prompt.from_text(render(source, {"candidates": listed, "num_candidates": len(states)}))
+
+
+def prompt_for_pair(source: str | Callable[..., str | Prompt | Template], first: Any, second: Any) -> Prompt | Template:
+    """The prompt of a pairwise comparison."""
+    if not isinstance(source, str):
+        return _as_prompt(source(first, second))
+    return Prompt.from_text(render(source, {"first": first, "second": second}))
+
+
+def _as_prompt(made: str | Prompt | Template) -> Prompt | Template:
+    if isinstance(made, str):
+        return Prompt.from_text(made)
+    if isinstance(made, Prompt | Template):
+        return made
+    raise DeclarationError(f"a prompt function returned {made!r}; allowed: str, Prompt or Template")
+
+
+def _excerpt(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -1,0 +1,210 @@
+"""The values that cross every boundary: prompts, requests, completions, usage.
+
+All are frozen and slotted. They depend on the standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from llmprog.errors import OptionError
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "content_filter", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """A gap of exactly ``num_tokens`` tokens that a model fills in."""
+
+    num_tokens: int
+
+    def __post_init__(self) -> None:
+        if self.num_tokens < 1:
+            raise OptionError(f"Blank(num_tokens={self.num_tokens!r}): at least 1 token is needed")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model is asked.
+
+    Attributes:
+        messages: The conversation so far; the last message is the user's.
+        prefix: Text the reply must begin with (the start of the assistant's own turn).
+    """
+
+    messages: tuple[Message, ...]
+    prefix: str = ""
+
+    @classmethod
+    def from_text(cls, text: str, *, system: str | None = None) -> Prompt:
+        """A prompt of one user message, preceded by a system message if one is given."""
+        head = (Message("system", system),) if system is not None else ()
+        return cls((*head, Message("user", text)))
+
+    @property
+    def text(self) -> str:
+        """The messages' contents and the prefix as one plain text, for models without chat roles."""
+        return "\n".join(m.content for m in self.messages) + self.prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A prompt followed by a text with blanks: ``parts`` alternate given text and gaps.
+
+    The given text is kept token for token; only the blanks are written by the model.
+    """
+
+    prompt: Prompt
+    parts: tuple[str | Blank, ...]
+
+    def __post_init__(self) -> None:
+        if not any(isinstance(part, Blank) for part in self.parts):
+            raise OptionError("Template: no Blank among the parts; nothing is left to fill in")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How completions are drawn.
+
+    Attributes:
+        temperature: 0 is greedy; 1 samples the model's own distribution.
+        max_tokens: Longest completion, in the model's tokens.
+        top_p: Nucleus mass in (0, 1]; 1 keeps everything.
+        top_k: Number of most likely tokens kept; 0 keeps all.
+        min_p: Tokens less likely than ``min_p`` times the most likely one are dropped; 0 keeps all.
+        stop: Texts that end a completion; the text itself is not part of it.
+        seed: Fixes every draw of a backend that honours seeds; ``None`` draws afresh.
+    """
+
+    temperature: float = 0.7
+    max_tokens: int = 256
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        def refuse(name: str, value: object, allowed: str) -> None:
+            raise OptionError(f"SamplingParams({name}={value!r}): allowed is {allowed}")
+
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            refuse("temperature", self.temperature, "a finite number >= 0")
+        if self.max_tokens < 1:
+            refuse("max_tokens", self.max_tokens, "a whole number >= 1")
+        if not 0 < self.top_p <= 1:
+            refuse("top_p", self.top_p, "a number in (0, 1]")
+        if self.top_k < 0:
+            refuse("top_k", self.top_k, "a whole number >= 0 (0 keeps all)")
+        if not 0 <= self.min_p < 1:
+            refuse("min_p", self.min_p, "a number in [0, 1)")
+        if any(not text for text in self.stop):
+            refuse("stop", self.stop, "a tuple of non-empty texts")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One model call: ``num_samples`` completions of ``prompt``.
+
+    Attributes:
+        prompt: What is asked; a ``Template`` asks for its blanks to be filled.
+        params: How completions are drawn.
+        num_samples: How many independent completions are wanted.
+        first_sample: Index of the first of them among all samples of this prompt in a run.
+            Sample 3 of a prompt is not sample 0: with a seed, each index has its own draws.
+    """
+
+    prompt: Prompt | Template
+    params: SamplingParams = field(default_factory=SamplingParams)
+    num_samples: int = 1
+    first_sample: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1:
+            raise OptionError(f"Request(num_samples={self.num_samples!r}): at least 1 is needed")
+
+    def digest(self) -> str:
+        """Hex digest of prompt and parameters, without the sample indices: equal questions, equal digests."""
+        content = {"kind": type(self.prompt).__name__, "prompt": asdict(self.prompt), "params": asdict(self.params)}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What was spent. ``usd`` is ``None`` where the price is unknown, never 0 by default."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    usd: float | None = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        unknown = self.usd is None or other.usd is None
+        return Usage(
+            self.calls + other.calls,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            None if unknown else (self.usd or 0.0) + (other.usd or 0.0),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logprobs:
+    """Log-probabilities (natural log) of a text under a model, given its prompt.
+
+    Attributes:
+        tokens: The text's tokens as text.
+        logprobs: One value per token.
+        is_bound: True where the sum is a lower bound on the log-likelihood (diffusion models).
+    """
+
+    tokens: tuple[str, ...]
+    logprobs: tuple[float, ...]
+    is_bound: bool = False
+
+    @property
+    def total(self) -> float:
+        """The text's log-likelihood: the sum over its tokens."""
+        return math.fsum(self.logprobs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One sampled reply.
+
+    Attributes:
+        text: The reply itself, without stop texts and without reasoning.
+        finish_reason: ``stop`` (the model ended it), ``length`` (cut at ``max_tokens``) or
+            ``content_filter``.
+        reasoning: Text a reasoning model thought aloud, kept apart from the reply.
+        logprobs: Token log-probabilities where the backend reports them.
+        usage: What this completion cost; a prompt shared by n samples is counted in the first.
+    """
+
+    text: str
+    finish_reason: FinishReason = "stop"
+    reasoning: str | None = None
+    logprobs: Logprobs | None = None
+    usage: Usage = field(default_factory=Usage)
+
+
+def total_usage(completions: Sequence[Completion]) -> Usage:
+    """The sum of what ``completions`` cost."""
+    total = Usage()
+    for completion in completions:
+        total += completion.usage
+    return total
