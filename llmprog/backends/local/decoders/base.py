@@ -1,0 +1,181 @@
+"""What a decoder is, and what goes into it and comes out: rows of token ids.
+
+A decoder knows no text, no requests and no threads. It writes the rows of a batch together; a row's result depends on
+that row alone, however it is batched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from llmprog.types import SamplingParams
+
+_Item = TypeVar("_Item", bound=Hashable)
+
+FINISHED_SHARE = 0.2
+"""Rows leave a batch once this share of it has finished: moving the cache costs about as much as a step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """The token ids a decoder has to know.
+
+    Attributes:
+        size: V, the number of token ids.
+        mask_id: Stands for a token that is not written yet.
+        eos_id: Ends a reply; everything behind it is padding.
+        pad_id: Fills rows of a batch up to equal length; never attended.
+        never_sampled: Ids that no decoder may write (mask, padding, modes).
+    """
+
+    size: int
+    mask_id: int
+    eos_id: int
+    pad_id: int
+    never_sampled: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One sample to write.
+
+    Attributes:
+        prompt: Token ids, the mode token first.
+        canvas: The reply as far as it is given; ``mask_id`` stands for each token to write. An autoregressive
+            decoder takes masks only: their number is the longest reply.
+        block_length: Diffusion writes blocks of this many tokens from left to right.
+        key: Of the row's random stream.
+        params: Temperature and filters.
+        may_end: Whether ``eos_id`` may be written; a blank inside given text may not end the reply.
+        has_stopped: Whether the tokens written so far, from the first on, contain a stop text.
+    """
+
+    prompt: tuple[int, ...]
+    canvas: tuple[int, ...]
+    key: int
+    block_length: int = 1
+    params: SamplingParams
+    may_end: bool = True
+    has_stopped: Callable[[Sequence[int]], bool] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What became of a row.
+
+    Attributes:
+        tokens: The reply without ``eos_id`` and what follows it.
+        ended: Whether it ended by ``eos_id`` or a stop text, not by running out of canvas.
+        num_generated: Number of tokens written up to the end, ``eos_id`` included and given tokens excluded.
+        logprobs: One per token under the unfiltered model at temperature 1, where the decoder's order makes them a
+            likelihood; else ``None``.
+    """
+
+    tokens: tuple[int, ...]
+    ended: bool
+    num_generated: int
+    logprobs: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """A text whose likelihood is asked: token ids, the prompt's mode token first."""
+
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+
+def nobody() -> Collection[int]:
+    """No row has been cancelled."""
+    return ()
+
+
+class Decoder(Protocol):
+    """Writes and scores rows."""
+
+    @property
+    def name(self) -> str:
+        """Its name in options and ids."""
+        ...
+
+    @property
+    def score_is_bound(self) -> bool:
+        """Whether ``score`` gives a lower bound rather than the likelihood."""
+        ...
+
+    def decode(self, rows: Sequence[Row], cancelled: Callable[[], Collection[int]] = nobody) -> list[Written | None]:
+        """Every row written, in order; ``None`` where it was cancelled before it was finished.
+
+        Args:
+            rows: At least one.
+            cancelled: Asked between steps: indices of rows whose result nobody wants any more.
+        """
+        ...
+
+    def score(self, continuations: Sequence[Continuation]) -> list[tuple[float, ...]]:
+        """For each continuation one log-probability per token, in order."""
+        ...
+
+
+def pad_left(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """int64 [B, L] with every sequence ending in the last column, and each row's length, int64 [B]."""
+    width = max(len(sequence) for sequence in sequences)
+    padded = [[pad_id] * (width - len(sequence)) + list(sequence) for sequence in sequences]
+    lengths = [len(sequence) for sequence in sequences]
+    return torch.tensor(padded, device=device), torch.tensor(lengths, device=device)
+
+
+def pad_right(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """int64 [B, L] with every sequence beginning in the first column, and each row's length, int64 [B]."""
+    width = max(len(sequence) for sequence in sequences)
+    padded = [list(sequence) + [pad_id] * (width - len(sequence)) for sequence in sequences]
+    lengths = [len(sequence) for sequence in sequences]
+    return torch.tensor(padded, device=device), torch.tensor(lengths, device=device)
+
+
+def distinct(items: Sequence[_Item], device: torch.device) -> tuple[list[_Item], Tensor]:
+    """The distinct items in order of appearance, and for each item its place among them, int64 [B]."""
+    places = {item: place for place, item in enumerate(dict.fromkeys(items))}
+    return list(places), torch.tensor([places[item] for item in items], device=device)
+
+
+def left_padding(lengths: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """For rows of ``lengths`` [B] padded on the left to ``width``: positions int64 and validity bool, both [B, L].
+
+    Padding gets position 0, so that every position lies in the model's range.
+    """
+    positions = torch.arange(width, device=lengths.device) - (width - lengths).unsqueeze(1)
+    return positions.clamp(min=0), positions >= 0
+
+
+def forbidden_logits(vocabulary: Vocabulary, rows: Sequence[Row], device: torch.device) -> Tensor:
+    """What is added to a row's logits: -inf where a token must not be written, else 0; float32 [N or 1, V]."""
+    forbidden = torch.zeros(1, vocabulary.size, device=device)
+    forbidden[:, list(vocabulary.never_sampled)] = -torch.inf
+    if all(row.may_end for row in rows):
+        return forbidden
+    forbidden = forbidden.repeat(len(rows), 1)
+    forbidden[[not row.may_end for row in rows], vocabulary.eos_id] = -torch.inf
+    return forbidden
+
+
+def first_true(flags: Tensor) -> Tensor:
+    """Index of the first True of each row, int64 [B]; the row's width where there is none. flags: bool [B, L]."""
+    width = flags.shape[1]
+    return torch.where(flags.any(1), flags.int().argmax(1), width)
+
+
+def written(row: Row, tokens: Sequence[int], vocabulary: Vocabulary) -> Written:
+    """The result of a row whose canvas now reads ``tokens``; masks behind the end are ignored."""
+    length = len(tokens)
+    end = next((i for i, token in enumerate(tokens) if token in (vocabulary.eos_id, vocabulary.mask_id)), length)
+    by_eos = end < length and tokens[end] == vocabulary.eos_id
+    reached = end + by_eos
+    blanks = sum(token == vocabulary.mask_id for token in row.canvas[:reached])
+    stopped = row.has_stopped is not None and row.has_stopped(tokens[:end])
+    return Written(tokens=tuple(tokens[:end]), ended=by_eos or stopped, num_generated=blanks)

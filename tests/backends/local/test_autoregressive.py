@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from llmprog.backends.local import attention_masks
+from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
+from llmprog.backends.local.decoders.base import Continuation, Row, Vocabulary
+from llmprog.backends.local.sampling import Sampler
+from llmprog.backends.local.transformer import Transformer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def decoder(model: Transformer, vocabulary: Vocabulary) -> AutoregressiveDecoder:
+    return AutoregressiveDecoder(model, vocabulary)
+
+
+def next_logits(model: Transformer, vocabulary: Vocabulary, tokens: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        logits = model(
+            torch.tensor([tokens]), torch.arange(len(tokens)).unsqueeze(0), attention_masks.causal(len(tokens))
+        )[0, -1]
+    logits[list(vocabulary.never_sampled)] = -torch.inf
+    return logits
+
+
+def slowly(model: Transformer, vocabulary: Vocabulary, row: Row) -> tuple[list[int], list[float]]:
+    """One row, without batch or cache."""
+    sampler = Sampler.of([row.params], [row.key], CPU)
+    tokens: list[int] = []
+    logprobs: list[float] = []
+    for step in range(len(row.canvas)):
+        logits = next_logits(model, vocabulary, [*row.prompt, *tokens])
+        token = int(sampler.sample(logits.unsqueeze(0), step)[0])
+        if token == vocabulary.eos_id:
+            break
+        tokens.append(token)
+        logprobs.append(float(logits.log_softmax(0)[token]))
+    return tokens, logprobs
+
+
+def test_a_mixed_batch_with_a_cache_writes_what_single_rows_write_without(
+    model: Transformer, vocabulary: Vocabulary, decoder: AutoregressiveDecoder, mixed_rows: list[Row]
+) -> None:
+    results = decoder.decode(mixed_rows)
+    lengths = set()
+    for row, result in zip(mixed_rows, results, strict=True):
+        assert result is not None
+        tokens, logprobs = slowly(model, vocabulary, row)
+        assert list(result.tokens) == tokens
+        assert result.logprobs == pytest.approx(logprobs, abs=1e-4)
+        assert result.ended == (len(tokens) < len(row.canvas))
+        assert result.num_generated == len(tokens) + result.ended
+        lengths.add(len(tokens))
+    assert len(lengths) > 3, "the rows were meant to finish at different steps"
+
+
+def test_rows_of_one_prompt_share_its_prefill(
+    model: Transformer, decoder: AutoregressiveDecoder, make_row: Callable[..., Row]
+) -> None:
+    fed: list[tuple[int, ...]] = []
+    hook = model.register_forward_pre_hook(lambda _, args: fed.append(tuple(args[0].shape)))
+    try:
+        decoder.decode([make_row((5, 6, 7), 3, sample=i, may_end=False) for i in range(8)])
+        decoder.decode([make_row((5, 6 + i % 2, 7), 3, sample=i, may_end=False) for i in range(8)])
+    finally:
+        hook.remove()
+    assert fed == [(1, 4), (8, 1), (8, 1), (2, 4), (8, 1), (8, 1)]
+
+
+def test_finished_rows_leave_the_batch(
+    model: Transformer, decoder: AutoregressiveDecoder, make_row: Callable[..., Row]
+) -> None:
+    widths: list[int] = []
+    hook = model.register_forward_pre_hook(lambda _, args: widths.append(args[0].shape[0]))
+    try:
+        decoder.decode([make_row((5,), 2 + 4 * (i % 2), sample=i, may_end=False) for i in range(8)])
+    finally:
+        hook.remove()
+    assert widths == [1, 8, 4, 4, 4, 4]
+
+
+def test_eos_and_special_tokens_are_never_written_where_they_may_not(
+    decoder: AutoregressiveDecoder, vocabulary: Vocabulary, make_row: Callable[..., Row]
+) -> None:
+    rows = [make_row((5,), 20, sample=i, may_end=i % 2 == 0, temperature=20.0) for i in range(60)]
+    for row, result in zip(rows, decoder.decode(rows), strict=True):
+        assert result is not None
+        assert not set(result.tokens) & {*vocabulary.never_sampled, vocabulary.eos_id}
+        if not row.may_end:
+            assert len(result.tokens) == 20
+
+
+def test_a_stop_check_ends_a_row_where_it_first_holds(
+    decoder: AutoregressiveDecoder, make_row: Callable[..., Row]
+) -> None:
+    free = decoder.decode([make_row(length=12, sample=i, may_end=False) for i in range(6)])
+    stopped = decoder.decode(
+        [
+            make_row(
+                length=12, sample=i, may_end=False, has_stopped=(lambda tokens: len(tokens) >= 5) if i % 2 else None
+            )
+            for i in range(6)
+        ]
+    )
+    for i, (a, b) in enumerate(zip(free, stopped, strict=True)):
+        assert a is not None
+        assert b is not None
+        assert b.tokens == (a.tokens[:5] if i % 2 else a.tokens)
+        assert b.ended == bool(i % 2)
+
+
+def test_cancelled_rows_are_dropped_and_the_others_are_not_disturbed(
+    decoder: AutoregressiveDecoder, make_row: Callable[..., Row]
+) -> None:
+    rows = [make_row((5, 6 + i % 2), 9, sample=i, may_end=i not in {0, 3, 4}) for i in range(8)]
+    undisturbed = decoder.decode(rows)
+    asked = 0
+
+    def cancelled() -> set[int]:
+        nonlocal asked
+        asked += 1
+        return {0, 3, 4} if asked > 2 else set()
+
+    for i, (a, b) in enumerate(zip(undisturbed, decoder.decode(rows, cancelled), strict=True)):
+        assert (b is None) == (i in {0, 3, 4})
+        assert a is not None
+        assert b is None or a.tokens == b.tokens
+
+
+def test_score_is_the_sum_of_what_was_sampled(decoder: AutoregressiveDecoder, mixed_rows: list[Row]) -> None:
+    results = [(row, r) for row, r in zip(mixed_rows, decoder.decode(mixed_rows), strict=True) if r and r.tokens]
+    scores = decoder.score([Continuation(row.prompt, r.tokens) for row, r in results])
+    assert len(results) > 5
+    for (_, result), score in zip(results, scores, strict=True):
+        assert result.logprobs is not None
+        assert score == pytest.approx(result.logprobs, abs=1e-4)
+
+
+def test_the_probabilities_of_all_texts_of_one_length_add_up(
+    decoder: AutoregressiveDecoder, vocabulary: Vocabulary, make_row: Callable[..., Row]
+) -> None:
+    usable = [t for t in range(vocabulary.size) if t not in vocabulary.never_sampled]
+    prompt = make_row().prompt
+    pairs = [Continuation(prompt, (a, b)) for a in usable for b in usable]
+    total = sum(torch.tensor([sum(s) for s in decoder.score(pairs)]).exp().tolist())
+    assert total == pytest.approx(1, abs=1e-4)
