@@ -104,7 +104,7 @@ def filter_logits(
             outside = (before >= top_p.unsqueeze(-1)) & (top_p.unsqueeze(-1) < 1)
             outside[..., 0] = False
             cut = cut | outside
-        dropped = dropped | torch.zeros_like(dropped).scatter(-1, index, cut)
+        dropped = dropped | torch.zeros_like(dropped).scatter(-1, index, cut.expand_as(index))
     return logits.masked_fill(dropped, -torch.inf)
 
 

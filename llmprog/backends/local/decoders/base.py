@@ -21,6 +21,10 @@ FINISHED_SHARE = 0.2
 """Rows leave a batch once this share of it has finished: moving the cache costs about as much as a step."""
 
 
+DRAWS_PER_STEP = 1 << 20
+"""Draws set aside for one step: more than two for every column a canvas can have."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
     """The token ids a decoder has to know.
@@ -88,6 +92,11 @@ class Continuation:
 
     prompt: tuple[int, ...]
     tokens: tuple[int, ...]
+
+
+def draw_counter(step: int, column: Tensor) -> Tensor:
+    """Number of the draw that canvas ``column`` takes in ``step``; the same however wide the batch's canvas is."""
+    return step * DRAWS_PER_STEP + column
 
 
 def nobody() -> Collection[int]:

@@ -1,0 +1,327 @@
+"""Eso-LM B (arXiv 2506.01928): a share alpha0 of the tokens by diffusion, the rest left to right, with an exact cache.
+
+Which positions are diffused, and in which step, does not depend on the tokens, so a row's whole schedule is drawn
+first. The sampler reveals Binomial(remaining, (alpha_s - alpha_t) / (1 - alpha_t)) random tokens between the times t
+and s, with alpha_t = alpha0 (1 - (1 - 1e-3) t). So each token draws the time of its own reveal, independently:
+P(revealed by s) = (alpha_s - alpha_1) / (1 - alpha_1), because the factors 1 - (alpha_s - alpha_t) / (1 - alpha_t)
+telescope. One uniform draw per position gives the same distribution as the binomials, and empty steps never appear.
+
+Attention is causal in sigma order (the order of reveal), so keys and values of written tokens never change: each step
+feeds only the tokens written by the step before and the masks scheduled now, at their original positions. Blocks from
+left to right, each with its own two phases, are our generalisation; one block over the whole canvas is the original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from llmprog.backends.local import attention_masks
+from llmprog.backends.local.decoders.base import (
+    FINISHED_SHARE,
+    Continuation,
+    Row,
+    Vocabulary,
+    Written,
+    distinct,
+    draw_counter,
+    first_true,
+    forbidden_logits,
+    left_padding,
+    nobody,
+    pad_left,
+    pad_right,
+    written,
+)
+from llmprog.backends.local.sampling import Sampler, token_logprobs, uniform
+from llmprog.backends.local.transformer import KVCache, Transformer
+
+SMALLEST_TIME_STEP = 1e-3
+"""alpha_t starts at alpha0 times this, not at 0 (the paper's noise schedule)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When each position of a canvas is written. R rows, G canvas positions, J steps.
+
+    Attributes:
+        sigma: int64 [R, G], positions in the order of writing; given positions come last and are never scheduled.
+        start: int64 [R, J], where in ``sigma`` a step begins.
+        size: int64 [R, J], how many positions it writes; 0 behind a row's last step.
+    """
+
+    sigma: Tensor
+    start: Tensor
+    size: Tensor
+
+    def select(self, rows: Tensor) -> Schedule:
+        """The schedules of the given rows."""
+        return Schedule(self.sigma[rows], self.start[rows], self.size[rows])
+
+
+def draw_schedule(blank: Tensor, block_length: Tensor, keys: Tensor, alpha0: float, steps: int) -> Schedule:
+    """A schedule for every row.
+
+    Args:
+        blank: bool [R, G], the positions to write.
+        block_length: int64 [R].
+        keys: int64 [R], stream keys.
+        alpha0: Share of the tokens written by diffusion.
+        steps: Diffusion steps per block; those that reveal nothing are skipped.
+    """
+    rows, width = blank.shape
+    position = torch.arange(width, device=blank.device)
+    # Token draws count from 0, so negative counters are free. The draws of a position do not depend on the width.
+    times, places = (uniform(keys, torch.full_like(keys, counter), width) for counter in (-1, -2))
+    time = 1 - torch.arange(1, steps + 1, device=blank.device) / steps
+    alpha = alpha0 * (1 - (1 - SMALLEST_TIME_STEP) * time)
+    first = alpha0 * SMALLEST_TIME_STEP
+    reached = (alpha - first) / (1 - first)
+    if alpha0 == 1:
+        reached[-1] = 1.0  # nothing is left for a second phase, rounding or not
+    step = torch.searchsorted(reached, times, right=True)
+    phase = torch.where(step < steps, step, steps + position)
+    group = position // block_length.unsqueeze(1) * (steps + width) + phase
+    group = torch.where(blank, group, torch.iinfo(torch.int64).max)
+    shuffled = places.argsort(dim=1)
+    sigma = shuffled.gather(1, group.gather(1, shuffled).argsort(dim=1, stable=True))
+    ordered = group.gather(1, sigma)
+    begins = torch.cat([torch.zeros_like(blank[:, :1]), ordered[:, 1:] != ordered[:, :-1]], dim=1)
+    index = begins.long().cumsum(1)
+    written_later = blank.gather(1, sigma)
+    size = torch.zeros(rows, int(index.max()) + 1, dtype=torch.int64, device=blank.device)
+    size.scatter_add_(1, index, written_later.long())
+    return Schedule(sigma, size.cumsum(1) - size, size)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """The rows still being written. C tokens fed by the next step's cache update, G canvas positions."""
+
+    rows: list[int]  # original index of each row
+    canvas: Tensor  # int64 [R, G]
+    offset: Tensor  # int64 [R, 1], position of the first canvas token
+    valid: Tensor  # bool [R, S], which cached tokens are no padding
+    fresh: Tensor  # int64 [R, C], tokens written by the step before
+    fresh_positions: Tensor
+    fresh_valid: Tensor
+    schedule: Schedule
+    done: Tensor  # bool [R]
+    forbidden: Tensor  # float32 [R or 1, V]
+    sampler: Sampler
+    cache: KVCache
+
+    def select(self, keep: Tensor) -> _Batch:
+        return replace(
+            self,
+            rows=[self.rows[i] for i in keep.tolist()],
+            canvas=self.canvas[keep],
+            offset=self.offset[keep],
+            valid=self.valid[keep],
+            fresh=self.fresh[keep],
+            fresh_positions=self.fresh_positions[keep],
+            fresh_valid=self.fresh_valid[keep],
+            schedule=self.schedule.select(keep),
+            done=self.done[keep],
+            forbidden=self.forbidden if self.forbidden.shape[0] == 1 else self.forbidden[keep],
+            sampler=self.sampler.select(keep),
+            cache=self.cache.expand(keep),
+        )
+
+
+class HybridDecoder:
+    """Writes a few random tokens of each block in parallel, then the rest of it one by one."""
+
+    name = "hybrid"
+    score_is_bound = False
+
+    def __init__(
+        self,
+        model: Transformer,
+        vocabulary: Vocabulary,
+        *,
+        alpha0: float = 0.25,
+        steps: int = 16,
+        use_cache: bool = True,
+    ) -> None:
+        """A decoder.
+
+        Args:
+            model: Fed a mask, it predicts the token at the mask's position.
+            vocabulary: The model's.
+            alpha0: Expected share of the tokens written by diffusion: 0 is left to right, 1 is diffusion only.
+            steps: Diffusion steps per block.
+            use_cache: False feeds the whole past in every step; the result is the same. It is there for comparison.
+        """
+        self._model = model
+        self._vocabulary = vocabulary
+        self._alpha0 = alpha0
+        self._steps = steps
+        self._use_cache = use_cache
+        self._device = model.embedding.weight.device
+
+    @torch.inference_mode()
+    def decode(self, rows: Sequence[Row], cancelled: Callable[[], Collection[int]] = nobody) -> list[Written | None]:
+        """See ``Decoder``."""
+        results: list[Written | None] = [None] * len(rows)
+        batch = self._start(rows)
+        sizes = batch.schedule.size.amax(0).tolist()
+        for step in range(len(sizes)):
+            gone = cancelled()
+            if gone:
+                batch.done |= torch.tensor([i in gone for i in batch.rows], device=self._device)
+            batch, shrunk = self._drop_done(results, rows, batch, gone)
+            if not batch.rows:
+                return results
+            if shrunk:
+                sizes = batch.schedule.size.amax(0).tolist()
+            self._write(batch, step, sizes[step])
+            self._mark_done(batch, rows, step)
+        batch.done.fill_(True)
+        self._drop_done(results, rows, batch, cancelled())
+        return results
+
+    def _start(self, rows: Sequence[Row]) -> _Batch:
+        """Prompts and given canvas tokens are clean from the start and come first in sigma."""
+        device, vocabulary = self._device, self._vocabulary
+        canvas, _ = pad_right([row.canvas for row in rows], vocabulary.pad_id, device)
+        sampler = Sampler.of([row.params for row in rows], [row.key for row in rows], device)
+        blocks = torch.tensor([row.block_length for row in rows], device=device)
+        schedule = draw_schedule(canvas == vocabulary.mask_id, blocks, sampler.keys, self._alpha0, self._steps)
+        starts, index = distinct([(row.prompt, row.canvas) for row in rows], device)
+        cache, positions, tokens, valid = self._prefill(starts)
+        fresh = slice(0, 0) if self._use_cache else slice(None)
+        kept = slice(None) if self._use_cache else slice(0, 0)
+        return _Batch(
+            rows=list(range(len(rows))),
+            canvas=canvas,
+            offset=torch.tensor([len(row.prompt) for row in rows], device=device).unsqueeze(1),
+            valid=valid[index][:, kept],
+            fresh=tokens[index][:, fresh],
+            fresh_positions=positions[index][:, fresh],
+            fresh_valid=valid[index][:, fresh],
+            schedule=schedule,
+            done=(canvas != vocabulary.mask_id).all(1),
+            forbidden=forbidden_logits(vocabulary, rows, device),
+            sampler=sampler,
+            cache=cache.expand(index),
+        )
+
+    def _prefill(
+        self, starts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
+    ) -> tuple[KVCache, Tensor, Tensor, Tensor]:
+        """Feed distinct (prompt, canvas) pairs: their cache, and positions, tokens and validity, each [B, L]."""
+        mask_id = self._vocabulary.mask_id
+        given = [[(i, token) for i, token in enumerate(canvas) if token != mask_id] for _, canvas in starts]
+        clean = [(*prompt, *(t for _, t in known)) for (prompt, _), known in zip(starts, given, strict=True)]
+        places = [
+            (*range(len(prompt)), *(len(prompt) + i for i, _ in known))
+            for (prompt, _), known in zip(starts, given, strict=True)
+        ]
+        tokens, lengths = pad_left(clean, self._vocabulary.pad_id, self._device)
+        positions, _ = pad_left(places, 0, self._device)
+        valid = left_padding(lengths, tokens.shape[1])[1]
+        cache = self._model.make_cache(len(starts), tokens.shape[1])
+        if self._use_cache:
+            mask = attention_masks.causal(tokens.shape[1], 0, valid)
+            self._model.hidden(tokens, positions, mask, cache, output=slice(0, 0))
+        return cache, positions, tokens, valid
+
+    def _write(self, batch: _Batch, step: int, size: int) -> None:
+        """One step: write the ``size`` (or fewer) positions each row has scheduled."""
+        schedule, width = batch.schedule, batch.canvas.shape[1]
+        column = torch.arange(size, device=self._device)
+        scheduled = column < schedule.size[:, step : step + 1]
+        place = schedule.sigma.gather(1, (schedule.start[:, step : step + 1] + column).clamp(max=width - 1))
+        logits = self._predict(batch, place + batch.offset, scheduled) + batch.forbidden.unsqueeze(1)
+        tokens = batch.sampler.sample(logits, draw_counter(step, place))
+        # Columns a row has not scheduled may repeat a position; adding 0 leaves it as it is.
+        batch.canvas.scatter_add_(1, place, torch.where(scheduled, tokens - self._vocabulary.mask_id, 0))
+        fresh = (tokens, place + batch.offset, scheduled)
+        if self._use_cache:
+            batch.valid = torch.cat([batch.valid, batch.fresh_valid], dim=1)
+        else:
+            before = (batch.fresh, batch.fresh_positions, batch.fresh_valid)
+            fresh = tuple(torch.cat(pair, dim=1) for pair in zip(before, fresh, strict=True))  # type: ignore[assignment]
+        batch.fresh, batch.fresh_positions, batch.fresh_valid = fresh
+
+    def _predict(self, batch: _Batch, positions: Tensor, scheduled: Tensor) -> Tensor:
+        """Logits float32 [R, K, V] of the masks at ``positions`` [R, K]; caches the fresh tokens on the way."""
+        # Unscheduled columns may lie past the last position the model knows; nobody sees them.
+        positions = positions.clamp(max=self._model.config.max_positions - 1)
+        fresh = batch.fresh.shape[1]
+        mask = attention_masks.causal(
+            fresh + positions.shape[1],
+            batch.valid.shape[1],
+            torch.cat([batch.valid, batch.fresh_valid, scheduled], dim=1),
+        )
+        logits: Tensor = self._model(
+            torch.cat([batch.fresh, torch.full_like(positions, self._vocabulary.mask_id)], dim=1),
+            torch.cat([batch.fresh_positions, positions], dim=1),
+            mask,
+            batch.cache if self._use_cache else None,
+            store=fresh if self._use_cache else None,
+            output=slice(fresh, None),
+        )
+        return logits.float()
+
+    def _mark_done(self, batch: _Batch, rows: Sequence[Row], step: int) -> None:
+        """Mark the rows whose text is settled: written up to an ``eos_id`` or a stop text, or throughout."""
+        masked = batch.canvas == self._vocabulary.mask_id
+        first_mask = first_true(masked)
+        batch.done |= first_true(batch.canvas == self._vocabulary.eos_id) < first_mask
+        batch.done |= first_mask == batch.canvas.shape[1]
+        checks = [rows[i].has_stopped for i in batch.rows]
+        if any(check is not None for check in checks):
+            texts, ends = batch.canvas.tolist(), first_mask.tolist()
+            stopped = [
+                place for place, check in enumerate(checks) if check is not None and check(texts[place][: ends[place]])
+            ]
+            batch.done[stopped] = True
+
+    def _drop_done(
+        self, results: list[Written | None], rows: Sequence[Row], batch: _Batch, gone: Collection[int]
+    ) -> tuple[_Batch, bool]:
+        """Take finished rows out once they are many; whether that happened."""
+        num_done = int(batch.done.sum())
+        if not num_done or num_done < FINISHED_SHARE * len(batch.rows):
+            return batch, False
+        finished = batch.done.nonzero().squeeze(1)
+        for place, text in zip(finished.tolist(), batch.canvas[finished].tolist(), strict=True):
+            i = batch.rows[place]
+            if i not in gone:
+                results[i] = written(rows[i], text[: len(rows[i].canvas)], self._vocabulary)
+        return batch.select((~batch.done).nonzero().squeeze(1)), True
+
+    @torch.inference_mode()
+    def score(self, continuations: Sequence[Continuation]) -> list[tuple[float, ...]]:
+        """See ``Decoder``: the exact likelihood in sequential order (alpha0 = 0).
+
+        That is what this decoder with alpha0 = 0 writes by; other values of alpha0 mix over orders, and the sum over
+        those is out of reach. ``eos_id`` is not part of a continuation, nor its probability of the score.
+        """
+        prompts, index = distinct([(c.prompt, ()) for c in continuations], self._device)
+        cache, _, _, valid = self._prefill(prompts)
+        tokens, counts = pad_right([c.tokens for c in continuations], self._vocabulary.pad_id, self._device)
+        width = tokens.shape[1]
+        lengths = torch.tensor([len(c.prompt) for c in continuations], device=self._device)
+        positions = lengths.unsqueeze(1) + torch.arange(width, device=self._device)
+        positions = positions.clamp(max=self._model.config.max_positions - 1)
+        rank = torch.arange(width, device=self._device).expand_as(tokens)
+        inside = attention_masks.lengths_to_valid(counts, width)
+        among = attention_masks.esolm_sequential(rank, inside)
+        prompt = valid[index].unsqueeze(1).expand(-1, 2 * width, -1)
+        logits = self._model(
+            torch.cat([tokens, torch.full_like(tokens, self._vocabulary.mask_id)], dim=1),
+            torch.cat([positions, positions], dim=1),
+            torch.cat([prompt, among], dim=2),
+            cache.expand(index),
+            store=0,
+            output=slice(width, None),
+        )
+        logits = logits.float() + forbidden_logits(self._vocabulary, [], self._device)
+        scores = token_logprobs(logits, tokens).tolist()
+        return [tuple(row[: len(c.tokens)]) for row, c in zip(scores, continuations, strict=True)]
