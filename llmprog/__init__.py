@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from llmprog.types import Template as Template
     from llmprog.types import Usage as Usage
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "llmprog.compile": ("CompiledProgram", "compile_program"),
     "llmprog.nodes": ("Checker", "Generator", "Model", "Verdict", "checker", "generator"),
@@ -42,10 +44,6 @@ __all__ = [*sorted(_HOME_OF), "__version__"]  # noqa: PLE0604 - every entry is a
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("llmprog")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'llmprog' has no attribute {name!r}")

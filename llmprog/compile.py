@@ -16,7 +16,7 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import networkx as nx
 
@@ -105,12 +105,12 @@ def _faults(program: Program) -> collections.abc.Iterator[str]:
         yield f"name={program.name!r}; allowed is a non-empty text"
     generators = [g for g in program.generators if isinstance(g, Generator)]
     checkers = [c for c in program.checkers if isinstance(c, Checker)]
-    for item in program.generators:
+    for item in cast("Sequence[object]", program.generators):
         if not isinstance(item, Generator):
             yield f"generators: {item!r} is not a generator; decorate the function with @generator"
-    for item in program.checkers:
-        if not isinstance(item, Checker):
-            yield f"checkers: {item!r} is not a checker; decorate the function with @checker"
+    for other in cast("Sequence[object]", program.checkers):
+        if not isinstance(other, Checker):
+            yield f"checkers: {other!r} is not a checker; decorate the function with @checker"
     if not program.generators:
         yield "no generator: a search without one has nothing to expand; give generators=[...]"
     yield from _duplicate_names([*generators, *checkers])
@@ -202,7 +202,7 @@ def _template_faults(node: Node, types_known: Sequence[type]) -> collections.abc
         return
     kind = node.kind if isinstance(node, Checker) else "state"
     if isinstance(node, Generator) and node.aggregates:
-        known: tuple[str, ...] | None = VOTE_FIELDS
+        known: tuple[str, ...] = VOTE_FIELDS
     elif kind == "state":
         taken = _taken_type(node.function)
         field_sets = [state_fields(t) for t in ([taken] if taken is not None else types_known)]
@@ -220,7 +220,7 @@ def _template_faults(node: Node, types_known: Sequence[type]) -> collections.abc
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    target = function if inspect.isroutine(function) else getattr(type(function), "__call__", function)  # noqa: B004 - the method itself is wanted
+    target = function if inspect.isroutine(function) else type(function).__call__
     try:
         return typing.get_type_hints(target)
     except (NameError, TypeError, AttributeError):

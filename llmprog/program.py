@@ -5,27 +5,25 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from llmprog.nodes import Checker, Generator
 
 
 class ControllerSpec(Protocol):
-    """The part of a controller that declaring and compiling need."""
+    """The part of a controller that declaring and compiling need.
+
+    Attributes:
+        compares: Whether it asks for judgements across states (vote and pairwise checkers).
+        aggregates: Whether it merges several states into one.
+    """
+
+    compares: ClassVar[bool]
+    aggregates: ClassVar[bool]
 
     @property
     def name(self) -> str:
         """The algorithm's name."""
-        ...
-
-    @property
-    def compares(self) -> bool:
-        """Whether it asks for judgements across states (vote and pairwise checkers)."""
-        ...
-
-    @property
-    def aggregates(self) -> bool:
-        """Whether it merges several states into one."""
         ...
 
     def parameters(self) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Protocol, cast
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from llmprog.backends.base import Backend
 from llmprog.errors import OptionError
@@ -56,8 +56,7 @@ def module_of(scheme: str) -> BackendModule:
     """
     known = schemes()
     if scheme not in known:
-        names = ", ".join(f"{name}:…" for name in sorted(known)) or "none"
-        raise OptionError(f"unknown backend {scheme!r}; known: {names}; see `llmprog list`")
+        raise _unknown(scheme)
     return cast("BackendModule", known[scheme].load())
 
 
@@ -65,10 +64,16 @@ def parse_id(backend_id: str) -> tuple[str, str, dict[str, str]]:
     """Scheme, name and options of an id."""
     scheme, colon, rest = backend_id.partition(":")
     if not scheme or not colon or not rest:
-        names = ", ".join(f"{name}:…" for name in sorted(schemes())) or "none"
-        raise OptionError(f"unknown backend {backend_id!r}; known: {names}; see `llmprog list`")
+        raise _unknown(backend_id)
     name, _, query = rest.partition("?")
     return scheme, name, dict(parse_qsl(query, keep_blank_values=True))
+
+
+def with_options(backend_id: str, options: Mapping[str, str]) -> str:
+    """The id with ``options`` added; they win over those already in it."""
+    _, _, in_id = parse_id(backend_id)
+    query = urlencode({**in_id, **options})
+    return backend_id.partition("?")[0] + (f"?{query}" if query else "")
 
 
 def describe_options(backend_id: str) -> Mapping[str, str]:
@@ -76,13 +81,18 @@ def describe_options(backend_id: str) -> Mapping[str, str]:
     return module_of(parse_id(backend_id)[0]).describe_options()
 
 
-def open_backend(backend_id: str, options: Mapping[str, str] | None = None) -> Backend:
-    """Open a backend by id; ``options`` are added to those in the id and win over them.
+def open_backend(backend_id: str) -> Backend:
+    """Open a backend by id.
 
     Raises:
         OptionError: The scheme, the name or an option is unknown.
         MissingExtraError: A package is missing.
         ModelFileError: Its files are malformed.
     """
-    scheme, name, in_id = parse_id(backend_id)
-    return module_of(scheme).open_backend(name, {**in_id, **(options or {})})
+    scheme, name, options = parse_id(backend_id)
+    return module_of(scheme).open_backend(name, options)
+
+
+def _unknown(what: str) -> OptionError:
+    names = ", ".join(f"{name}:…" for name in sorted(schemes())) or "none"
+    return OptionError(f"unknown backend {what!r}; known: {names}; see `llmprog list`")

@@ -1,0 +1,150 @@
+"""Programs by name: what is there, which parameters each declares, and how settings given as text reach them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+from llmprog.errors import OptionError
+from llmprog.program import Program
+
+GROUP = "llmprog.programs"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """A declared parameter of a program: its annotation, default and help."""
+
+    name: str
+    annotation: Any
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramEntry:
+    """A program that can be built by name.
+
+    Attributes:
+        name: What it is called on the command line.
+        build: Makes the ``Program`` from its parameters.
+        parameters: What it can be set to.
+        summary: One line.
+    """
+
+    name: str
+    build: Callable[..., Program]
+    parameters: Mapping[str, Parameter]
+    summary: str
+
+
+def names() -> list[str]:
+    """The names of all registered programs."""
+    return sorted(entry.name for entry in metadata.entry_points(group=GROUP))
+
+
+def find(name: str) -> ProgramEntry:
+    """A program by registered name, by ``package.module:attribute`` or by ``path/to/file.py:attribute``.
+
+    Raises:
+        OptionError: There is no such program.
+    """
+    for entry in metadata.entry_points(group=GROUP):
+        if entry.name == name:
+            return _entry(name, entry.load())
+    place, colon, attribute = name.rpartition(":")
+    if not colon:
+        raise OptionError(
+            f"unknown program {name!r}; known: {', '.join(names())}; "
+            "your own: path/to/file.py:name or package.module:name"
+        )
+    found = getattr(_import(place, name), attribute, None)
+    if not isinstance(found, Program) and not callable(found):
+        raise OptionError(
+            f"program {name!r}: {place} has no Program, nor a function that makes one, called {attribute!r}"
+        )
+    return _entry(name, found)
+
+
+def _import(place: str, name: str) -> Any:
+    if place.endswith(".py"):
+        path = Path(place)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        if not path.is_file() or spec is None or spec.loader is None:
+            raise OptionError(f"program {name!r}: no file {place!r}")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module  # dataclasses look their module up by name
+        spec.loader.exec_module(module)
+        return module
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        raise OptionError(f"program {name!r}: {error}") from error
+
+
+def _entry(name: str, target: Any) -> ProgramEntry:
+    if isinstance(target, Program):
+        program = target
+        return ProgramEntry(name=name, build=lambda: program, parameters={}, summary=f"the program {program.name}")
+    doc = inspect.getdoc(target) or ""
+    helps = _argument_helps(doc)
+    hints = typing.get_type_hints(target)
+    parameters = {
+        p.name: Parameter(name=p.name, annotation=hints.get(p.name, str), default=p.default, help=helps.get(p.name, ""))
+        for p in inspect.signature(target).parameters.values()
+    }
+    return ProgramEntry(name=name, build=target, parameters=parameters, summary=doc.partition("\n")[0])
+
+
+def _argument_helps(doc: str) -> dict[str, str]:
+    """Help per argument from the ``Args`` section of a Google docstring."""
+    section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", doc, re.MULTILINE)
+    if section is None:
+        return {}
+    found = re.findall(r"^ {4}(\w+): ((?:.*\n?)(?: {8}.*\n?)*)", section[1], re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+def parse_setting(parameter: Parameter, text: str) -> Any:
+    """A parameter's value from text.
+
+    Raises:
+        OptionError: The text is not a value of the parameter's type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    if type(None) in typing.get_args(parameter.annotation) and text.lower() in ("none", ""):
+        return None
+    try:
+        return TypeAdapter(parameter.annotation).validate_python(text)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise OptionError(f"{parameter.name}={text!r}: {reason[0].lower()}{reason[1:]}; {parameter.help}") from error
+
+
+def for_method(
+    name: str, value: T | None, method: str, defaults: Mapping[str, T], *, chooser: str = "method"
+) -> T | None:
+    """A parameter that only some methods have: the value given, else the method's default.
+
+    Raises:
+        OptionError: A value was given, but ``method`` would ignore it.
+    """
+    if method in defaults:
+        return defaults[method] if value is None else value
+    if value is not None:
+        raise OptionError(
+            f"{name}={value!r} has no effect with {chooser}={method}; it belongs to {chooser}={' or '.join(defaults)}"
+        )
+    return None

@@ -1,0 +1,188 @@
+"""What the command line shows: progress while a search runs, the thought graph as a tree, the result.
+
+Text from models and users is hostile: control sequences are stripped and no markup is interpreted.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+from rich.tree import Tree
+
+from llmprog.events import CallSettled, Event, ThoughtChecked, ThoughtExpanded
+from llmprog.runner import Result
+from llmprog.search import Status, ThoughtGraph
+from llmprog.search.thought_graph import format_state
+from llmprog.templates import format_value
+
+_MAX_CHILDREN = 6
+_MAX_LINES = 60
+
+
+def plain(text: str) -> str:
+    """``text`` on one line, without control, format (bidirectional, too) or surrogate characters."""
+    return "".join(" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
+
+
+@dataclass
+class Progress:
+    """Counts events, and draws them as one line where there is a terminal."""
+
+    num_thoughts: int = 1
+    num_checked: int = 0
+    num_calls: int = 0
+    num_tokens: int = 0
+    spinner: Spinner = field(default_factory=lambda: Spinner("dots", text=Text("starting")))
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, ThoughtExpanded):
+            self.num_thoughts += sum(event.is_new)
+        elif isinstance(event, ThoughtChecked):
+            self.num_checked += 1
+        elif isinstance(event, CallSettled):
+            self.num_calls += event.usage.calls
+            self.num_tokens += event.usage.completion_tokens
+        else:
+            return
+        self.spinner.update(text=Text(self.line()))
+
+    def line(self) -> str:
+        """What has happened so far."""
+        return (
+            f"{self.num_thoughts} thoughts, {self.num_checked} checked, "
+            f"{self.num_calls} calls, {self.num_tokens} tokens generated"
+        )
+
+
+@contextmanager
+def live_progress(console: Console, *, enabled: bool) -> Iterator[Progress]:
+    """Progress on ``console`` while the block runs; nothing is drawn where it is no terminal."""
+    progress = Progress()
+    if not (enabled and console.is_terminal):
+        yield progress
+        return
+    with Live(progress.spinner, console=console, transient=True, refresh_per_second=10):
+        yield progress
+
+
+def graph_tree(graph: ThoughtGraph, solution: Iterable[int] = ()) -> Tree:
+    """The thought graph as a tree: the solution's path in full, elsewhere the best few children of each thought."""
+    on_path = set(solution)
+    children: dict[int, list[int]] = {}
+    for thought in range(1, len(graph)):
+        for parent in graph.parents_of(thought):
+            children.setdefault(parent, []).append(thought)
+    root = Tree(_label(graph, 0, on_path))
+    budget = _MAX_LINES
+    level = [(0, root)]
+    while level and budget > 0:
+        following: list[tuple[int, Tree]] = []
+        for thought, branch in level:
+            ranked = sorted(
+                children.get(thought, []),
+                key=lambda t: (t not in on_path, not children.get(t), not graph.is_usable(t), -graph.scores[t], t),
+            )
+            shown = [t for t in ranked[:_MAX_CHILDREN] if t in on_path or budget > 0]
+            following.extend((child, branch.add(_label(graph, child, on_path))) for child in shown)
+            if ranked[len(shown) :]:
+                branch.add(Text(_summary(graph, ranked[len(shown) :]), style="dim"))
+            budget -= len(shown) + 1
+        level = following
+    return root
+
+
+def _label(graph: ThoughtGraph, thought: int, on_path: set[int]) -> Text:
+    status = graph.status(thought)
+    style = {Status.INVALID: "red", Status.PRUNED: "dim", Status.GOAL: "bold green"}.get(status, "")
+    if thought in on_path:
+        style = "bold green"
+    text = Text(plain(format_state(graph.states[thought])), style=style)
+    if graph.scores[thought]:
+        text.append(f"  {graph.scores[thought]:.4g}", style="cyan")
+    if status == Status.GOAL:
+        text.append("  ★")
+    reason = next((v.reason for _, v in graph[thought].verdicts if not v.valid and v.reason), "")
+    if reason:
+        text.append(f"  ✗ {plain(reason)}", style="red")
+    arrivals = len(graph.arrivals(thought))
+    if arrivals > 1:
+        text.append(f"  (reached {arrivals} times)", style="dim")
+    return text
+
+
+def _summary(graph: ThoughtGraph, thoughts: list[int]) -> str:
+    refused = sum(graph.status(t) == Status.INVALID for t in thoughts)
+    rest = len(thoughts) - refused
+    parts = ([f"{rest} more"] if rest else []) + ([f"{refused} refused by rules"] if refused else [])
+    return "… " + ", ".join(parts)
+
+
+def print_result(console: Console, result: Result) -> None:
+    """The tree, the vote if there was one, the answer, and what was spent."""
+    path = [thought.id for thought in result.graph.path(result.thought.id)] if result.thought is not None else []
+    console.print(graph_tree(result.graph, path))
+    if result.votes is not None:
+        console.print()
+        most = max((n for _, n in result.votes.histogram), default=1)
+        for answer, count in result.votes.histogram[:8]:
+            bar = "█" * max(1, round(24 * count / most))
+            console.print(Text(f"{count:>5} {bar} {plain(format_value(answer))}"))
+        if result.votes.num_samples > result.votes.num_valid:
+            console.print(Text(f"{result.votes.num_samples - result.votes.num_valid:>5} without a valid answer"))
+    console.print()
+    console.print(Text(answer_line(result), style="bold green" if result.solved else "bold yellow"))
+    console.print(Text(spent_line(result), style="dim"))
+
+
+def answer_line(result: Result) -> str:
+    """The answer, or why there is none."""
+    if result.solved:
+        confidence = result.votes.confidence if result.votes else None
+        sure = f"  ({confidence:.1%} sure to be the model's most frequent answer)" if confidence is not None else ""
+        return f"Answer: {plain(format_value(result.answer))}{sure}"
+    reason = plain(result.explanation) if result.explanation else "no solution found"
+    best = plain(format_value(result.answer)) if result.answer is not None else ""
+    return f"Not solved: {reason}" + (f" (best so far: {best})" if best else "")
+
+
+def spent_line(result: Result) -> str:
+    """What the run cost and how to repeat it."""
+    usage = result.usage
+    money = "unknown cost" if usage.usd is None else f"${usage.usd:.4f}"
+    return (
+        f"{usage.calls} calls, {usage.prompt_tokens} prompt + {usage.completion_tokens} completion tokens, {money}, "
+        f"{len(result.graph)} thoughts, {result.wall_s:.2f} s, stopped: {result.stopped}, seed {result.seed}, "
+        f"{result.backend}"
+    )
+
+
+def program_lines(compiled: Any) -> Tree:
+    """A compiled program's graph as a tree of its parts and what feeds what."""
+    graph = compiled.graph
+    root = Tree(Text(f"{compiled.name}  {compiled.hash[:12]}", style="bold"))
+    styles = {"generator": "green", "checker": "yellow", "controller": "magenta"}
+    for node, attributes in graph.nodes(data=True):
+        kind = attributes["kind"]
+        text = Text(f"{node}", style=styles.get(kind, ""))
+        how = "model" if attributes.get("calls_model") else "rule" if kind == "checker" else ""
+        details = ", ".join(filter(None, (kind, how, f"n={attributes['n']}" if "n" in attributes else "")))
+        text.append(f"  ({details})", style="dim")
+        successors = ", ".join(graph.successors(node))
+        if successors:
+            text.append(f"  → {successors}")
+        branch = root.add(text)
+        if kind == "controller":
+            for name, value in compiled.controller.parameters().items():
+                branch.add(Text(f"{name} = {value!r}"))
+        elif attributes.get("prompt"):
+            for line in str(attributes["prompt"]).strip().splitlines():
+                branch.add(Text(plain(line), style="dim"))
+    return root
