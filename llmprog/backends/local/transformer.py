@@ -50,7 +50,8 @@ class TransformerConfig:
                 raise OptionError(f"TransformerConfig({name}={getattr(self, name)!r}): allowed is a whole number >= 1")
         if self.d_model % self.num_heads or self.head_dim % 2:
             raise OptionError(
-                f"TransformerConfig(d_model={self.d_model}, num_heads={self.num_heads}): d_model must be an even multiple of num_heads"
+                f"TransformerConfig(d_model={self.d_model}, num_heads={self.num_heads}): "
+                "d_model must be an even multiple of num_heads"
             )
         if self.num_heads % self.num_kv_heads:
             raise OptionError(
@@ -174,7 +175,7 @@ class Attention(nn.Module):
         if groups > 1:
             # Materialised rather than enable_gqa: the fused CPU kernel is not chosen for grouped heads.
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = _attend(q, k, v, mask)
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))  # type: ignore[no-any-return]
 
 
@@ -294,6 +295,14 @@ class Transformer(nn.Module):
     def num_parameters(self) -> int:
         """Number of trained values; the tied embedding counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
+        # The fused CPU kernel's backward is ten times slower in bfloat16 than in float32.
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -239,7 +239,8 @@ class PuzzleTokenizer:
 
     def _unknown(self, text: str) -> InputError:
         return InputError(
-            f"{text[:40]!r} is not in the embedded model's vocabulary (numbers 0..{LARGEST_NUMBER}, + - * / and its own words)"
+            f"{text[:40]!r} is not in the embedded model's vocabulary "
+            f"(numbers 0..{LARGEST_NUMBER}, + - * / and its own words)"
         )
 
 

@@ -1,0 +1,157 @@
+"""Reading and writing model weights: safetensors only, checked in full before any tensor is allocated."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from llmprog.backends.local.transformer import Transformer, TransformerConfig
+from llmprog.errors import LLMProgError, ModelFileError
+
+_CONFIG_KEY = "llmprog.transformer"
+_LARGEST_HEADER = 16 * 2**20
+_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+
+
+def save_weights(
+    model: Transformer, path: Path, *, dtype: torch.dtype = torch.float16, metadata: dict[str, str] | None = None
+) -> None:
+    """Write ``model`` with its configuration in the file's metadata; the file appears whole or not at all."""
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    header = {**(metadata or {}), _CONFIG_KEY: json.dumps(asdict(model.config), sort_keys=True)}
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, metadata=header)
+    os.replace(partial, path)
+
+
+def load_weights(
+    path: Path,
+    *,
+    backend: str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Transformer:
+    """The model stored at ``path``, in evaluation mode.
+
+    Args:
+        path: A file written by ``save_weights``.
+        backend: Id named in errors.
+        device: Where the model is placed.
+        dtype: Type the weights are converted to.
+
+    Raises:
+        ModelFileError: The file is missing, truncated, of another kind, or a tensor in it is missing, unknown or of
+            the wrong shape; the message names the tensor.
+    """
+    config = check_weights(path, backend=backend)
+    try:
+        tensors = load_file(path, device=str(device))
+    except (OSError, SafetensorError) as error:
+        raise ModelFileError(f"weights {path.name!r} cannot be read: {error}", backend=backend) from error
+    with torch.device("meta"):
+        model = Transformer(config)
+    model.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
+    buffers = Transformer(TransformerConfig(**{**asdict(config), "num_layers": 1, "d_ff": 1, "vocab_size": 1}))
+    model.rope_cos = buffers.rope_cos.to(device)
+    model.rope_sin = buffers.rope_sin.to(device)
+    return model.requires_grad_(False).eval()
+
+
+def check_weights(path: Path, *, backend: str) -> TransformerConfig:
+    """The configuration of the model stored at ``path``, after checking every tensor's name, type, shape and extent.
+
+    Raises:
+        ModelFileError: As in ``load_weights``.
+    """
+
+    def refuse(problem: str) -> ModelFileError:
+        return ModelFileError(f"weights {path.name!r}: {problem}", backend=backend)
+
+    header, data_bytes = _read_header(path, backend)
+    metadata = header.pop("__metadata__", {})
+    stored = metadata.get(_CONFIG_KEY) if isinstance(metadata, dict) else None
+    if not isinstance(stored, str):
+        raise refuse(f"no configuration under {_CONFIG_KEY!r} in its metadata; it was not written by llmprog")
+    try:
+        values = json.loads(stored)
+        config = TransformerConfig(**values)
+        _check_config_types(config)
+    except (ValueError, TypeError, LLMProgError) as error:
+        raise refuse(f"its configuration {stored[:200]!r} is not valid: {error}") from error
+
+    with torch.device("meta"):
+        wanted = {name: list(tensor.shape) for name, tensor in Transformer(config).state_dict().items()}
+    unknown = sorted(set(header) - set(wanted))
+    if unknown:
+        raise refuse(f"unknown tensor {unknown[0]!r} ({len(unknown)} in all)")
+    missing = sorted(set(wanted) - set(header))
+    if missing:
+        raise refuse(f"tensor {missing[0]!r} is missing ({len(missing)} in all)")
+    extents: list[tuple[int, int, str]] = []
+    for name, entry in header.items():
+        shape = entry.get("shape") if isinstance(entry, dict) else None
+        if shape != wanted[name]:
+            raise refuse(f"tensor {name!r} has shape {shape}, expected {wanted[name]}")
+        item = _ITEM_BYTES.get(str(entry.get("dtype")))
+        if item is None:
+            raise refuse(f"tensor {name!r} has type {entry.get('dtype')!r}, allowed are {', '.join(_ITEM_BYTES)}")
+        offsets = entry.get("data_offsets")
+        size = item * torch.Size(shape).numel()
+        if not (
+            isinstance(offsets, list)
+            and len(offsets) == 2
+            and all(isinstance(offset, int) for offset in offsets)
+            and 0 <= offsets[0] <= offsets[1]
+            and offsets[1] - offsets[0] == size
+        ):
+            raise refuse(f"tensor {name!r} has offsets {offsets}, expected {size} bytes")
+        if offsets[1] > data_bytes:
+            raise refuse(f"tensor {name!r} ends at byte {offsets[1]} of {data_bytes}: the file is truncated")
+        extents.append((offsets[0], offsets[1], name))
+    end = 0
+    for low, high, name in sorted(extents):
+        if low != end:
+            raise refuse(f"tensor {name!r} starts at byte {low}, expected {end}: tensors overlap or leave a gap")
+        end = high
+    if end != data_bytes:
+        raise refuse(f"{data_bytes - end} bytes follow the last tensor")
+    return config
+
+
+def _read_header(path: Path, backend: str) -> tuple[dict[str, Any], int]:
+    """The JSON header of a safetensors file and the number of bytes behind it."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
+            if not 2 <= length <= min(_LARGEST_HEADER, size - 8):
+                raise ModelFileError(
+                    f"weights {path.name!r}: header of {length} bytes in a file of {size}: "
+                    "the file is truncated or not safetensors",
+                    backend=backend,
+                )
+            header = json.loads(file.read(length))
+    except OSError as error:
+        raise ModelFileError(f"weights {str(path)!r} cannot be opened: {error.strerror}", backend=backend) from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ModelFileError(f"weights {path.name!r}: its header is not JSON: {error}", backend=backend) from error
+    if not isinstance(header, dict):
+        raise ModelFileError(f"weights {path.name!r}: its header is not a JSON object", backend=backend)
+    return header, size - 8 - length
+
+
+def _check_config_types(config: TransformerConfig) -> None:
+    for field in fields(config):
+        value = getattr(config, field.name)
+        allowed = (int, float) if field.name in ("rope_theta", "norm_eps") else (int,)
+        if isinstance(value, bool) or not isinstance(value, allowed) or value <= 0 or value > 2**24:
+            raise ValueError(f"{field.name}={value!r}")
