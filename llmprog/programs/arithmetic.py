@@ -12,7 +12,7 @@ from llmprog.arithmetic import ExpressionError, canonical_number, parse
 from llmprog.errors import InputError
 from llmprog.nodes import generator
 from llmprog.program import Program
-from llmprog.programs.catalog import for_method
+from llmprog.programs.catalog import for_method, one_of
 from llmprog.search import BetaStop, SelfConsistency, StoppingRule, WindowStop
 
 Stopping = Literal["none", "beta", "window"]
@@ -90,6 +90,7 @@ def arithmetic(
         confidence: Wanted probability that the leader is the true mode (beta; default 0.95).
         window: Chains per window (window; default 5).
     """
+    one_of("stopping", stopping, Stopping)
     wanted = for_method("confidence", confidence, stopping, {"beta": 0.95}, chooser="stopping")
     size = for_method("window", window, stopping, {"window": 5}, chooser="stopping")
     rules: dict[str, StoppingRule | None] = {"none": None}

@@ -133,6 +133,18 @@ def parse_setting(parameter: Parameter, text: str) -> Any:
         raise OptionError(f"{parameter.name}={text!r}: {reason[0].lower()}{reason[1:]}; {parameter.help}") from error
 
 
+def one_of(name: str, value: T, choices: Any) -> T:
+    """``value`` if it is among the choices of a ``Literal``.
+
+    Raises:
+        OptionError: It is not.
+    """
+    allowed = typing.get_args(choices)
+    if value not in allowed:
+        raise OptionError(f"{name}={value!r}; allowed are {', '.join(map(str, allowed))}")
+    return value
+
+
 def for_method(
     name: str, value: T | None, method: str, defaults: Mapping[str, T], *, chooser: str = "method"
 ) -> T | None:

@@ -20,7 +20,7 @@ from llmprog.arithmetic import Expression, ExpressionError, format_number, parse
 from llmprog.errors import InputError
 from llmprog.nodes import Verdict, checker, generator
 from llmprog.program import Program
-from llmprog.programs.catalog import for_method
+from llmprog.programs.catalog import for_method, one_of
 from llmprog.search import BeamSearch, BestOfN, SelfConsistency
 
 MAX_NUMBERS = 8
@@ -82,17 +82,15 @@ def parse_puzzle(text: str) -> tuple[Fraction, ...]:
     """The numbers of a puzzle such as ``4 9 10 13`` or ``4, 9, 10, 13``, ascending.
 
     Raises:
-        InputError: A word is not a number, or there are too few or too many of them.
+        InputError: A word is not a whole number, or there are too few or too many of them.
     """
-    words = str(text).replace(",", " ").split()
     numbers = []
-    for word in words:
-        try:
-            numbers.append(Fraction(word))
-        except (ValueError, ZeroDivisionError):
-            raise InputError(f"game24: {word[:40]!r} is not a number; give numbers such as 4 9 10 13") from None
-        if not 0 <= numbers[-1] <= 10**6:
-            raise InputError(f"game24: {word[:40]} is out of range; allowed are numbers from 0 to 1000000")
+    for word in str(text).replace(",", " ").split():
+        if not re.fullmatch(r"[0-9]{1,6}", word):
+            raise InputError(
+                f"game24: {word[:40]!r} is not a whole number from 0 to 999999; give numbers such as 4 9 10 13"
+            )
+        numbers.append(Fraction(int(word)))
     if not 2 <= len(numbers) <= MAX_NUMBERS:
         raise InputError(
             f"game24: {len(numbers)} number{'s' * (len(numbers) != 1)} in {text!r}; "
@@ -282,24 +280,25 @@ def game24(
         num_evaluations: Verdicts sampled per state (tot; default 3).
         temperature: Of proposals and chains; verdicts are always sampled at 0.7.
     """
-    chains = ("cot_sc", "best_of_n")
-    beam_width = for_method("beam_width", beam_width, method, {"tot": 5})
-    num_evaluations = for_method("num_evaluations", num_evaluations, method, {"tot": 3})
-    samples = for_method("num_samples", num_samples, method, {"tot": 8} | dict.fromkeys(chains, 20)) or 1
+    one_of("method", method, Method)
+    width = for_method("beam_width", beam_width, method, {"tot": 5})
+    evaluations = for_method("num_evaluations", num_evaluations, method, {"tot": 3})
+    samples = for_method("num_samples", num_samples, method, {"tot": 8, "cot_sc": 20, "best_of_n": 20})
     goal_value = Fraction(target)
 
-    if method == "tot":
+    if width is not None:
         return Program(
             name="game24",
             start=lambda text: _first_state(parse_puzzle(text), goal_value),
             generators=[propose.with_options(n=samples, temperature=temperature)],
-            checkers=[legal, promising.with_options(n=num_evaluations)],
-            controller=BeamSearch(beam_width=beam_width or 5, max_depth=MAX_NUMBERS - 1),
+            checkers=[legal, promising.with_options(n=evaluations)],
+            controller=BeamSearch(beam_width=width, max_depth=MAX_NUMBERS - 1),
             goal=_is_solved,
             answer=_expression,
             key=thought_key,
             explain=_explain,
         )
+    chains = 1 if samples is None else samples
     node = io_answer if method == "io" else cot_answer
     voting = method == "cot_sc"
     return Program(
@@ -307,7 +306,7 @@ def game24(
         start=lambda text: Attempt(parse_puzzle(text), goal_value),
         generators=[node.with_options(temperature=temperature)],
         checkers=[] if voting else [correct],
-        controller=SelfConsistency(num_samples=samples) if voting else BestOfN(num_samples=samples),
+        controller=SelfConsistency(num_samples=chains) if voting else BestOfN(num_samples=chains),
         goal=_is_correct,
         answer=_written_expression,
         explain=_explain,
