@@ -181,21 +181,11 @@ class ExampleStream:
     def evaluate(self, count: int) -> Example:
         """A verdict, reasoned for two and three numbers; states that can be solved are drawn more often."""
         wanted = self.random.random()
-        for _ in range(12):
-            if count == 1:
-                target = self.target((self.random.randint(1, LARGEST_NUMBER),))
-                near = target + self.random.randint(-2, 2)
-                number = near if self.random.random() < 0.6 else self.random.randint(0, LARGEST_NUMBER)
-                state: State = (min(LARGEST_NUMBER, max(0, number)),)
-            elif count == 2 and self.random.random() < 0.3:
-                a, b = self.random.randint(0, LARGEST_NUMBER), self.random.randint(0, 60)
-                state = (min(a, b), max(a, b))
-                target = self.target(state)
-            else:
-                state = self.state(count)
-                target = self.target(state)
+        state, target = self._judged_state(count)
+        for _ in range(11):
             if wanted > 0.4 or verdict(state, target) == ("sure" if wanted > 0.08 else "likely"):
                 break
+            state, target = self._judged_state(count)
         return self._example(self.tokenizer.evaluate_prompt(state, target), judgement(state, target))
 
     def solve(self, name: str, count: int) -> Example:
@@ -246,6 +236,19 @@ class ExampleStream:
         cells = [grid[i] if i in givens else "." for i in range(16)]
         text = "\n".join(" ".join(grid[row : row + 4]) for row in range(0, 16, 4))
         return self.tokenizer.sudoku_prompt(cells), text
+
+    def _judged_state(self, count: int) -> tuple[State, int]:
+        if count == 1:
+            target = self.target((self.random.randint(1, LARGEST_NUMBER),))
+            near = target + self.random.randint(-2, 2)
+            number = near if self.random.random() < 0.6 else self.random.randint(0, LARGEST_NUMBER)
+            return (min(LARGEST_NUMBER, max(0, number)),), target
+        if count == 2 and self.random.random() < 0.3:
+            a, b = self.random.randint(0, LARGEST_NUMBER), self.random.randint(0, 60)
+            state: State = (min(a, b), max(a, b))
+        else:
+            state = self.state(count)
+        return state, self.target(state)
 
     def _walk(self, state: State) -> tuple[Move, ...] | None:
         """Random legal steps down to one number, avoiding held-out states; None where they all are."""

@@ -15,7 +15,7 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     """Matrices [M, R, C] with their singular values pushed to about 1, computed in bfloat16."""
     a, b, c = _COEFFICIENTS
-    x = matrices.bfloat16()
+    x: Tensor = matrices.bfloat16()
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
@@ -42,22 +42,22 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient; equal shapes are orthogonalised together."""
         for group in self.param_groups:
-            shapes: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
+            shapes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    shapes[tuple(parameter.shape)].append(parameter)
-            for shape, parameters in shapes.items():
+                    shapes[tuple(parameter.shape)].append((parameter, parameter.grad))
+            for shape, pairs in shapes.items():
                 updates = []
-                for parameter in parameters:
+                for parameter, gradient in pairs:
                     state = self.state[parameter]
                     if not state:
                         state["momentum"] = torch.zeros_like(parameter)
-                    state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                    updates.append(parameter.grad.lerp(state["momentum"], group["momentum"]))
+                    state["momentum"].lerp_(gradient, 1 - group["momentum"])
+                    updates.append(gradient.lerp(state["momentum"], group["momentum"]))
                 scale = 0.2 * max(shape) ** 0.5 * group["lr"]
-                for parameter, update in zip(parameters, orthogonalise(torch.stack(updates)), strict=True):
+                for (parameter, _), update in zip(pairs, orthogonalise(torch.stack(updates)), strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(update.to(parameter.dtype), alpha=-scale)
