@@ -1,0 +1,393 @@
+"""Models that run in this process, as backends: ``local:puzzles?decoder=hybrid&alpha0=0.5``.
+
+Importing this module does not import torch; opening a model does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmprog.backends.base import Capabilities
+from llmprog.backends.local.options import LocalOptions, describe_options
+from llmprog.backends.local.puzzles.language import EncodedPrompt, PuzzleTokenizer
+from llmprog.backends.registry import BackendInfo
+from llmprog.errors import CapabilityError, InputError, MissingExtraError, OptionError
+from llmprog.types import Blank, Completion, Logprobs, Prompt, Request, SamplingParams, Template, Usage
+
+if TYPE_CHECKING:
+    from llmprog.backends.local.decoders.base import Decoder, Row, Vocabulary, Written
+    from llmprog.backends.local.engine import Engine
+    from llmprog.backends.local.transformer import Transformer
+
+__all__ = ["LocalBackend", "LocalOptions", "describe_options", "list_backends", "open_backend"]
+
+MODELS = ("puzzles",)
+PUZZLES_WEIGHTS = Path(__file__).parent / "puzzles" / "puzzles.safetensors"
+INFILLING_DECODERS = ("masked_diffusion", "hybrid")
+
+
+def open_backend(name: str, options: Mapping[str, str]) -> LocalBackend:
+    """The local model called ``name``.
+
+    Args:
+        name: ``puzzles``, the embedded model.
+        options: Texts as in an id's query string; see ``describe_options``.
+
+    Raises:
+        OptionError: The model or an option is unknown, or a value is not allowed.
+        MissingExtraError: torch is not installed.
+        ModelFileError: The weights are missing or malformed.
+    """
+    if name not in MODELS:
+        raise OptionError.unknown("local model", name, [f"local:{known}" for known in MODELS])
+    parsed = LocalOptions.parse(f"local:{name}", options)
+    query = "&".join(f"{key}={value}" for key, value in options.items())
+    return LocalBackend.open(parsed, backend_id=f"local:{name}" + (f"?{query}" if query else ""))
+
+
+def list_backends() -> Sequence[BackendInfo]:
+    """The local models, and what is missing to run them."""
+    missing = "" if _has_torch() else str(MissingExtraError("the local engine", "torch", "local"))
+    summary = "the embedded puzzle model: Game of 24, arithmetic, 4x4 Sudoku; no key, no GPU"
+    return [BackendInfo(id="local:puzzles", summary=summary, missing=missing)]
+
+
+class LocalBackend:
+    """A transformer and one of its decoders behind the ``Backend`` protocol.
+
+    With a seed, sample i of a prompt is a function of (seed, prompt, i) alone: not of what else is decoded at the
+    time. Float rounding is the one exception: it depends on the shape of the batch, and decides between two tokens
+    where their perturbed logits agree to about six digits.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: PuzzleTokenizer,
+        options: LocalOptions | None = None,
+        *,
+        backend_id: str = "local:puzzles",
+    ) -> None:
+        """A backend on a loaded model; ``options.device`` and ``options.dtype`` are where the model already is."""
+        from llmprog.backends.local.decoders.base import Vocabulary
+        from llmprog.backends.local.engine import Engine
+
+        self._id = backend_id
+        self._options = options or LocalOptions()
+        self._tokenizer = tokenizer
+        self._max_positions = model.config.max_positions
+        vocabulary = Vocabulary(
+            size=tokenizer.vocab_size,
+            mask_id=tokenizer.mask_id,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+            never_sampled=tuple(tokenizer.never_sampled),
+        )
+        self._mode_id = {
+            "autoregressive": tokenizer.ar_id,
+            "masked_diffusion": tokenizer.diffusion_id,
+            "hybrid": tokenizer.hybrid_id,
+        }[self._options.decoder]
+        self._decoder = _make_decoder(model, vocabulary, self._options)
+        self._engine: Engine = Engine(
+            self._decoder,
+            backend=backend_id,
+            max_batch_rows=self._options.max_batch_rows,
+            threads=self._options.threads,
+        )
+
+    @classmethod
+    def open(
+        cls, options: LocalOptions | None = None, *, backend_id: str = "local:puzzles", weights: Path | None = None
+    ) -> LocalBackend:
+        """The embedded model, or with ``weights`` one of the same kind from another file.
+
+        Raises:
+            MissingExtraError: torch or safetensors is not installed.
+            ModelFileError: The weights are missing or malformed.
+            OptionError: ``device=cuda`` without a CUDA device.
+        """
+        options = options or LocalOptions()
+        if not _has_torch():
+            raise MissingExtraError("the local engine", "torch", "local")
+        try:
+            import torch
+
+            from llmprog.backends.local.weights import load_weights
+        except ImportError as error:
+            raise MissingExtraError("the local engine", error.name or "torch", "local") from error
+        has_cuda = torch.cuda.is_available()
+        if options.device == "cuda" and not has_cuda:
+            raise OptionError("option device='cuda': torch finds no CUDA device; use device=cpu or device=auto")
+        device = "cuda" if has_cuda and options.device != "cpu" else "cpu"
+        model = load_weights(
+            weights or PUZZLES_WEIGHTS, backend=backend_id, device=device, dtype=getattr(torch, options.dtype)
+        )
+        return cls(model, PuzzleTokenizer(), options, backend_id=backend_id)
+
+    @property
+    def id(self) -> str:
+        """The id this backend was opened with."""
+        return self._id
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the chosen decoder can do."""
+        return Capabilities(
+            n=True,
+            logprobs=self._options.decoder == "autoregressive",
+            score=True,
+            infill=self._options.decoder in INFILLING_DECODERS,
+            seed=True,
+            context_length=self._max_positions,
+        )
+
+    async def generate(self, request: Request) -> Sequence[Completion]:
+        """``request.num_samples`` completions, in sample order; a prompt's prefix is not repeated in their text.
+
+        Diffusion decoders write a canvas of the length natural to the task, or ``max_tokens`` where that is less. A
+        ``Template`` is filled in.
+
+        Raises:
+            InputError: The model does not understand the prompt, or it is too long.
+            CapabilityError: A template for a decoder that cannot fill one in.
+        """
+        if isinstance(request.prompt, Template):
+            return await self._fill(request.prompt, request.params, request.num_samples, request.first_sample)
+        params = request.params
+        encoded, prefix = self._encode(request.prompt)
+        head = (self._mode_id, *encoded.tokens)
+        mask_id = self._tokenizer.mask_id
+        given: tuple[int, ...] = ()
+        if self._options.decoder == "autoregressive":
+            head += prefix
+            length = min(params.max_tokens, self._max_positions - len(head))
+        else:
+            given = prefix
+            length = min(params.max_tokens, max(1, encoded.canvas_length - len(prefix)))
+        self._check_length(len(head) + len(given) + max(1, length))
+        canvas = (*given, *[mask_id] * length)
+        stop = self._stop_check(prefix, bool(given), params.stop)
+        rows = self._rows(request, head, canvas, encoded, has_stopped=stop)
+        results = await self._engine.decode(rows)
+        return [
+            self._completion(result, prefix, bool(given), params.stop, len(head) + len(given) if i == 0 else 0)
+            for i, result in enumerate(results)
+        ]
+
+    async def infill(self, template: Template, params: SamplingParams, num_samples: int = 1) -> Sequence[Completion]:
+        """``num_samples`` texts with every blank filled; given text stays as it is, character for character.
+
+        A space is added where a filled token would otherwise run into given text.
+
+        Raises:
+            CapabilityError: The decoder writes from left to right only.
+            InputError: The model does not understand the prompt or the given text, or it is too long.
+            OptionError: Stop texts, or fewer ``max_tokens`` than blank tokens.
+        """
+        return await self._fill(template, params, num_samples, 0)
+
+    async def score(self, prompt: Prompt, continuations: Sequence[str]) -> Sequence[Logprobs]:
+        """The log-probability of each continuation, in the order given.
+
+        Autoregressive and hybrid: exact, from left to right, of a reply that begins with the continuation. Masked
+        diffusion: a Monte-Carlo estimate of LLaDA's lower bound, for a reply that is the continuation as a whole.
+
+        Raises:
+            InputError: The model does not understand the prompt or a continuation, or it is too long.
+        """
+        from llmprog.backends.local.decoders.base import Continuation
+
+        encoded, prefix = self._encode(prompt)
+        head = (self._mode_id, *encoded.tokens, *prefix)
+        texts = [tuple(self._tokenizer.encode_text(text)) for text in continuations]
+        for tokens in texts:
+            self._check_length(len(head) + len(tokens) + 1)
+        # Nothing to predict in an empty continuation: its log-probability is 0.
+        scores = iter(await self._engine.score([Continuation(head, tokens) for tokens in texts if tokens]))
+        return [
+            Logprobs(
+                tokens=self._words(tokens),
+                logprobs=tuple(next(scores)) if tokens else (),
+                is_bound=self._decoder.score_is_bound,
+            )
+            for tokens in texts
+        ]
+
+    async def aclose(self) -> None:
+        """End the worker thread; calling it twice is harmless."""
+        await self._engine.aclose()
+
+    async def _fill(
+        self, template: Template, params: SamplingParams, num_samples: int, first_sample: int
+    ) -> Sequence[Completion]:
+        if self._options.decoder not in INFILLING_DECODERS:
+            raise CapabilityError(
+                f"decoder={self._options.decoder!r} writes from left to right and cannot fill in blanks; "
+                f"use decoder={' or decoder='.join(INFILLING_DECODERS)}",
+                backend=self._id,
+            )
+        if params.stop:
+            raise OptionError(
+                f"SamplingParams(stop={params.stop!r}) has no effect when blanks of fixed length are filled"
+            )
+        encoded, prefix = self._encode(template.prompt)
+        parts: list[tuple[int, ...]] = [
+            (self._tokenizer.mask_id,) * part.num_tokens
+            if isinstance(part, Blank)
+            else tuple(self._tokenizer.encode_text(part))
+            for part in template.parts
+        ]
+        num_blank = sum(part.num_tokens for part in template.parts if isinstance(part, Blank))
+        if num_blank > params.max_tokens:
+            raise OptionError(
+                f"SamplingParams(max_tokens={params.max_tokens}): the template's blanks hold {num_blank} tokens"
+            )
+        head = (self._mode_id, *encoded.tokens)
+        canvas = (*prefix, *(token for part in parts for token in part), self._tokenizer.eos_id)
+        self._check_length(len(head) + len(canvas))
+        request = Request(prompt=template, params=params, num_samples=num_samples, first_sample=first_sample)
+        results = await self._engine.decode(self._rows(request, head, canvas, encoded, may_end=False))
+        num_prompt = len(head) + len(canvas) - 1 - num_blank
+        return [
+            Completion(
+                text=self._stitch(template, parts, result.tokens[len(prefix) :]),
+                usage=Usage(calls=1, prompt_tokens=num_prompt if i == 0 else 0, completion_tokens=result.num_generated),
+            )
+            for i, result in enumerate(results)
+        ]
+
+    def _encode(self, prompt: Prompt) -> tuple[EncodedPrompt, tuple[int, ...]]:
+        """The prompt's messages and its prefix as tokens."""
+        text = "\n".join(message.content for message in prompt.messages)
+        encoded = self._tokenizer.encode_prompt(text, lines=self._options.lines)
+        return encoded, tuple(self._tokenizer.encode_text(prompt.prefix))
+
+    def _check_length(self, length: int) -> None:
+        if length > self._max_positions:
+            raise InputError(
+                f"prompt and reply take {length} tokens, {self._id} has room for {self._max_positions}; shorten them"
+            )
+
+    def _rows(
+        self,
+        request: Request,
+        head: tuple[int, ...],
+        canvas: tuple[int, ...],
+        encoded: EncodedPrompt,
+        *,
+        may_end: bool = True,
+        has_stopped: Callable[[Sequence[int]], bool] | None = None,
+    ) -> list[Row]:
+        from llmprog.backends.local.decoders.base import Row
+        from llmprog.backends.local.sampling import stream_key
+
+        digest = hashlib.sha256(repr(request.prompt).encode("utf-8", "surrogatepass")).digest()
+        return [
+            Row(
+                prompt=head,
+                canvas=canvas,
+                key=stream_key(request.params.seed, digest, sample),
+                block_length=self._options.block_length or encoded.block_length,
+                params=request.params,
+                may_end=may_end,
+                has_stopped=has_stopped,
+            )
+            for sample in range(request.first_sample, request.first_sample + request.num_samples)
+        ]
+
+    def _stop_check(
+        self, prefix: tuple[int, ...], is_in_canvas: bool, stop: tuple[str, ...]
+    ) -> Callable[[Sequence[int]], bool] | None:
+        if not stop:
+            return None
+        skip = len(prefix) if is_in_canvas else 0
+
+        def has_stopped(tokens: Sequence[int]) -> bool:
+            text = self._reply(prefix, tokens[skip:])
+            return any(end in text for end in stop)
+
+        return has_stopped
+
+    def _reply(self, prefix: tuple[int, ...], tokens: Sequence[int]) -> str:
+        """The text of ``tokens`` as it continues the prefix's."""
+        if not prefix:
+            return self._tokenizer.decode(tokens)
+        return self._tokenizer.decode((*prefix, *tokens))[len(self._tokenizer.decode(prefix)) :]
+
+    def _completion(
+        self, result: Written, prefix: tuple[int, ...], is_in_canvas: bool, stop: tuple[str, ...], prompt_tokens: int
+    ) -> Completion:
+        tokens = result.tokens[len(prefix) :] if is_in_canvas else result.tokens
+        text = self._reply(prefix, tokens)
+        cut = min((text.index(end) for end in stop if end in text), default=len(text))
+        logprobs = None
+        if result.logprobs is not None:
+            # The tokens of a stop text are no more part of the reply than the text is.
+            kept = len(tokens)
+            while kept and len(self._reply(prefix, tokens[:kept])) > cut:
+                kept -= 1
+            logprobs = Logprobs(tokens=self._words(tokens[:kept]), logprobs=result.logprobs[:kept])
+        return Completion(
+            text=text[:cut],
+            finish_reason="stop" if result.ended else "length",
+            logprobs=logprobs,
+            usage=Usage(calls=1, prompt_tokens=prompt_tokens, completion_tokens=result.num_generated),
+        )
+
+    def _words(self, tokens: Sequence[int]) -> tuple[str, ...]:
+        return tuple(self._tokenizer.words[token] for token in tokens)
+
+    def _stitch(self, template: Template, parts: Sequence[Sequence[int]], tokens: Sequence[int]) -> str:
+        """The template's text with its blanks filled by ``tokens``."""
+        text = ""
+        start = 0
+        for part, ids in zip(template.parts, parts, strict=True):
+            end = start + len(ids)
+            before = self._tokenizer.decode(tokens[:start])
+            in_context = self._tokenizer.decode(tokens[:end])[len(before) :]
+            if isinstance(part, Blank):
+                text += in_context.removeprefix(" ") if text[-1:].isspace() else in_context
+            else:
+                joint = " " if in_context[:1] == " " and text and not (text[-1].isspace() or part[:1].isspace()) else ""
+                text += joint + part
+            start = end
+        return text
+
+
+def _has_torch() -> bool:
+    return find_spec("torch") is not None
+
+
+def _make_decoder(model: Transformer, vocabulary: Vocabulary, options: LocalOptions) -> Decoder:
+    """The chosen decoder; an option that is ``None`` keeps the default."""
+    from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
+    from llmprog.backends.local.decoders.hybrid import HybridDecoder
+    from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder, UnmaskOptions
+
+    if options.decoder == "autoregressive":
+        return AutoregressiveDecoder(model, vocabulary)
+    if options.decoder == "hybrid":
+        return HybridDecoder(
+            model,
+            vocabulary,
+            alpha0=0.25 if options.alpha0 is None else options.alpha0,
+            steps=options.steps or 16,
+        )
+    return MaskedDiffusionDecoder(
+        model,
+        vocabulary,
+        UnmaskOptions(
+            unmask=options.unmask or "threshold",
+            steps=options.steps,
+            threshold=0.9 if options.threshold is None else options.threshold,
+            fallback=options.fallback or "leftmost",
+            guidance_scale=options.guidance_scale or 0.0,
+        ),
+        score_samples=options.score_samples or 64,
+        score_seed=options.score_seed or 0,
+    )

@@ -1,0 +1,184 @@
+"""The options of a local model, from an id's query string or from Python; what a decoder would ignore is refused.
+
+This module does not import torch, so that ids can be checked and described without it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from llmprog.errors import OptionError
+
+DecoderName = Literal["autoregressive", "masked_diffusion", "hybrid"]
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["float32", "bfloat16"]
+UnmaskRule = Literal["quota", "threshold", "random"]
+Fallback = Literal["confident", "leftmost"]
+
+MAX_LINES = 8
+
+
+def _about(description: str, *only: DecoderName) -> dict[str, Any]:
+    """A field's line of help, and the decoders it belongs to, none meaning all."""
+    return {"help": f"{description} [{', '.join(only)}]" if only else description, "only": only}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalOptions:
+    """How a local model is run. ``None`` is the default of the decoder (see ``describe_options``).
+
+    Raises:
+        OptionError: A value is not allowed, or the chosen decoder or rule would ignore the option.
+    """
+
+    decoder: DecoderName = field(
+        default="autoregressive",
+        metadata=_about("how tokens are written: autoregressive | masked_diffusion | hybrid (default autoregressive)"),
+    )
+    device: Device = field(default="auto", metadata=_about("cpu | cuda | auto: cuda where there is one (default auto)"))
+    dtype: Dtype = field(default="float32", metadata=_about("float32 | bfloat16 (default float32)"))
+    threads: int | None = field(
+        default=None, metadata=_about("CPU threads of one operation, >= 1 (default: torch's choice)")
+    )
+    max_batch_rows: int = field(default=256, metadata=_about("most samples decoded together, >= 1 (default 256)"))
+    lines: int | None = field(
+        default=None, metadata=_about(f"most lines of one proposal, 1..{MAX_LINES} (default: what the prompt asks for)")
+    )
+    block_length: int | None = field(
+        default=None,
+        metadata=_about("tokens per block, >= 1 (default: one line of the reply)", "masked_diffusion", "hybrid"),
+    )
+    steps: int | None = field(
+        default=None,
+        metadata=_about(
+            "denoising steps per block, >= 1 (default: one per token; hybrid: 16 for the diffused share)",
+            "masked_diffusion",
+            "hybrid",
+        ),
+    )
+    unmask: UnmaskRule | None = field(
+        default=None,
+        metadata=_about(
+            "which tokens a step reveals: quota | threshold | random (default threshold)", "masked_diffusion"
+        ),
+    )
+    threshold: float | None = field(
+        default=None,
+        metadata=_about("confidence in [0, 1] from which unmask=threshold reveals (default 0.9)", "masked_diffusion"),
+    )
+    fallback: Fallback | None = field(
+        default=None,
+        metadata=_about(
+            "what unmask=threshold reveals besides: confident (the best one where none reaches the threshold) | "
+            "leftmost (the first masked token, always) (default leftmost)",
+            "masked_diffusion",
+        ),
+    )
+    guidance_scale: float | None = field(
+        default=None, metadata=_about("weight >= 0 of classifier-free guidance (default 0)", "masked_diffusion")
+    )
+    score_samples: int | None = field(
+        default=None,
+        metadata=_about("Monte-Carlo samples per scored continuation, >= 1 (default 64)", "masked_diffusion"),
+    )
+    score_seed: int | None = field(
+        default=None, metadata=_about("seed of those samples (default 0)", "masked_diffusion")
+    )
+    alpha0: float | None = field(
+        default=None, metadata=_about("share of tokens written by diffusion, in [0, 1] (default 0.25)", "hybrid")
+    )
+
+    def __post_init__(self) -> None:
+        self._check_values()
+        for option in fields(self):
+            only = option.metadata["only"]
+            if getattr(self, option.name) is not None and only and self.decoder not in only:
+                raise OptionError(
+                    f"{option.name}={getattr(self, option.name)!r} has no effect with decoder={self.decoder!r}; "
+                    f"leave it out, or choose decoder={' or '.join(only)}"
+                )
+        rule = self.unmask or "threshold"
+        if self.decoder == "masked_diffusion":
+            for name, rules in {
+                "threshold": ("threshold",),
+                "fallback": ("threshold",),
+                "steps": ("quota", "random"),
+            }.items():
+                if getattr(self, name) is not None and rule not in rules:
+                    raise OptionError(
+                        f"{name}={getattr(self, name)!r} has no effect with unmask={rule!r}; "
+                        f"leave it out, or choose unmask={' or '.join(rules)}"
+                    )
+
+    def _check_values(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            kind, is_allowed, allowed = _RULES[option.name]
+            if value is None and option.default is None:
+                continue
+            if not isinstance(value, (int, float) if kind is float else kind) or not is_allowed(value):
+                raise OptionError(f"option {option.name}={value!r}; allowed is {allowed}")
+
+    @classmethod
+    def parse(cls, model: str, texts: Mapping[str, str]) -> LocalOptions:
+        """The options of an id's query string.
+
+        Args:
+            model: The id without its query, for messages.
+            texts: Option names and their values as text.
+
+        Raises:
+            OptionError: A name is unknown, or a value is not of its type or not allowed.
+        """
+        values: dict[str, object] = {}
+        for name, text in texts.items():
+            if name not in {option.name for option in fields(cls)}:
+                raise OptionError.unknown(f"option of {model}", name, [option.name for option in fields(cls)])
+            kind, _, allowed = _RULES[name]
+            try:
+                values[name] = kind(text)
+            except ValueError as error:
+                raise OptionError(f"option {name}={text!r}; allowed is {allowed}") from error
+        return cls(**values)  # type: ignore[arg-type]
+
+
+_Rule = tuple[type, Callable[[Any], bool], str]
+
+
+def _one_of(choices: tuple[str, ...]) -> _Rule:
+    return str, lambda value: value in choices, " | ".join(choices)
+
+
+def _in_range(kind: type, least: float, most: float, allowed: str) -> _Rule:
+    return kind, lambda value: least <= value <= most, allowed
+
+
+_POSITIVE = _in_range(int, 1, math.inf, "a whole number >= 1")
+_SHARE = _in_range(float, 0, 1, "a number in [0, 1]")
+
+# Each option's type, the values it takes, and these in words.
+_RULES: dict[str, _Rule] = {
+    "decoder": _one_of(get_args(DecoderName)),
+    "device": _one_of(get_args(Device)),
+    "dtype": _one_of(get_args(Dtype)),
+    "threads": _POSITIVE,
+    "max_batch_rows": _POSITIVE,
+    "lines": _in_range(int, 1, MAX_LINES, f"a whole number in 1..{MAX_LINES}"),
+    "block_length": _POSITIVE,
+    "steps": _POSITIVE,
+    "unmask": _one_of(get_args(UnmaskRule)),
+    "threshold": _SHARE,
+    "fallback": _one_of(get_args(Fallback)),
+    "guidance_scale": (float, lambda value: value >= 0 and math.isfinite(value), "a finite number >= 0"),
+    "score_samples": _POSITIVE,
+    "score_seed": _in_range(int, -math.inf, math.inf, "a whole number"),
+    "alpha0": _SHARE,
+}
+
+
+def describe_options() -> Mapping[str, str]:
+    """Option names with one line of help each."""
+    return {option.name: option.metadata["help"] for option in fields(LocalOptions)}

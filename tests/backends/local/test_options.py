@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+
+from llmprog.backends.local.options import LocalOptions, describe_options
+from llmprog.errors import OptionError
+
+
+def test_texts_become_typed_options() -> None:
+    texts = {"decoder": "masked_diffusion", "threshold": "0.8", "fallback": "leftmost", "max_batch_rows": "7"}
+    assert LocalOptions.parse("local:puzzles", texts) == LocalOptions(
+        decoder="masked_diffusion", threshold=0.8, fallback="leftmost", max_batch_rows=7
+    )
+
+
+def test_an_unknown_option_lists_the_known_ones() -> None:
+    with pytest.raises(
+        OptionError, match=r"unknown option of local:puzzles 'decodr'; known: alpha0, .*decoder.*unmask"
+    ):
+        LocalOptions.parse("local:puzzles", {"decodr": "x"})
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"decoder": "ar"}, "decoder='ar'; allowed is autoregressive | masked_diffusion | hybrid"),
+        ({"device": "tpu"}, "allowed is auto | cpu | cuda"),
+        ({"dtype": "float16"}, "allowed is float32 | bfloat16"),
+        ({"threads": "0"}, "threads=0; allowed is a whole number >= 1"),
+        ({"threads": "two"}, "threads='two'; allowed is a whole number >= 1"),
+        ({"lines": "9"}, "a whole number in 1..8"),
+        ({"decoder": "hybrid", "alpha0": "1.5"}, "alpha0=1.5; allowed is a number in [0, 1]"),
+        ({"decoder": "hybrid", "alpha0": "nan"}, "alpha0=nan; allowed is a number in [0, 1]"),
+        ({"decoder": "masked_diffusion", "guidance_scale": "inf"}, "a finite number >= 0"),
+        ({"alpha0": "0.5"}, "alpha0=0.5 has no effect with decoder='autoregressive'"),
+        ({"steps": "4"}, "choose decoder=masked_diffusion or hybrid"),
+        ({"decoder": "hybrid", "unmask": "quota"}, "unmask='quota' has no effect with decoder='hybrid'"),
+        ({"decoder": "masked_diffusion", "steps": "4"}, "steps=4 has no effect with unmask='threshold'"),
+        ({"decoder": "masked_diffusion", "unmask": "quota", "threshold": ".5"}, "no effect with unmask='quota'"),
+        ({"decoder": "masked_diffusion", "unmask": "random", "fallback": "leftmost"}, "choose unmask=threshold"),
+    ],
+)
+def test_bad_and_ineffective_options_are_refused(texts: dict[str, str], message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        LocalOptions.parse("local:puzzles", texts)
+    assert message in str(caught.value)
+
+
+def test_values_of_a_wrong_type_are_refused() -> None:
+    with pytest.raises(OptionError, match="threads='2'; allowed is a whole number"):
+        LocalOptions(threads="2")  # type: ignore[arg-type]
+
+
+def test_every_option_is_described() -> None:
+    described = describe_options()
+    assert set(described) == {option.name for option in fields(LocalOptions)}
+    assert all(text and "\n" not in text for text in described.values())
+
+
+def test_options_and_backend_import_without_torch() -> None:
+    program = """
+import sys
+sys.modules["torch"] = None
+from llmprog.backends.local import backend
+print(len(backend.describe_options()) > 5, backend.list_backends()[0].id)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "True local:puzzles\n"
