@@ -10,22 +10,22 @@ import collections.abc
 import hashlib
 import inspect
 import json
-import textwrap
 import types
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
-from typing import Any, cast
+from typing import Any
 
 import networkx as nx
 
 from llmprog.errors import CompileError, DeclarationError
+from llmprog.fingerprint import describe_function, describe_value, function_name
 from llmprog.nodes import Checker, Generator, Node
 from llmprog.program import ControllerSpec, Program
 from llmprog.templates import PAIRWISE_FIELDS, VOTE_FIELDS, field_names, state_fields
 
 _START, _GOAL, _ANSWER = "start", "goal", "answer"
+_CONTROLLER_PARTS = ("ask", "tell", "fresh", "best", "votes", "stop_on_goal", "parameters", "faults")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,21 +103,17 @@ def compile_program(program: Program) -> CompiledProgram:
 def _faults(program: Program) -> collections.abc.Iterator[str]:
     if not isinstance(program.name, str) or not program.name:
         yield f"name={program.name!r}; allowed is a non-empty text"
-    generators = [g for g in program.generators if isinstance(g, Generator)]
-    checkers = [c for c in program.checkers if isinstance(c, Checker)]
-    for item in cast("Sequence[object]", program.generators):
-        if not isinstance(item, Generator):
-            yield f"generators: {item!r} is not a generator; decorate the function with @generator"
-    for other in cast("Sequence[object]", program.checkers):
-        if not isinstance(other, Checker):
-            yield f"checkers: {other!r} is not a checker; decorate the function with @checker"
-    if not program.generators:
+    yield from _not_nodes("generators", program.generators, Generator)
+    yield from _not_nodes("checkers", program.checkers, Checker)
+    generators = [g for g in _listed(program.generators) if isinstance(g, Generator)]
+    checkers = [c for c in _listed(program.checkers) if isinstance(c, Checker)]
+    if isinstance(program.generators, Sequence) and not program.generators:
         yield "no generator: a search without one has nothing to expand; give generators=[...]"
-    yield from _duplicate_names([*generators, *checkers])
+    controller = program.controller
+    yield from _duplicate_names([*generators, *checkers], getattr(controller, "name", "controller"))
     for label in (_START, _GOAL, _ANSWER, "key", "explain"):
         yield from _not_a_function_of_one(label, getattr(program, label))
-    controller = program.controller
-    if not all(hasattr(controller, part) for part in ("ask", "tell", "parameters", "faults")):
+    if isinstance(controller, type) or not all(hasattr(controller, part) for part in _CONTROLLER_PARTS):
         yield f"controller={controller!r} is not a controller; give one such as BeamSearch(beam_width=5, max_depth=3)"
     else:
         yield from (f"controller {controller.name}: {fault}" for fault in controller.faults())
@@ -129,13 +125,25 @@ def _faults(program: Program) -> collections.abc.Iterator[str]:
         yield from _template_faults(node, [t for t in known_types if t is not None])
 
 
-def _duplicate_names(nodes: Sequence[Node]) -> collections.abc.Iterator[str]:
+def _listed(nodes: Any) -> Sequence[Any]:
+    return nodes if isinstance(nodes, Sequence) else ()
+
+
+def _not_nodes(label: str, nodes: Any, kind: type[Node]) -> collections.abc.Iterator[str]:
+    if not isinstance(nodes, Sequence):
+        yield f"{label}={nodes!r}; allowed is a list of {label}"
+    for item in _listed(nodes):
+        if not isinstance(item, kind):
+            yield f"{label}: {item!r} is not a {label[:-1]}; decorate the function with @{label[:-1]}"
+
+
+def _duplicate_names(nodes: Sequence[Node], controller: str) -> collections.abc.Iterator[str]:
     seen: set[str] = set()
     for node in nodes:
         if node.name in seen:
             yield f"two nodes are named {node.name!r}; names are unique: rename one with name=..."
-        if node.name in (_START, _GOAL, _ANSWER, "input", "controller"):
-            yield f"a node is named {node.name!r}, which the program graph itself uses; rename it with name=..."
+        if node.name in (_START, _GOAL, _ANSWER, "input", "default", "controller", controller):
+            yield f"a node is named {node.name!r}, which the program itself uses; rename it with name=..."
         seen.add(node.name)
 
 
@@ -185,11 +193,20 @@ def _type_mismatches(
         if wanted is None:
             continue
         for source, given in made:
-            if not issubclass(given, wanted):
+            if not _fits(given, wanted):
                 yield (
                     f"{type(node).__name__.lower()} {node.name!r} takes {wanted.__name__}, "
                     f"but {source} makes {given.__name__}"
                 )
+
+
+def _fits(given: type, wanted: type) -> bool:
+    if (given, wanted) in ((int, float), (int, complex), (float, complex)):
+        return True  # the numeric tower of PEP 484
+    try:
+        return issubclass(given, wanted)
+    except TypeError:
+        return True  # a protocol that cannot be checked without a value
 
 
 def _template_faults(node: Node, types_known: Sequence[type]) -> collections.abc.Iterator[str]:
@@ -311,7 +328,7 @@ def _node_attributes(node: Node) -> dict[str, Any]:
     if node.prompt is not None:
         attributes |= {
             "n": node.n,
-            "prompt": node.prompt if isinstance(node.prompt, str) else _function_name(node.prompt),
+            "prompt": node.prompt if isinstance(node.prompt, str) else function_name(node.prompt),
         }
     return attributes
 
@@ -321,68 +338,23 @@ def _hash(program: Program) -> str:
         return {
             "type": type(node).__name__,
             "name": node.name,
-            "prompt": node.prompt if node.prompt is None or isinstance(node.prompt, str) else _source(node.prompt),
+            "prompt": describe_function(node.prompt) if callable(node.prompt) else node.prompt,
             "n": node.n,
             "params": asdict(node.params),
             "takes": node.takes,
-            "function": _source(node.function),
+            "function": describe_function(node.function),
             "kind": getattr(node, "kind", None),
             "aggregates": getattr(node, "aggregates", None),
         }
 
+    parameters = {k: describe_value(v) for k, v in program.controller.parameters().items()}
     content = {
         "name": program.name,
         "nodes": [describe_node(node) for node in (*program.generators, *program.checkers)],
-        "controller": [program.controller.name, {k: _value(v) for k, v in program.controller.parameters().items()}],
+        "controller": [program.controller.name, parameters],
         **{
-            part: _source(f) if (f := getattr(program, part)) is not None else None
+            part: describe_function(f) if (f := getattr(program, part)) is not None else None
             for part in ("start", "goal", "answer", "key")
         },
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _function_name(function: Callable[..., Any]) -> str:
-    return getattr(function, "__qualname__", type(function).__qualname__)
-
-
-def _source(function: Callable[..., Any]) -> Any:
-    """The function's source text with the plain values it closes over; its code object where there is no source."""
-    target = inspect.unwrap(function)
-    if not (inspect.isroutine(target) or inspect.isclass(target)):
-        return [_function_name(target), _value(getattr(target, "__dict__", {}))]
-    code = getattr(target, "__code__", None)
-    try:
-        text: Any = textwrap.dedent(inspect.getsource(target))
-    except (OSError, TypeError):
-        text = [code.co_code.hex(), [_value(c) for c in code.co_consts]] if code else _function_name(target)
-    cells = getattr(target, "__closure__", None) or ()
-    closed = {}
-    for name, cell in zip(code.co_freevars if code else (), cells, strict=False):
-        try:
-            closed[name] = _value(cell.cell_contents)
-        except ValueError:
-            continue  # a cell that is not filled yet
-    return [text, closed, _value(getattr(target, "__defaults__", None))]
-
-
-def _value(value: Any) -> Any:
-    """``value`` as JSON with the same text in every process (never an address)."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Fraction):
-        return str(value)
-    if isinstance(value, collections.abc.Mapping):
-        return {str(k): _value(v) for k, v in sorted(value.items(), key=lambda item: str(item[0]))}
-    if isinstance(value, set | frozenset):
-        return sorted(json.dumps(_value(v), sort_keys=True) for v in value)
-    if isinstance(value, Sequence):
-        return [_value(v) for v in value]
-    if hasattr(value, "__dataclass_fields__"):
-        fields = {name: getattr(value, name) for name in value.__dataclass_fields__ if not name.startswith("_")}
-        return [type(value).__qualname__, _value(fields)]
-    if isinstance(value, types.CodeType):
-        return [value.co_code.hex(), [_value(c) for c in value.co_consts]]
-    if callable(value):
-        return _source(value) if inspect.isfunction(value) else _function_name(value)
-    return type(value).__qualname__

@@ -63,6 +63,11 @@ class Program:
     name: str = "program"
     _cache: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        for name in ("generators", "checkers"):  # a list changed later would change what has been compiled
+            if isinstance(nodes := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(nodes))
+
     def run(self, input: Any, **options: Any) -> Any:  # noqa: A002 - the word users expect
         """Run to the end and return the ``Result``; works inside a running event loop (notebooks) too.
 
