@@ -6,8 +6,11 @@ import asyncio
 import functools
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, TypeVar
+
+from llmprog.errors import LLMProgError
 
 T = TypeVar("T")
 
@@ -22,18 +25,34 @@ def _background_loop() -> asyncio.AbstractEventLoop:
 
 
 def run_sync(work: Coroutine[Any, Any, T]) -> T:
-    """Run ``work`` on the background loop and wait; Ctrl-C cancels it and waits for it to clean up."""
+    """Run ``work`` on the background loop and wait; Ctrl-C cancels it and waits for it to clean up.
+
+    Raises:
+        LLMProgError: It was called from code that the background loop itself is running.
+    """
     with _lock:
         loop = _background_loop()
+    if _running_loop() is loop:
+        work.close()
+        raise LLMProgError(
+            "a program was run from inside a running search, which would wait for itself for ever; "
+            "call it from an async node: await program.arun(...)"
+        )
     future: Future[T] = asyncio.run_coroutine_threadsafe(work, loop)
     try:
         return future.result()
     except KeyboardInterrupt:
         future.cancel()
-        asyncio.run_coroutine_threadsafe(_drain(), loop).result(timeout=5)
+        with suppress(TimeoutError):  # a node that does not let go must not hide the interrupt
+            asyncio.run_coroutine_threadsafe(_drain(), loop).result(timeout=5)
         raise
-    except CancelledError:
-        raise KeyboardInterrupt from None
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 async def _drain() -> None:

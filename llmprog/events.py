@@ -22,7 +22,8 @@ class ThoughtExpanded:
             again under its existing id.
         is_new: Whether ``children[i]`` entered the graph by this expansion.
         samples: Index of the completion that produced ``children[i]``.
-        completions: ``completions[i]`` is what ``children[i]`` was parsed from; empty for plain Python moves.
+        completions: ``completions[i]`` is what ``children[i]`` was parsed from, ``None`` for a plain Python move; empty
+            where no model was called.
         tag: The tag of the ``Expand`` or ``Merge`` action that asked for it.
     """
 
@@ -30,7 +31,7 @@ class ThoughtExpanded:
     children: tuple[int, ...]
     is_new: tuple[bool, ...]
     samples: tuple[int, ...]
-    completions: tuple[Completion, ...]
+    completions: tuple[Completion | None, ...]
     tag: int
 
 

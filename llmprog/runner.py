@@ -15,10 +15,10 @@ from llmprog.backends.registry import open_backend
 from llmprog.backends.scheduler import Scheduler
 from llmprog.background_loop import run_sync
 from llmprog.compile import CompiledProgram, compile_program
-from llmprog.errors import InputError, LLMProgError, OptionError
+from llmprog.errors import InputError, LLMProgError, NodeError, OptionError
 from llmprog.events import Event
 from llmprog.program import Program
-from llmprog.search.controller import VoteResult
+from llmprog.search.controller import VoteResult, is_whole
 from llmprog.search.runtime import Search, SearchOutcome
 from llmprog.search.thought_graph import Thought, ThoughtGraph
 from llmprog.templates import format_value
@@ -156,7 +156,7 @@ async def arun(
     compiled = compile_program(program)
     if seed is None:
         seed = random.SystemRandom().randrange(2**31)
-    if max_in_flight < 1:
+    if not is_whole(max_in_flight, 1):
         raise OptionError(f"max_in_flight={max_in_flight!r}; allowed is a whole number >= 1")
     start = _start_state(program, input)
     scheduler, label = _scheduler(compiled, backend, on_event)
@@ -165,17 +165,18 @@ async def arun(
 
     def result(outcome: SearchOutcome) -> Result:
         state = None if outcome.thought is None else outcome.graph.states[outcome.thought]
-        has_answer = outcome.thought is not None and (program.goal is None or outcome.reached_goal)
+        complete = outcome.stopped != "error"
+        has_answer = complete and outcome.thought is not None and (program.goal is None or outcome.reached_goal)
         answer = None if state is None else _answer_of(program, state, has_answer)
         solved = has_answer and answer is not None
-        explain = program.explain if not solved and outcome.stopped != "error" else None
+        explain = program.explain if complete and not solved else None
         return Result(
             program=program.name,
             input=input,
             answer=answer,
             solved=solved,
             stopped=outcome.stopped,
-            explanation=None if explain is None else explain(start),
+            explanation=None if explain is None else _call("explain", explain, start),
             votes=outcome.votes,
             usage=scheduler.usage,
             graph=outcome.graph,
@@ -188,10 +189,16 @@ async def arun(
     try:
         return result(await search.run(start))
     except LLMProgError as error:
-        if len(search.graph):
-            partial = SearchOutcome(graph=search.graph, thought=None, reached_goal=False, stopped="error", votes=None)
-            error.partial = result(partial)
+        if len(search.graph) and error.partial is None:
+            error.partial = result(_outcome_so_far(search))
         raise
+
+
+def _outcome_so_far(search: Search) -> SearchOutcome:
+    try:
+        return search.outcome("error")
+    except LLMProgError:  # the function whose error ended the search is asked again for the outcome
+        return SearchOutcome(graph=search.graph, thought=None, reached_goal=False, stopped="error", votes=None)
 
 
 def _start_state(program: Program, given: Any) -> Any:
@@ -201,7 +208,7 @@ def _start_state(program: Program, given: Any) -> Any:
         return program.start(given)
     except LLMProgError:
         raise
-    except (ValueError, TypeError, ArithmeticError) as error:
+    except Exception as error:  # whatever a user's parser raises: named and raised again
         raise InputError(f"program {program.name!r} cannot use the input {given!r}: {error}") from error
 
 
@@ -210,11 +217,20 @@ def _answer_of(program: Program, state: Any, is_final: bool) -> Any:
     if program.answer is None:
         return state
     try:
-        return program.answer(state)
-    except Exception:
+        return _call("answer", program.answer, state)
+    except LLMProgError:
         if is_final:
             raise
         return None
+
+
+def _call(part: str, function: Callable[[Any], Any], state: Any) -> Any:
+    try:
+        return function(state)
+    except LLMProgError:
+        raise
+    except Exception as error:  # any error of a user's function: named and raised again
+        raise NodeError(part, f"raised {type(error).__name__}: {error} for the state {state!r}") from error
 
 
 def run(program: Program, input: Any, **options: Any) -> Result:  # noqa: A002 - the word users expect

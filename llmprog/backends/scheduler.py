@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from llmprog.backends.base import Backend
-from llmprog.errors import BackendError, OptionError
+from llmprog.errors import BackendError, LLMProgError, OptionError
 from llmprog.events import CallSettled
+from llmprog.tasks import gather_or_cancel
 from llmprog.types import Completion, Logprobs, Prompt, Request, Template, Usage, total_usage
 
 _ROUNDS_FOR_MISSING_SAMPLES = 3
@@ -60,14 +62,15 @@ class Scheduler:
             BackendError: The backend failed, or kept returning too few samples.
         """
         backend = self._backend(node)
-        if request.num_samples > 1 and not backend.capabilities.n:
-            singles = await asyncio.gather(
-                *(
-                    self._settle(node, backend, replace(request, num_samples=1, first_sample=request.first_sample + i))
-                    for i in range(request.num_samples)
-                )
-            )
-            return [completion for single in singles for completion in single[:1]]
+        if request.num_samples == 1 or backend.capabilities.n:
+            return await self._all_samples(node, backend, request)
+        singles = await gather_or_cancel(
+            self._all_samples(node, backend, replace(request, num_samples=1, first_sample=request.first_sample + i))
+            for i in range(request.num_samples)
+        )
+        return [completion for single in singles for completion in single]
+
+    async def _all_samples(self, node: str, backend: Backend, request: Request) -> Sequence[Completion]:
         found = list(await self._settle(node, backend, request))
         for _ in range(_ROUNDS_FOR_MISSING_SAMPLES):
             missing = request.num_samples - len(found)
@@ -86,7 +89,8 @@ class Scheduler:
         backend = self._backend(node)
         async with self._slots[id(backend)]:
             begun = time.monotonic()
-            scores = await backend.score(prompt, continuations)
+            with _as_backend_error(backend):
+                scores = await backend.score(prompt, continuations)
         usage = Usage(calls=1, completion_tokens=sum(len(s.tokens) for s in scores))
         self._record(CallSettled(node, None, usage, time.monotonic() - begun))
         return scores
@@ -94,14 +98,8 @@ class Scheduler:
     async def _settle(self, node: str, backend: Backend, request: Request) -> Sequence[Completion]:
         async with self._slots[id(backend)]:
             begun = time.monotonic()
-            if isinstance(request.prompt, Template):
-                params = request.params
-                if params.seed is not None and request.first_sample:
-                    # infill has no sample index: later samples are told apart by their seed
-                    params = replace(params, seed=(params.seed + request.first_sample * 0x9E3779B97F4A7C15) % 2**63)
-                completions = await backend.infill(request.prompt, params, request.num_samples)
-            else:
-                completions = await backend.generate(request)
+            with _as_backend_error(backend):
+                completions = await _draw(backend, request)
         self._record(CallSettled(node, request, total_usage(completions), time.monotonic() - begun))
         return completions
 
@@ -109,3 +107,24 @@ class Scheduler:
         self.usage += event.usage
         if self._on_settled is not None:
             self._on_settled(event)
+
+
+async def _draw(backend: Backend, request: Request) -> Sequence[Completion]:
+    if not isinstance(request.prompt, Template):
+        return await backend.generate(request)
+    params = request.params
+    if params.seed is not None and request.first_sample:
+        # infill has no sample index: later samples are told apart by their seed
+        params = replace(params, seed=(params.seed + request.first_sample * 0x9E3779B97F4A7C15) % 2**63)
+    return await backend.infill(request.prompt, params, request.num_samples)
+
+
+@contextlib.contextmanager
+def _as_backend_error(backend: Backend) -> Iterator[None]:
+    """Whatever a backend raises that is no error of ours becomes one, so that the run's partial result is kept."""
+    try:
+        yield
+    except LLMProgError:
+        raise
+    except Exception as error:  # a third party's code: named and raised again
+        raise BackendError(f"it raised {type(error).__name__}: {str(error)[:500]}", backend=backend.id) from error

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from llmprog.fingerprint import describe_value
 from llmprog.nodes import Node
 from llmprog.types import Completion, Logprobs, Prompt, Request, SamplingParams, Template
 
@@ -26,7 +28,8 @@ class Caller(Protocol):
 
 def derive_seed(*parts: object) -> int:
     """A 63-bit seed that depends on all ``parts`` and on nothing else, the same in every process."""
-    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass")).digest()
+    text = json.dumps(describe_value(parts), sort_keys=True)
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
@@ -41,39 +44,33 @@ class Calls:
     def __init__(self, caller: Caller, seed: int) -> None:
         self.caller = caller
         self.seed = seed
-        self._num_drawn: dict[tuple[str, str], int] = {}
-        self._judgements: dict[tuple[str, str], asyncio.Task[Sequence[Completion]]] = {}
-        self._node_seeds: dict[str, int] = {}
+        self._num_drawn: dict[tuple[str, Prompt | Template], int] = {}
+        self._judgements: dict[tuple[str, Prompt | Template], asyncio.Task[Sequence[Completion]]] = {}
+        self._node_params: dict[str, SamplingParams] = {}
 
-    def node_seed(self, node: str) -> int:
-        """The seed of all sampling in ``node``."""
-        if node not in self._node_seeds:
-            self._node_seeds[node] = derive_seed(self.seed, node)
-        return self._node_seeds[node]
+    def params(self, node: Node) -> SamplingParams:
+        """How ``node`` samples in this run: as declared, with a seed of its own."""
+        params = self._node_params.get(node.name)
+        if params is None:
+            params = replace(node.params, seed=derive_seed(self.seed, node.name))
+            self._node_params[node.name] = params
+        return params
 
-    def question(self, node: Node, prompt: Prompt | Template) -> tuple[Request, str]:
-        """The request a node makes with this prompt, for its sample 0 on, and its digest."""
-        request = Request(
-            prompt=prompt, params=replace(node.params, seed=self.node_seed(node.name)), num_samples=node.n
-        )
-        return request, request.digest()
-
-    def next_samples(self, node: Node, question: tuple[Request, str], num_samples: int | None) -> Request:
+    def next_samples(self, node: Node, prompt: Prompt | Template, num_samples: int | None) -> Request:
         """The request for the next samples of a question; call in dispatch order."""
-        request, digest = question
-        first = self._num_drawn.get((node.name, digest), 0)
+        first = self._num_drawn.get((node.name, prompt), 0)
         wanted = num_samples or node.n
-        self._num_drawn[node.name, digest] = first + wanted
-        return Request(prompt=request.prompt, params=request.params, num_samples=wanted, first_sample=first)
+        self._num_drawn[node.name, prompt] = first + wanted
+        return Request(prompt=prompt, params=self.params(node), num_samples=wanted, first_sample=first)
 
     async def judge(self, node: Node, prompt: Prompt | Template) -> Sequence[Completion]:
         """The completions of a checker's question, shared with whoever else asks it in this run."""
-        request, digest = self.question(node, prompt)
-        task = self._judgements.get((node.name, digest))
+        task = self._judgements.get((node.name, prompt))
         if task is None:
+            request = Request(prompt=prompt, params=self.params(node), num_samples=node.n)
             task = asyncio.ensure_future(_generate(self.caller, node.name, request))
-            self._judgements[node.name, digest] = task
-        return await asyncio.shield(task)
+            self._judgements[node.name, prompt] = task
+        return task.result() if task.done() and not task.cancelled() else await asyncio.shield(task)
 
     async def aclose(self) -> None:
         """Cancel judgements that nobody waits for any more."""
@@ -99,17 +96,16 @@ class ModelHandle:
     def __init__(self, calls: Calls, node: Node, occasion: object) -> None:
         self._calls = calls
         self._node = node
-        self._seed = derive_seed(calls.node_seed(node.name), occasion)
-        self._num_drawn: dict[str, int] = {}
+        self._seed = derive_seed(calls.params(node).seed, occasion)
+        self._num_drawn: dict[tuple[Prompt | Template, SamplingParams], int] = {}
 
     def _request(self, prompt: str | Prompt | Template, n: int, sampling: dict[str, Any]) -> Request:
-        params: SamplingParams = self._node.with_options(**sampling).params
+        params = replace(self._node.with_options(**sampling).params, seed=self._seed)
         asked = Prompt.from_text(prompt) if isinstance(prompt, str) else prompt
-        request = Request(prompt=asked, params=replace(params, seed=self._seed), num_samples=n)
-        digest = request.digest()
-        first = self._num_drawn.get(digest, 0)
-        self._num_drawn[digest] = first + n
-        return replace(request, first_sample=first)
+        first = self._num_drawn.get((asked, params), 0)
+        request = Request(prompt=asked, params=params, num_samples=n, first_sample=first)
+        self._num_drawn[asked, params] = first + n
+        return request
 
     async def generate(self, prompt: str | Prompt, *, n: int = 1, **sampling: Any) -> list[Completion]:
         """``n`` completions; asked again within one running of a node, the same prompt gives further samples."""

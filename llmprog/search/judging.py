@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
+import numbers
 from collections.abc import Callable, Iterable, Sequence
-from fractions import Fraction
 from typing import Any
 
 from llmprog.errors import LLMProgError, NodeError
 from llmprog.nodes import Checker, Node, Verdict
 from llmprog.search.calls import Calls, ModelHandle
+from llmprog.tasks import gather_or_cancel
 from llmprog.templates import prompt_for_pair, prompt_for_state, prompt_for_vote
+
+_NUMBER: Any = numbers.Real  # so numpy's scalars are numbers too
 
 VALID = Verdict()
 INVALID = Verdict(valid=False)
@@ -44,13 +46,21 @@ def as_verdict(node: Node, value: Any) -> Verdict:
         return INVALID
     if isinstance(value, Verdict):
         verdict = value
-    elif isinstance(value, int | float | Fraction):
-        verdict = Verdict(score=float(value))
+    elif isinstance(value, _NUMBER):
+        verdict = Verdict(score=_as_float(value))
     else:
         raise NodeError(node.name, f"returned {value!r}; allowed are bool, a number or a Verdict")
-    if not math.isfinite(verdict.score):
+    if not math.isfinite(_as_float(verdict.score)):
         raise NodeError(node.name, f"returned the score {verdict.score!r}; allowed are finite numbers")
     return verdict
+
+
+def _as_float(value: Any) -> float:
+    """``value`` as a float; what has none is not finite."""
+    try:
+        return float(value) if isinstance(value, _NUMBER) else math.nan
+    except OverflowError:
+        return math.inf
 
 
 def apply_rules(rules: Sequence[Checker], state: Any) -> list[tuple[str, Verdict]]:
@@ -103,9 +113,7 @@ async def compare_states(calls: Calls, comparer: Checker, states: Sequence[Any],
         return await _vote(calls, comparer, tuple(states), occasion)
     scores = [0.0] * len(states)
     pairs = [(i, j) for i in range(len(states)) for j in range(len(states)) if i != j]
-    results = await asyncio.gather(
-        *(_prefer(calls, comparer, states[i], states[j], (occasion, i, j)) for i, j in pairs)
-    )
+    results = await gather_or_cancel(_prefer(calls, comparer, states[i], states[j], (occasion, i, j)) for i, j in pairs)
     for (i, j), preference in zip(pairs, results, strict=True):
         scores[i] += preference
         scores[j] += 1.0 - preference

@@ -8,6 +8,7 @@ soon as the state they judge has been parsed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import random
 from collections import deque
@@ -23,10 +24,12 @@ from llmprog.search.calls import Caller, Calls, ModelHandle, derive_seed
 from llmprog.search.controller import Compare, Controller, Expand, Merge, Prune, SearchContext, Stop, VoteResult
 from llmprog.search.judging import apply_rules, compare_states, judge_state, node_error, run_function
 from llmprog.search.thought_graph import ThoughtGraph
+from llmprog.tasks import gather_or_cancel
 from llmprog.templates import prompt_for_state, prompt_for_vote
-from llmprog.types import Completion, Request
+from llmprog.types import Completion, Prompt, Request, Template
 
 _COMMITS_BETWEEN_YIELDS = 256
+_RECORD_MARKS = ("__dataclass_fields__", "model_fields", "_fields")  # of dataclasses, pydantic models, named tuples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +114,9 @@ class Search:
         self._expanders = [(i, g) for i, g in self._generators if not g.aggregates]
         self._mergers = [(i, g) for i, g in self._generators if g.aggregates]
         self._pending: deque[_Pending] = deque()
-        self._judgements: dict[Hashable, asyncio.Task[list[tuple[str, Verdict]]]] = {}
+        self._judgements: dict[Hashable, tuple[Any, asyncio.Task[list[tuple[str, Verdict]]]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._questions: dict[tuple[int, int], tuple[Any, tuple[Request, str]]] = {}
+        self._questions: dict[tuple[int, int], tuple[Any, Prompt | Template]] = {}
         self._num_dispatched = 0
         self._goal_thought: int | None = None
 
@@ -123,11 +126,16 @@ class Search:
             stopped = await self._loop(start)
         finally:
             await self._cancel_rest()
+        outcome = self.outcome(stopped)
+        if self._observe is not None:
+            self._observe(RunFinished(stopped, outcome.thought))
+        return outcome
+
+    def outcome(self, stopped: str) -> SearchOutcome:
+        """What the search has come to, also where an error ended it."""
         thought = self._goal_thought
         if thought is None:
             thought = self.controller.best(self.graph)
-        if self._observe is not None:
-            self._observe(RunFinished(stopped, thought))
         return SearchOutcome(
             graph=self.graph,
             thought=thought,
@@ -145,7 +153,7 @@ class Search:
             return "goal"
         commits = 0
         while True:
-            for action in controller.ask(graph, self.max_in_flight - len(pending)):
+            for action in controller.ask(graph, max(0, self.max_in_flight - len(pending))):
                 if isinstance(action, Prune):
                     graph.prune(action.thought, action.reason)
                 elif isinstance(action, Stop):
@@ -211,14 +219,14 @@ class Search:
         ]
         return self._spawn(self._generate(subject, generators, requests, occasion))
 
-    def _question(self, generator: Generator, number: int, subject: Any, thought: int) -> tuple[Request, str]:
+    def _question(self, generator: Generator, number: int, subject: Any, thought: int) -> Prompt | Template:
         """The prompt for a thought, remembered while the thought is expanded again and again."""
         known = self._questions.get((number, thought))
         if known is not None and known[0] is subject:
             return known[1]
         source = generator.prompt or ""
         make = prompt_for_vote if generator.aggregates else prompt_for_state
-        question = self.calls.question(generator, run_function(generator, lambda: make(source, subject)))
+        question: Prompt | Template = run_function(generator, lambda: make(source, subject))
         if len(self._questions) >= 64:
             self._questions.clear()
         self._questions[number, thought] = (subject, question)
@@ -235,41 +243,54 @@ class Search:
             self._run_generator(number, generator, subject, request, occasion)
             for (number, generator), request in zip(generators, requests, strict=True)
         ]
-        parts = [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
-        made = [candidate for part in parts for candidate in part]
-        self._start_judging(made)
-        return made
+        if len(jobs) == 1:
+            return await jobs[0]
+        return [candidate for made in await gather_or_cancel(jobs) for candidate in made]
 
     async def _run_generator(
         self, number: int, generator: Generator, subject: Any, request: Request | None, occasion: int
     ) -> list[_Candidate]:
-        if request is not None:
+        if request is None and generator.takes != "nothing":
+            return await self._run_async_generator(number, generator, subject, occasion)
+        if request is None:
+            made = [self._candidate(state, number, 0, None) for state in self._moves(generator, subject)]
+        else:
             completions = await self.calls.caller.generate(generator.name, request)
             parsed = run_function(
                 generator,
                 lambda: [(i, self._as_states(generator, r)) for i, r in generator.parse_each((subject,), completions)],
             )
-            return [
+            made = [
                 self._candidate(state, number, request.first_sample + i, completions[i])
                 for i, states in parsed
                 for state in states
             ]
-        if generator.takes == "nothing":
-            states = self._moves(generator, subject)
-        else:
-            states = await self._run_async_generator(generator, subject, occasion)
-        return [self._candidate(state, number, 0, None) for state in states]
+        self._start_judging(made)
+        return made
 
-    async def _run_async_generator(self, generator: Generator, subject: Any, occasion: int) -> list[Any]:
-        made = generator.function(subject, ModelHandle(self.calls, generator, occasion))
+    async def _run_async_generator(
+        self, number: int, generator: Generator, subject: Any, occasion: int
+    ) -> list[_Candidate]:
+        candidates: list[_Candidate] = []
+
+        def take(state: Any) -> None:
+            candidates.append(self._candidate(state, number, 0, None))
+            self._start_judging(candidates[-1:])  # while the node still thinks of the next one
+
         try:
+            made = generator.function(subject, ModelHandle(self.calls, generator, occasion))
             if inspect.isasyncgen(made):
-                return [state async for state in made]
-            return self._as_states(generator, await made)
+                async with contextlib.aclosing(made):
+                    async for state in made:
+                        take(state)
+            else:
+                for state in self._as_states(generator, await made):
+                    take(state)
         except LLMProgError:
             raise
         except Exception as error:  # any error of a user's function: named and raised again
             raise node_error(generator, error) from error
+        return candidates
 
     def _moves(self, generator: Generator, subject: Any) -> list[Any]:
         return cast(
@@ -280,7 +301,7 @@ class Search:
     def _as_states(generator: Generator, made: Any) -> list[Any]:
         if made is None:
             return []
-        if isinstance(made, str) or hasattr(made, "__dataclass_fields__") or hasattr(made, "model_fields"):
+        if isinstance(made, str) or any(hasattr(made, mark) for mark in _RECORD_MARKS):
             return [made]  # a single state: iterating it would take it apart
         if not isinstance(made, Iterable):
             raise NodeError(generator.name, f"returned {made!r}; allowed are an iterable of states, one state or None")
@@ -303,17 +324,29 @@ class Search:
             needless = not candidate.is_valid or (candidate.is_goal and self.controller.stop_on_goal)
             if needless or candidate.key in self._judgements or self.graph.find(candidate.key) is not None:
                 continue
-            self._judgements[candidate.key] = self._spawn(self._judge(candidate.state, candidate.key))
+            work = self._spawn(self._judge(candidate.state, candidate.key))
+            self._judgements[candidate.key] = (candidate.state, work)
+
+    def _judgement_of(self, candidate: _Candidate) -> asyncio.Task[list[tuple[str, Verdict]]] | None:
+        """What the judges say of a state that enters the graph; ``None`` if they are not asked."""
+        begun = self._judgements.pop(candidate.key, None)
+        if begun is None:
+            return None
+        state, work = begun
+        if state is candidate.state or (state == candidate.state and repr(state) == repr(candidate.state)):
+            return work
+        # Another state with this key came back sooner. Which one is judged must not depend on timing.
+        return self._spawn(self._judge(candidate.state, candidate.key))
 
     async def _judge(self, state: Any, key: Hashable) -> list[tuple[str, Verdict]]:
         judges: Sequence[Checker] = self.program.judges
-        verdicts = await asyncio.gather(*(judge_state(self.calls, judge, state, key) for judge in judges))
+        verdicts = await gather_or_cancel(judge_state(self.calls, judge, state, key) for judge in judges)
         return [(judge.name, verdict) for judge, verdict in zip(judges, verdicts, strict=True)]
 
     async def _compare(self, thoughts: Sequence[int], occasion: int) -> list[tuple[str, list[float]]]:
         states = [self.graph.states[t] for t in thoughts]
         comparers = self.program.comparers
-        scores = await asyncio.gather(*(compare_states(self.calls, c, states, occasion) for c in comparers))
+        scores = await gather_or_cancel(compare_states(self.calls, c, states, occasion) for c in comparers)
         return [(comparer.name, found) for comparer, found in zip(comparers, scores, strict=True)]
 
     # -- commit
@@ -337,7 +370,7 @@ class Search:
         self._start_judging(made)  # those of plain Python moves; the others are under way
         children: list[int] = []
         is_new: list[bool] = []
-        completions: list[Completion] = []
+        completions: list[Completion | None] = []
         references: dict[int, int] = {}
         checks: list[tuple[int, Any]] = []
         for candidate in made:
@@ -347,7 +380,7 @@ class Search:
                 reference = references.get(id(completion), -1)
                 if reference < 0:
                     reference = references[id(completion)] = graph.add_completion(completion)
-                completions.append(completion)
+            completions.append(completion)
             thought, new = graph.add(
                 candidate.state, candidate.key, parents, candidate.generator, candidate.sample, reference
             )
@@ -361,9 +394,10 @@ class Search:
                 graph.mark_goal(thought)
                 if self.controller.stop_on_goal and self._goal_thought is None:
                     self._goal_thought = thought
-            checks.append((thought, self._judgements.pop(candidate.key, None)))
+            checks.append((thought, self._judgement_of(candidate)))
         samples = tuple(candidate.sample for candidate in made)
-        self._tell(ThoughtExpanded(parents, tuple(children), tuple(is_new), samples, tuple(completions), tag))
+        said = tuple(completions) if references else ()
+        self._tell(ThoughtExpanded(parents, tuple(children), tuple(is_new), samples, said, tag))
         for thought, work in checks:
             if work is None:
                 self._tell(ThoughtChecked(thought))
