@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -37,6 +38,7 @@ class BeamSearch(TreeController):
     level: list[int] = field(default_factory=list, init=False, repr=False)
     num_unfinished: int = field(default=1, init=False, repr=False)
     depth: int = field(default=0, init=False, repr=False)
+    goals: list[int] = field(default_factory=list, init=False, repr=False)
     last_level: list[int] = field(default_factory=list, init=False, repr=False)
     comparison: Literal["none", "asked", "done"] = field(default="none", init=False, repr=False)
 
@@ -64,7 +66,7 @@ class BeamSearch(TreeController):
         if self.frontier:
             now, self.frontier = self.frontier[:capacity], self.frontier[capacity:]
             return [Expand(thought) for thought in now]
-        if self.num_unfinished or self.comparison == "asked":
+        if self.num_unfinished or self.comparison == "asked" or not capacity:
             return []
         candidates = self._candidates(graph)
         if self._context.has_comparers and len(candidates) > 1 and self.comparison == "none":
@@ -87,6 +89,7 @@ class BeamSearch(TreeController):
 
     def _next_level(self, graph: ThoughtGraph, candidates: list[int], capacity: int) -> Sequence[Action]:
         self.last_level = candidates or self.last_level
+        self.goals += [t for t in self.level if t >= 0 and graph.is_goal(t)]
         self.depth += 1
         selected = self._select(graph, candidates)
         pruned = {thought for thought in self.level if thought >= 0} - set(selected)
@@ -100,11 +103,12 @@ class BeamSearch(TreeController):
     def _select(self, graph: ThoughtGraph, candidates: list[int]) -> list[int]:
         if self.selection == "greedy":
             return by_score(graph, candidates, self.beam_width)
-        # Weighted sampling without replacement: the largest u^(1/w), Efraimidis and Spirakis 2006.
+        # Weighted sampling without replacement: the largest u^(1/w), Efraimidis and Spirakis 2006; in logarithms,
+        # since u^(1/w) is 0 for nearly every u where w is small.
         rng = self._context.rng
-        keys = {t: rng.random() ** (1.0 / max(graph.scores[t], 1e-300)) for t in candidates}
+        keys = {t: math.log(1.0 - rng.random()) / max(graph.scores[t], 1e-300) for t in candidates}
         return sorted(sorted(candidates, key=lambda t: -keys[t])[: self.beam_width])
 
     def best(self, graph: ThoughtGraph) -> int | None:
-        """The best thought of the deepest level judged."""
-        return best_thought(graph, self.last_level)
+        """The best thought that reaches the goal, else the best of the deepest level judged."""
+        return best_thought(graph, [*self.goals, *self.last_level])

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from llmprog.events import ControllerEvent, ThoughtChecked
+from llmprog.events import ControllerEvent, ThoughtChecked, ThoughtExpanded
 from llmprog.search.controller import Action, Controller, Expand, Stop, is_whole, require
 from llmprog.search.thought_graph import ThoughtGraph
 
@@ -16,6 +16,9 @@ class BestFirstSearch(Controller):
     """Expand the open thought of highest score, wherever it is in the graph; ties go to the one found first.
 
     Anytime: stopped by a limit, it answers with the best thought so far.
+
+    With ``max_depth``, a thought that is found again on a shorter path is considered again, so that the limit cuts
+    nothing off that a tree would have reached.
 
     Attributes:
         max_thoughts: Stop when the graph has grown to this many thoughts.
@@ -28,6 +31,8 @@ class BestFirstSearch(Controller):
     batch_size: int = 1
     heap: list[tuple[float, int]] = field(default_factory=lambda: [(0.0, 0)], init=False, repr=False)
     arrived: list[int] = field(default_factory=list, init=False, repr=False)
+    found_again: list[int] = field(default_factory=list, init=False, repr=False)
+    expanded_at: dict[int, int] = field(default_factory=dict, init=False, repr=False)
     num_unfinished: int = field(default=0, init=False, repr=False)
     num_unchecked: int = field(default=0, init=False, repr=False)
 
@@ -43,21 +48,36 @@ class BestFirstSearch(Controller):
         if isinstance(event, ThoughtChecked):
             self.arrived.append(event.thought)
             self.num_unchecked -= 1
-        else:
+        elif isinstance(event, ThoughtExpanded):
             self.num_unfinished -= 1
-            self.num_unchecked += sum(getattr(event, "is_new", ()))
+            self.num_unchecked += sum(event.is_new)
+            if self.max_depth is not None:
+                known = zip(event.children, event.is_new, strict=True)
+                self.found_again.extend(child for child, is_new in known if not is_new)
 
     def ask(self, graph: ThoughtGraph, capacity: int) -> Sequence[Action]:
-        for thought in self.arrived:
-            if graph.is_open(thought) and (self.max_depth is None or graph.depths[thought] < self.max_depth):
-                heapq.heappush(self.heap, (-graph.scores[thought], thought))
-        self.arrived.clear()
         if len(graph) >= self.max_thoughts:
             return [Stop("max_thoughts")]
         if self.num_unchecked:  # a better thought may be among those still being judged
             return []
+        for thought in (*self.arrived, *self.found_again):
+            if graph.is_open(thought) and self._is_within_depth(graph, thought):
+                heapq.heappush(self.heap, (-graph.scores[thought], thought))
+        self.arrived.clear()
+        self.found_again.clear()
         actions: list[Action] = []
         while self.heap and self.num_unfinished < self.batch_size and len(actions) < capacity:
-            actions.append(Expand(heapq.heappop(self.heap)[1]))
+            thought = heapq.heappop(self.heap)[1]
+            if not self._is_within_depth(graph, thought):
+                continue
+            if self.max_depth is not None:
+                self.expanded_at[thought] = graph.depths[thought]
+            actions.append(Expand(thought))
             self.num_unfinished += 1
         return actions
+
+    def _is_within_depth(self, graph: ThoughtGraph, thought: int) -> bool:
+        """Whether the depth limit lets the thought be expanded: the first time, or at a smaller depth than before."""
+        if self.max_depth is None:
+            return True
+        return graph.depths[thought] < min(self.max_depth, self.expanded_at.get(thought, self.max_depth))

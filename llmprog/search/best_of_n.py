@@ -30,15 +30,15 @@ class BestOfN(ChainController):
         return found
 
     def ask(self, graph: ThoughtGraph, capacity: int) -> Sequence[Action]:
-        actions = self.advance(graph, capacity, self.batch_size or self.num_samples)
-        if not actions and self.num_finished == self.num_samples:
+        self.settle(graph)
+        if self.num_finished == self.num_samples:
             return [Stop("num_samples")]
-        return actions
+        return self.advance(capacity, self.batch_size or self.num_samples)
 
     def finish_chain(self, graph: ThoughtGraph, thought: int | None, mean_logprob: float | None) -> None:
         if thought is not None:
             self.finished.append(thought)
 
     def best(self, graph: ThoughtGraph) -> int | None:
-        """The finished chain of highest score."""
+        """The finished chain that reaches the goal, else has the highest score."""
         return best_thought(graph, self.finished)

@@ -160,7 +160,7 @@ class Controller:
         raise NotImplementedError
 
     def best(self, graph: ThoughtGraph) -> int | None:
-        """The best thought so far when no goal was reached: highest score, then deepest, then first."""
+        """The best thought so far when no goal ended the search: see ``best_thought``."""
         return best_thought(graph, range(1, len(graph)))
 
     def votes(self, graph: ThoughtGraph) -> VoteResult | None:
@@ -183,11 +183,11 @@ class Controller:
 
 
 def best_thought(graph: ThoughtGraph, thoughts: Sequence[int]) -> int | None:
-    """The usable thought of highest score; ties go to the deepest, then to the first."""
+    """The usable thought that reaches the goal, else has the highest score; ties go to the deepest, then the first."""
     best: int | None = None
-    best_rank = (-math.inf, -1)
+    best_rank = (False, -math.inf, -1)
     for thought in thoughts:
-        rank = (graph.scores[thought], graph.depths[thought])
+        rank = (graph.is_goal(thought), graph.scores[thought], graph.depths[thought])
         if rank > best_rank and graph.is_usable(thought):
             best, best_rank = thought, rank
     return best

@@ -42,13 +42,16 @@ class SelfConsistency(ChainController):
         return found
 
     def ask(self, graph: ThoughtGraph, capacity: int) -> Sequence[Action]:
-        limit = self.num_samples if self.stopping is None else self.stopping.batch_size
-        actions = self.advance(graph, capacity, limit)
+        self.settle(graph)
         if self.has_stopped:
             return [Stop("confident")]
-        if not actions and self.num_finished == self.num_samples:
+        if self.num_finished == self.num_samples:
             return [Stop("num_samples")]
-        return actions
+        if self.stopping is None:
+            return self.advance(capacity, self.num_samples)
+        # Whole rounds: a sample of the next round would be drawn for nothing if this round settles the vote.
+        batch_size = self.stopping.batch_size
+        return self.advance(capacity, batch_size - self.num_finished % batch_size)
 
     def finish_chain(self, graph: ThoughtGraph, thought: int | None, mean_logprob: float | None) -> None:
         if self.has_stopped:
@@ -63,26 +66,27 @@ class SelfConsistency(ChainController):
             votes = sorted(self.tally.values(), reverse=True)
             self.has_stopped = self.stopping.should_stop(votes, self.forms)
 
-    def _ranking(self) -> list[tuple[str, int]]:
+    def _ranking(self) -> list[tuple[str, int, int]]:
+        """Answers in canonical form, the first thought that gave each, and their votes; most votes first."""
         tally = Tally(canonical=lambda form: form)
-        for form, (_, mean_logprob) in zip(self.forms, self.counted, strict=True):
+        first: dict[str, int] = {}
+        for form, (thought, mean_logprob) in zip(self.forms, self.counted, strict=True):
             tally.add(form, mean_logprob)
-        return tally.ranking()
+            if form is not None:
+                first.setdefault(form, thought)
+        return [(form, first[form], num_votes) for form, num_votes in tally.ranking()]
 
     def best(self, graph: ThoughtGraph) -> int | None:
         """The first thought that gave the winning answer."""
         ranking = self._ranking()
-        if not ranking:
-            return None
-        return self.counted[self.forms.index(ranking[0][0])][0]
+        return ranking[0][1] if ranking else None
 
     def votes(self, graph: ThoughtGraph) -> VoteResult:
         """The histogram, the leader's confidence, samples used against samples allowed."""
         ranking = self._ranking()
-        first = {form: self.counted[self.forms.index(form)][0] for form, _ in ranking}
         return VoteResult(
-            histogram=tuple((self._context.answer(graph.states[first[form]]), n) for form, n in ranking),
-            confidence=leader_confidence([n for _, n in ranking]),
+            histogram=tuple((self._context.answer(graph.states[thought]), n) for _, thought, n in ranking),
+            confidence=leader_confidence([n for _, _, n in ranking]),
             num_samples=self.num_started,
             num_valid=sum(form is not None for form in self.forms),
             num_allowed=self.num_samples,

@@ -230,6 +230,10 @@ class ThoughtGraph:
         """Whether the thought may still be expanded (neither invalid, pruned nor a goal)."""
         return self._statuses[thought] == 0
 
+    def is_goal(self, thought: int) -> bool:
+        """Whether the thought solves the problem."""
+        return self._statuses[thought] == Status.GOAL
+
     def is_usable(self, thought: int) -> bool:
         """Whether the thought may be an answer (neither invalid nor pruned)."""
         return self._statuses[thought] in (0, 3)
@@ -348,7 +352,7 @@ class ThoughtGraph:
         while stack and len(lines) < max_thoughts:
             thought, head, indent = stack.pop()
             again = thought in drawn
-            text = f"{head}[{thought}] {describe(self.states[thought])}"
+            text = f"{head}[{thought}] {printable(describe(self.states[thought]))}"
             if again:
                 lines.append(f"{text} (drawn above)")
                 continue
@@ -370,5 +374,12 @@ def format_state(state: Any) -> str:
     else:
         shown = ((name, format_value(getattr(state, name))) for name in fields)
         text = ", ".join(f"{name}={value}" for name, value in shown if value)
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     return text if len(text) <= 120 else text[:117] + "..."
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters escaped: a model's text must not drive the terminal that shows it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -14,28 +14,34 @@ from llmprog.search.thought_graph import ThoughtGraph
 class TreeController(Controller):
     """A controller that is handed complete families: a thought's children, all of them judged."""
 
-    families: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False)
+    families: dict[int, tuple[int, list[int]]] = field(default_factory=dict, init=False, repr=False)
     num_unchecked: dict[int, int] = field(default_factory=dict, init=False, repr=False)
-    family_of: dict[int, int] = field(default_factory=dict, init=False, repr=False)
+    waited_for: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False)
+    num_families: int = field(default=0, init=False, repr=False)
 
     def tell(self, event: ControllerEvent) -> None:
         if isinstance(event, ThoughtExpanded):
-            children = list(dict.fromkeys(event.children))
-            new = [child for child, is_new in zip(event.children, event.is_new, strict=True) if is_new]
-            if not new:
-                self.tell_family(event.parents[0], children)
+            parent, children = event.parents[0], list(dict.fromkeys(event.children))
+            for child, is_new in zip(event.children, event.is_new, strict=True):
+                if is_new:
+                    self.waited_for[child] = []
+            # A child that another family found first may still be with its judges.
+            unchecked = [child for child in children if child in self.waited_for]
+            if not unchecked:
+                self.tell_family(parent, children)
                 return
-            parent = event.parents[0]
-            self.families[parent] = children
-            self.num_unchecked[parent] = len(new)
-            for child in new:
-                self.family_of[child] = parent
+            number = self.num_families
+            self.num_families += 1
+            self.families[number] = (parent, children)
+            self.num_unchecked[number] = len(unchecked)
+            for child in unchecked:
+                self.waited_for[child].append(number)
         elif isinstance(event, ThoughtChecked):
-            parent = self.family_of.pop(event.thought)
-            self.num_unchecked[parent] -= 1
-            if not self.num_unchecked[parent]:
-                del self.num_unchecked[parent]
-                self.tell_family(parent, self.families.pop(parent))
+            for number in self.waited_for.pop(event.thought):
+                self.num_unchecked[number] -= 1
+                if not self.num_unchecked[number]:
+                    del self.num_unchecked[number]
+                    self.tell_family(*self.families.pop(number))
 
     def tell_family(self, parent: int, children: list[int]) -> None:
         """Take note of all distinct children of an expansion, known ones included, in the order generated."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -18,8 +20,11 @@ def canonical_answer(answer: Any) -> str | None:
     """
     if answer is None:
         return None
-    if isinstance(answer, int | Fraction) and not isinstance(answer, bool):
-        return str(Fraction(answer))
+    if isinstance(answer, int | Fraction | Decimal | float) and not isinstance(answer, bool):
+        if isinstance(answer, float | Decimal) and not math.isfinite(answer):
+            return None
+        # A float is the number it is written as: 0.1 is one tenth.
+        return str(Fraction(repr(float(answer)) if isinstance(answer, float) else answer))
     if not isinstance(answer, str):
         return repr(answer)
     text = " ".join(answer.split())
@@ -33,7 +38,7 @@ class Tally:
 
     canonical: Callable[[Any], str | None] = canonical_answer
     votes: dict[str, int] = field(default_factory=dict)
-    logprobs: dict[str, float] = field(default_factory=dict)
+    logprobs: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, answer: Any, mean_logprob: float | None) -> str | None:
         """Count one sample; returns its canonical answer, ``None`` if it does not vote.
@@ -46,15 +51,12 @@ class Tally:
         if form is not None:
             self.votes[form] = self.votes.get(form, 0) + 1
             if mean_logprob is not None:
-                self.logprobs[form] = self.logprobs.get(form, 0.0) + mean_logprob
+                self.logprobs.setdefault(form, []).append(mean_logprob)
         return form
 
     def ranking(self) -> list[tuple[str, int]]:
-        """Answers by votes; ties by mean log-probability where known for both, else by first seen."""
-
-        def rank(form: str) -> tuple[int, float]:
-            known = all(other in self.logprobs for other in self.votes)
-            mean = self.logprobs[form] / self.votes[form] if known else 0.0
-            return -self.votes[form], -mean
-
-        return [(form, self.votes[form]) for form in sorted(self.votes, key=rank)]
+        """Answers by votes; ties by mean log-probability where it is known for all, else by first seen."""
+        known = len(self.logprobs) == len(self.votes)
+        means = {form: math.fsum(given) / len(given) for form, given in self.logprobs.items()} if known else {}
+        order = sorted(self.votes, key=lambda form: (-self.votes[form], -means.get(form, 0.0)))
+        return [(form, self.votes[form]) for form in order]
