@@ -92,8 +92,11 @@ class Node:
         """A copy with another prompt, number of samples, name or sampling parameters.
 
         Raises:
-            DeclarationError: ``sampling`` names an unknown parameter, or ``n`` is below 1.
+            DeclarationError: ``sampling`` names an unknown parameter, ``n`` is below 1, or a node whose function
+                parses no completion is given a prompt.
         """
+        if prompt is not None and self.prompt is None:
+            raise DeclarationError(f"node {self.name!r}: its function takes no completion, so it takes no prompt=")
         params = _sampling(self.name, sampling, base=self.params)
         changed = replace(self, params=params, n=_checked_n(self.name, self.n if n is None else n))
         if prompt is not None:
@@ -298,12 +301,14 @@ def _form(
         if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
     ]
     required = [p for p in parameters if p.default is p.empty]
+    every = inspect.signature(function).parameters.values()
+    needs_keyword = any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in every)
     extra = parameters[num_subjects:]
     is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
     states = "state" if num_subjects == 1 else "first, second"
     shapes = f"({states}), ({states}, completion), ({states}, completions) with a prompt, or async ({states}, model)"
-    if len(parameters) < num_subjects or len(required) > num_subjects + 1:
-        found = ", ".join(p.name for p in parameters)
+    if len(parameters) < num_subjects or len(required) > num_subjects + 1 or needs_keyword:
+        found = ", ".join(p.name for p in every)
         raise DeclarationError(f"node {name!r}: its function takes ({found}); allowed: {shapes}")
     if is_async:
         if prompt is not None:

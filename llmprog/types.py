@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from llmprog.errors import OptionError
@@ -99,21 +99,21 @@ class SamplingParams:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        def refuse(name: str, value: object, allowed: str) -> None:
-            raise OptionError(f"SamplingParams({name}={value!r}): allowed is {allowed}")
-
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            refuse("temperature", self.temperature, "a finite number >= 0")
-        if self.max_tokens < 1:
-            refuse("max_tokens", self.max_tokens, "a whole number >= 1")
-        if not 0 < self.top_p <= 1:
-            refuse("top_p", self.top_p, "a number in (0, 1]")
-        if self.top_k < 0:
-            refuse("top_k", self.top_k, "a whole number >= 0 (0 keeps all)")
-        if not 0 <= self.min_p < 1:
-            refuse("min_p", self.min_p, "a number in [0, 1)")
-        if any(not text for text in self.stop):
-            refuse("stop", self.stop, "a tuple of non-empty texts")
+        real, whole = (int, float), (int,)
+        stop = self.stop
+        for name, kinds, ok, allowed in (
+            ("temperature", real, lambda v: math.isfinite(v) and v >= 0, "a finite number >= 0"),
+            ("max_tokens", whole, lambda v: v >= 1, "a whole number >= 1"),
+            ("top_p", real, lambda v: 0 < v <= 1, "a number in (0, 1]"),
+            ("top_k", whole, lambda v: v >= 0, "a whole number >= 0 (0 keeps all)"),
+            ("min_p", real, lambda v: 0 <= v < 1, "a number in [0, 1)"),
+            ("seed", (int, type(None)), lambda v: v is None or v >= -(2**63), "a whole number, or None"),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kinds) or isinstance(value, bool) or not ok(value):
+                raise OptionError(f"SamplingParams({name}={value!r}): allowed is {allowed}")
+        if not isinstance(stop, tuple) or not all(isinstance(text, str) and text for text in stop):
+            raise OptionError(f"SamplingParams(stop={stop!r}): allowed is a tuple of non-empty texts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +139,10 @@ class Request:
 
     def digest(self) -> str:
         """Hex digest of prompt and parameters, without the sample indices: equal questions, equal digests."""
-        content = {"kind": type(self.prompt).__name__, "prompt": asdict(self.prompt), "params": asdict(self.params)}
+        asked = self.prompt.prompt if isinstance(self.prompt, Template) else self.prompt
+        parts = [p if isinstance(p, str) else p.num_tokens for p in getattr(self.prompt, "parts", ())]
+        params = {f.name: getattr(self.params, f.name) for f in fields(self.params)}
+        content = [[[m.role, m.content] for m in asked.messages], asked.prefix, parts, params]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
 
