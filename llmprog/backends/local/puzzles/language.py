@@ -202,7 +202,9 @@ class PuzzleTokenizer:
         tokens = self.encode_text(question)
         operations = sum(self.words[token] in "+-*/" for token in tokens)
         if not 1 <= operations <= MAX_OPERATIONS:
-            raise InputError(f"question {question!r} has {operations} operations; allowed are 1..{MAX_OPERATIONS}")
+            raise InputError(
+                f"question {question!r} has {operations} operations; the embedded model takes 1..{MAX_OPERATIONS}"
+            )
         return EncodedPrompt(
             tokens=(self._ids["<arithmetic>"], *tokens),
             task="arithmetic",
