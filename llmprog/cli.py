@@ -99,6 +99,7 @@ def list_all(
     """List programs and backends: what is installed, what is missing and how to get it."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from llmprog.backends.registry import BackendInfo, module_of, schemes
     from llmprog.programs.catalog import find, names
@@ -115,13 +116,16 @@ def list_all(
     console = Console()
     table = Table("program", "what it does", "--set", box=None, pad_edge=False, header_style="bold")
     for entry in programs:
-        table.add_row(entry.name, entry.summary, ", ".join(entry.parameters))
+        table.add_row(*map(Text, (entry.name, entry.summary, ", ".join(entry.parameters))))
     console.print(table)
     console.print()
     table = Table("backend", "what it is", "status", box=None, pad_edge=False, header_style="bold")
     for info in backends:
-        table.add_row(info.id, info.summary, info.missing or "ready")
+        table.add_row(*map(Text, (info.id, info.summary, "missing" if info.missing else "ready")))
     console.print(table)
+    for info in backends:
+        if info.missing:
+            console.print(Text(f"{info.id}: {info.missing}"), soft_wrap=True)
 
 
 @app.command()

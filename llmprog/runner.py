@@ -123,7 +123,8 @@ def _scheduler(
         backends = {node: opened(item) for node, item in choice.items()}
         label = ", ".join(f"{node}={backend.id}" for node, backend in backends.items())
         return Scheduler(backends.pop("default", None), backends, on_settled=on_event), label
-    backend = None if choice is None else opened(choice)
+    # A program of plain Python runs without loading a model.
+    backend = opened(choice) if choice is not None and compiled.model_nodes else None
     return Scheduler(backend, on_settled=on_event), "none" if backend is None else backend.id
 
 
@@ -142,7 +143,7 @@ async def arun(
         program: What to run.
         input: What the program's ``start`` takes.
         backend: An id (``local:puzzles``), a ``Backend``, or either by node name, with ``default`` for the rest.
-            Programs whose nodes are all plain Python need none.
+            Programs whose nodes are all plain Python need none, and open none.
         seed: Repeats a run on backends that honour seeds; drawn at random and reported if not given.
         on_event: Called with every event in order; it must not block.
         max_in_flight: Actions the search may have under way at once.

@@ -138,8 +138,8 @@ def print_result(console: Console, result: Result) -> None:
         if result.votes.num_samples > result.votes.num_valid:
             console.print(Text(f"{result.votes.num_samples - result.votes.num_valid:>5} without a valid answer"))
     console.print()
-    console.print(Text(answer_line(result), style="bold green" if result.solved else "bold yellow"))
-    console.print(Text(spent_line(result), style="dim"))
+    console.print(Text(answer_line(result), style="bold green" if result.solved else "bold yellow"), soft_wrap=True)
+    console.print(Text(spent_line(result), style="dim"), soft_wrap=True)
 
 
 def answer_line(result: Result) -> str:
