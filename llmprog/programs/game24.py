@@ -19,6 +19,7 @@ from typing import Literal
 from llmprog.arithmetic import Expression, ExpressionError, format_number, parse
 from llmprog.errors import InputError
 from llmprog.nodes import Verdict, checker, generator
+from llmprog.parsers import value_of_words
 from llmprog.program import Program
 from llmprog.programs.catalog import for_method, one_of
 from llmprog.search import BeamSearch, BestOfN, SelfConsistency
@@ -183,7 +184,6 @@ def legal(state: Numbers) -> Verdict:
 
 
 VALUES = {"sure": 20.0, "likely": 1.0, "impossible": 0.001}
-_VERDICT = re.compile(r"\b(sure|likely|impossible)\b", re.IGNORECASE)
 
 
 @checker(
@@ -197,12 +197,7 @@ _VERDICT = re.compile(r"\b(sure|likely|impossible)\b", re.IGNORECASE)
 )
 def promising(state: Numbers, completions: list[str]) -> float:
     """The sum of the verdicts' values; a completion without a verdict on its last line counts as impossible."""
-    total = 0.0
-    for completion in completions:
-        lines = completion.strip().splitlines()
-        words = _VERDICT.findall(lines[-1]) if lines else []
-        total += VALUES[words[-1].lower()] if words else VALUES["impossible"]
-    return total
+    return value_of_words(completions, VALUES, otherwise=VALUES["impossible"])
 
 
 def thought_key(state: Numbers) -> tuple[tuple[Fraction, ...], str]:
