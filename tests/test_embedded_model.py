@@ -95,8 +95,7 @@ async def test_blanks_of_a_sudoku_are_infilled_and_givens_kept(decoder: str) -> 
     prompt = Prompt.from_text("Fill the 4x4 sudoku.\n" + "\n".join(grid) + "\nSolution:\n")
     parts: list[str | Blank] = []
     for row in grid:
-        for cell in row.split():
-            parts.append(Blank(1) if cell == "." else cell)
+        parts.extend(Blank(1) if cell == "." else cell for cell in row.split())
         parts.append("\n")
     backend = open_backend(f"local:puzzles?decoder={decoder}")
     (filled,) = await backend.infill(Template(prompt, tuple(parts[:-1])), SamplingParams(temperature=0.0))
