@@ -68,23 +68,34 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer only.")] = False,
 ) -> None:
     """Run PROGRAM on INPUT, show the thought graph, the answer and what was spent."""
+    import structlog
     from rich.console import Console
 
     from llmprog import terminal
     from llmprog.backends.registry import describe_options, with_options
+    from llmprog.errors import LLMProgError
     from llmprog.programs.catalog import find
+    from llmprog.runner import Result
     from llmprog.runner import run as run_program
 
     entry = find(program)
     for_program, for_backend = _assign(entry, settings or [], backend, describe_options(backend))
     built = entry.build(**for_program)
     errors = Console(stderr=True)
-    with terminal.live_progress(errors, enabled=not (as_json or quiet)) as progress:
-        result: Result = run_program(
-            built, " ".join(words), backend=with_options(backend, for_backend), seed=seed, on_event=progress
-        )
+    log = structlog.get_logger("llmprog")
+    log.info("run started", program=entry.name, backend=backend, settings=settings or [], seed=seed)
+    try:
+        with terminal.live_progress(errors, enabled=not (as_json or quiet)) as progress:
+            result = run_program(
+                built, " ".join(words), backend=with_options(backend, for_backend), seed=seed, on_event=progress
+            )
+    except LLMProgError as error:
+        if as_json and isinstance(error.partial, Result):  # what was paid for is not lost with the error
+            typer.echo(json.dumps(error.partial.to_json()))
+        raise
+    log.info("run finished", solved=result.solved, stopped=result.stopped, seed=result.seed, wall_s=result.wall_s)
     if as_json:
-        typer.echo(json.dumps(result.to_json(), ensure_ascii=False))
+        typer.echo(json.dumps(result.to_json()))
     elif quiet:
         typer.echo(terminal.plain(_short(result)))
     else:
