@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Mapping, Sequence
 
 from llmprog.backends.base import Capabilities
@@ -10,6 +11,8 @@ from llmprog.errors import BackendError, CapabilityError
 from llmprog.types import Completion, Logprobs, Prompt, Request, SamplingParams, Template, Usage
 
 Script = Callable[[str, int], str | Completion] | Mapping[str, str | Sequence[str]]
+
+_TURNS = 24  # a shuffled call waits fewer turns of the event loop than this
 
 
 class ScriptedBackend:
@@ -21,9 +24,15 @@ class ScriptedBackend:
         script: The replies.
         latency_s: Seconds each call takes.
         n: Whether several samples per call are supported.
+        shuffle: Seed of a random order in which concurrent calls are answered; in order of arrival by default.
+
+    Attributes:
+        requests: Every request received, in order.
+        num_in_flight: Calls received and neither answered nor cancelled.
     """
 
-    def __init__(self, script: Script, *, latency_s: float = 0.0, n: bool = True) -> None:
+    def __init__(self, script: Script, *, latency_s: float = 0.0, n: bool = True, shuffle: int | None = None) -> None:
+        self._order = None if shuffle is None else random.Random(shuffle)
         self._script = script
         self._latency_s = latency_s
         self.id = "scripted"
@@ -38,6 +47,9 @@ class ScriptedBackend:
         try:
             if self._latency_s:
                 await asyncio.sleep(self._latency_s)
+            if self._order is not None:
+                for _ in range(self._order.randrange(_TURNS)):
+                    await asyncio.sleep(0)
             asked = request.prompt
             text = asked.prompt.text if isinstance(asked, Template) else asked.text
             return [self._reply(text, request.first_sample + i) for i in range(request.num_samples)]

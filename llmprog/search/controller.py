@@ -199,6 +199,11 @@ def require(faults: list[str], name: str, value: object, allowed: str, ok: bool)
         faults.append(f"{name}={value!r}; allowed is {allowed}")
 
 
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a number (and no bool, nor NaN)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+
+
 def is_whole(value: object, minimum: int) -> bool:
     """Whether ``value`` is an ``int`` (and no bool) of at least ``minimum``."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from llmprog.search.controller import Action, Expand, Prune, Stop, is_whole, require
+from llmprog.search.controller import Action, Expand, Prune, Stop, is_number, is_whole, require
 from llmprog.search.thought_graph import ThoughtGraph
 from llmprog.search.tree_controller import TreeController, by_score
 
@@ -41,7 +41,7 @@ class DepthFirstSearch(TreeController):
             value = getattr(self, name)
             require(found, name, value, "a whole number >= 1, or None", value is None or is_whole(value, 1))
         value = self.value_threshold
-        require(found, "value_threshold", value, "a number, or None", value is None or value == value)
+        require(found, "value_threshold", value, "a number, or None", value is None or is_number(value))
         return found
 
     def tell_family(self, parent: int, children: list[int]) -> None:

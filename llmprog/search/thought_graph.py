@@ -315,7 +315,7 @@ class ThoughtGraph:
                 ],
             }
 
-        return json.dumps({"thoughts": [describe(t) for t in self]}, ensure_ascii=False)
+        return json.dumps({"thoughts": [describe(t) for t in self]})
 
     def to_dot(self) -> str:
         """Graphviz source; goals are doubly framed, refused thoughts dashed."""

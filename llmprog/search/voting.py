@@ -11,6 +11,8 @@ from typing import Any
 
 from llmprog.arithmetic import canonical_number
 
+_MAX_DIGITS = 4000  # decimal digits, and so bits; Python writes whole numbers of up to 4,300 digits
+
 
 def canonical_answer(answer: Any) -> str | None:
     """The form in which answers are compared; ``None`` for an answer that does not vote.
@@ -21,15 +23,26 @@ def canonical_answer(answer: Any) -> str | None:
     if answer is None:
         return None
     if isinstance(answer, int | Fraction | Decimal | float) and not isinstance(answer, bool):
-        if isinstance(answer, float | Decimal) and not math.isfinite(answer):
-            return None
-        # A float is the number it is written as: 0.1 is one tenth.
-        return str(Fraction(repr(float(answer)) if isinstance(answer, float) else answer))
+        return _form_of_number(answer)
     if not isinstance(answer, str):
         return repr(answer)
     text = " ".join(answer.split())
     number = canonical_number(text)
     return str(number) if number is not None else text.casefold() or None
+
+
+def _form_of_number(number: float | Fraction | Decimal) -> str | None:
+    if isinstance(number, float):
+        number = Decimal(repr(float(number)))  # a float is the number it is written as: 0.1 is one tenth
+    if isinstance(number, Decimal):
+        if not number.is_finite():
+            return None
+        if abs(number.adjusted()) > _MAX_DIGITS:
+            return str(number.normalize())
+    value = Fraction(number)
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > _MAX_DIGITS:
+        return f"{value.numerator:x}/{value.denominator:x}"  # Python refuses to write it in decimals
+    return str(value)
 
 
 @dataclass(slots=True)
