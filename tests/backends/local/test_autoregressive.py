@@ -59,29 +59,42 @@ def test_a_mixed_batch_with_a_cache_writes_what_single_rows_write_without(
     assert len(lengths) > 3, "the rows were meant to finish at different steps"
 
 
-def test_rows_of_one_prompt_share_its_prefill(
-    model: Transformer, decoder: AutoregressiveDecoder, make_row: Callable[..., Row]
-) -> None:
-    fed: list[tuple[int, ...]] = []
-    hook = model.register_forward_pre_hook(lambda _, args: fed.append(tuple(args[0].shape)))
+def fed_shapes(model: Transformer, decoder: AutoregressiveDecoder, rows: list[Row]) -> list[tuple[int, ...]]:
+    shapes: list[tuple[int, ...]] = []
+    hook = model.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
     try:
-        decoder.decode([make_row((5, 6, 7), 3, sample=i, may_end=False) for i in range(8)])
-        decoder.decode([make_row((5, 6 + i % 2, 7), 3, sample=i, may_end=False) for i in range(8)])
+        decoder.decode(rows)
     finally:
         hook.remove()
-    assert fed == [(1, 4), (8, 1), (8, 1), (2, 4), (8, 1), (8, 1)]
+    return shapes
+
+
+def test_rows_of_one_prompt_share_its_prefill_and_every_step_while_they_agree(
+    model: Transformer, decoder: AutoregressiveDecoder, make_row: Callable[..., Row]
+) -> None:
+    greedy = [make_row((5, 6 + i % 2, 7), 4, sample=i, may_end=False, temperature=0) for i in range(8)]
+    assert fed_shapes(model, decoder, greedy) == [(2, 4), (2, 1), (2, 1), (2, 1)]
+    warm = [make_row((5, 6, 7), 5, sample=i, may_end=False) for i in range(8)]
+    texts = [r.tokens for r in decoder.decode(warm) if r]
+    beginnings = [len({text[:count] for text in texts}) for count in range(1, 5)]
+    assert fed_shapes(model, decoder, warm) == [(1, 4), *((count, 1) for count in beginnings)]
+    assert beginnings[0] < 8 <= beginnings[-1]
 
 
 def test_finished_rows_leave_the_batch(
     model: Transformer, decoder: AutoregressiveDecoder, make_row: Callable[..., Row]
 ) -> None:
-    widths: list[int] = []
-    hook = model.register_forward_pre_hook(lambda _, args: widths.append(args[0].shape[0]))
-    try:
-        decoder.decode([make_row((5,), 2 + 4 * (i % 2), sample=i, may_end=False) for i in range(8)])
-    finally:
-        hook.remove()
-    assert widths == [1, 8, 4, 4, 4, 4]
+    rows = [make_row((5, i), 3 + 5 * (i % 2), sample=i, may_end=False) for i in range(4, 12)]
+    assert fed_shapes(model, decoder, rows) == [(8, 3), *[(8, 1)] * 2, *[(4, 1)] * 5]
+
+
+def test_rows_that_end_while_others_branch(
+    model: Transformer, vocabulary: Vocabulary, decoder: AutoregressiveDecoder, make_row: Callable[..., Row]
+) -> None:
+    rows = [make_row((5, i % 3), 3 + i % 9, sample=i, temperature=0.4 * (i % 4)) for i in range(40)]
+    for row, result in zip(rows, decoder.decode(rows), strict=True):
+        assert result is not None
+        assert list(result.tokens) == slowly(model, vocabulary, row)[0]
 
 
 def test_eos_and_special_tokens_are_never_written_where_they_may_not(

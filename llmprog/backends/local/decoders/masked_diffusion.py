@@ -1,8 +1,9 @@
 """Masked diffusion by LLaDA's rules (arXiv 2502.09992, algorithms 3 to 5): all masked tokens are predicted, some stay.
 
 The canvas is written in blocks from left to right; within a block the order is the model's own confidence (or chance).
-Every row goes through its blocks at its own pace and leaves the batch as soon as its text is settled, that is when
-everything before the first ``eos_id`` is written: what LLaDA would still write behind it is not part of the text.
+Rows whose canvases are still equal are computed once. Every row goes through its blocks at its own pace and leaves the
+batch as soon as its text is settled, that is when everything before the first ``eos_id`` is written: what LLaDA would
+still write behind it is not part of the text.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from llmprog.backends.local.decoders.base import (
     Row,
     Vocabulary,
     Written,
+    distinct,
     draw_counter,
     first_true,
     forbidden_logits,
@@ -67,6 +69,7 @@ class _Canvases:
     """The rows still being written. R rows, W columns: prompts padded on the left, then G canvas columns."""
 
     rows: list[int]  # original index of each row
+    kinds: list[int]  # equal for rows of equal prompt and block length
     tokens: Tensor  # int64 [R, W]; the mode token is the first valid column
     positions: Tensor  # int64 [R, W]
     valid: Tensor  # bool [R, W]
@@ -81,6 +84,7 @@ class _Canvases:
         return replace(
             self,
             rows=[self.rows[i] for i in keep.tolist()],
+            kinds=[self.kinds[i] for i in keep.tolist()],
             tokens=self.tokens[keep],
             positions=self.positions[keep],
             valid=self.valid[keep],
@@ -130,24 +134,22 @@ class MaskedDiffusionDecoder:
         results: list[Written | None] = [None] * len(rows)
         width = max(len(row.canvas) for row in rows)
         longest_block = min(max(row.block_length for row in rows), width)
-        canvases, twins = self._start(rows)
+        canvases = self._start(rows)
         step = 0
         while True:
-            gone = cancelled()
-            canvases, twins = self._drop_settled(results, rows, canvases, twins, width, gone)
+            canvases = self._drop_settled(results, rows, canvases, width, cancelled())
             if not canvases.rows:
                 return results
-            self._denoise(canvases, width, longest_block, step, twins)
-            twins = None
+            self._denoise(canvases, width, longest_block, step)
             step += 1
 
-    def _start(self, rows: Sequence[Row]) -> tuple[_Canvases, Tensor | None]:
-        """The canvases, and for each row the first row that equals it (``None`` where all differ)."""
+    def _start(self, rows: Sequence[Row]) -> _Canvases:
         vocabulary, device = self._vocabulary, self._device
         tokens, positions, valid = self._layout([row.prompt for row in rows], [row.canvas for row in rows])
         unset = torch.full((len(rows),), -1, device=device)
-        canvases = _Canvases(
+        return _Canvases(
             rows=list(range(len(rows))),
+            kinds=distinct([(row.prompt, row.block_length) for row in rows], device)[1].tolist(),
             tokens=tokens,
             positions=positions,
             valid=valid,
@@ -158,9 +160,6 @@ class MaskedDiffusionDecoder:
             forbidden=forbidden_logits(vocabulary, rows, device),
             sampler=Sampler.of([row.params for row in rows], [row.key for row in rows], device),
         )
-        first: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
-        places = [first.setdefault((row.prompt, row.canvas), i) for i, row in enumerate(rows)]
-        return canvases, torch.tensor(places, device=device) if len(first) < len(rows) else None
 
     def _layout(
         self, prompts: Sequence[tuple[int, ...]], canvases: Sequence[tuple[int, ...]]
@@ -180,10 +179,9 @@ class MaskedDiffusionDecoder:
         results: list[Written | None],
         rows: Sequence[Row],
         canvases: _Canvases,
-        twins: Tensor | None,
         width: int,
         gone: Collection[int],
-    ) -> tuple[_Canvases, Tensor | None]:
+    ) -> _Canvases:
         """Take out the rows whose text is settled, and those that are ``gone``."""
         canvas = canvases.tokens[:, -width:]
         masked = canvas == self._vocabulary.mask_id
@@ -200,14 +198,14 @@ class MaskedDiffusionDecoder:
             settled |= torch.tensor([i in gone for i in canvases.rows], device=self._device)
         finished = settled.nonzero().squeeze(1)
         if not len(finished):
-            return canvases, twins
+            return canvases
         for place, text in zip(finished.tolist(), canvas[finished].tolist(), strict=True):
             i = canvases.rows[place]
             if i not in gone:
                 results[i] = written(rows[i], text[: len(rows[i].canvas)], self._vocabulary)
-        return canvases.select((~settled).nonzero().squeeze(1)), None
+        return canvases.select((~settled).nonzero().squeeze(1))
 
-    def _denoise(self, canvases: _Canvases, width: int, longest_block: int, step: int, twins: Tensor | None) -> None:
+    def _denoise(self, canvases: _Canvases, width: int, longest_block: int, step: int) -> None:
         """One step: predict the masked tokens of every row's current block, reveal some."""
         options, mask_id = self._options, self._vocabulary.mask_id
         canvas = canvases.tokens[:, -width:]
@@ -223,7 +221,7 @@ class MaskedDiffusionDecoder:
         canvases.block_step = torch.where(begun, 0, canvases.block_step + 1)
         canvases.block = block
 
-        logits = self._logits(canvases, columns, width, twins) + canvases.forbidden.unsqueeze(1)
+        logits = self._logits(canvases, columns, width) + canvases.forbidden.unsqueeze(1)
         counters = draw_counter(step, columns)
         tokens = canvases.sampler.sample(logits, counters)
         if options.unmask == "random":
@@ -249,12 +247,14 @@ class MaskedDiffusionDecoder:
         rank = torch.arange(confidence.shape[1], device=self._device).expand_as(order)
         return torch.zeros_like(eligible).scatter(1, order, rank < count.unsqueeze(1)) & eligible
 
-    def _logits(self, canvases: _Canvases, columns: Tensor, width: int, twins: Tensor | None) -> Tensor:
+    def _logits(self, canvases: _Canvases, columns: Tensor, width: int) -> Tensor:
         """Logits at the given canvas columns [R, K], float32 [R, K, V]; equal rows are computed once."""
         tokens, positions, valid = canvases.tokens, canvases.positions, canvases.valid
-        back: Tensor | None = None
-        if twins is not None:
-            places, back = torch.unique(twins, return_inverse=True)
+        texts = tokens[:, -width:].tolist()
+        equal, back = distinct([(kind, *text) for kind, text in zip(canvases.kinds, texts, strict=True)], self._device)
+        if len(equal) < len(texts):
+            first = {place: i for i, place in reversed(list(enumerate(back.tolist())))}
+            places = torch.tensor([first[place] for place in range(len(equal))], device=self._device)
             tokens, positions, valid, columns = tokens[places], positions[places], valid[places], columns[places]
         output = columns + (tokens.shape[1] - width)
         mask = attention_masks.bidirectional(valid)
@@ -276,7 +276,7 @@ class MaskedDiffusionDecoder:
             logits = unseeing + (scale + 1) * (seeing - unseeing)
         else:
             logits = self._model(tokens, positions, mask, output=output).float()
-        return logits if back is None else logits[back]
+        return logits if len(equal) == len(texts) else logits[back]
 
     @torch.inference_mode()
     def score(self, continuations: Sequence[Continuation]) -> list[tuple[float, ...]]:
