@@ -149,8 +149,8 @@ class LocalBackend:
     async def generate(self, request: Request) -> Sequence[Completion]:
         """``request.num_samples`` completions, in sample order; a prompt's prefix is not repeated in their text.
 
-        Diffusion decoders write a canvas of the length natural to the task, or ``max_tokens`` where that is less. A
-        ``Template`` is filled in.
+        A reply is at most as long as the longest one natural to its task, or ``max_tokens`` where that is less;
+        diffusion decoders write a canvas of that length. A ``Template`` is filled in.
 
         Raises:
             InputError: The model does not understand the prompt, or it is too long.
@@ -165,11 +165,10 @@ class LocalBackend:
         given: tuple[int, ...] = ()
         if self._options.decoder == "autoregressive":
             head += prefix
-            length = min(params.max_tokens, self._max_positions - len(head))
         else:
             given = prefix
-            length = min(params.max_tokens, max(1, encoded.canvas_length - len(prefix)))
-        self._check_length(len(head) + len(given) + max(1, length))
+        length = min(params.max_tokens, max(1, encoded.canvas_length - len(prefix)))
+        self._check_length(len(head) + len(given) + length)
         canvas = (*given, *[mask_id] * length)
         stop = self._stop_check(prefix, bool(given), params.stop)
         rows = self._rows(request, head, canvas, encoded, has_stopped=stop)
