@@ -72,8 +72,8 @@ def esolm_training(rank: Tensor, context: Tensor, valid: Tensor | None = None) -
     The first N tokens fed are prompt and clean canvas x; the next N are the copies z, ``<mask>`` at the same positions.
     A clean token of rank r attends clean tokens of rank <= r. The mask copy of the token of rank r, revealed when the
     tokens of rank < c were clean, attends clean tokens of rank < c, and the masks revealed in the same step at ranks
-    c..r (itself included). c = r for every token is the paper's sequential phase; c = the number of clean tokens for all
-    masks is its diffusion phase; blocks mix both.
+    c..r (itself included). c = r for every token is the paper's sequential phase; c = the number of clean tokens for
+    all masks is its diffusion phase; blocks mix both.
 
     Args:
         rank: int [B, N], place of each position in sigma.

@@ -9,6 +9,7 @@ H query heads, G key/value heads, D head width.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -171,10 +172,6 @@ class Attention(nn.Module):
             else:
                 k = torch.cat([old_k, k[:, :, store:]], dim=2)
                 v = torch.cat([old_v, v[:, :, store:]], dim=2)
-        groups = self.num_heads // self.num_kv_heads
-        if groups > 1:
-            # Materialised rather than enable_gqa: the fused CPU kernel is not chosen for grouped heads.
-            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
         out = _attend(q, k, v, mask)
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))  # type: ignore[no-any-return]
 
@@ -298,11 +295,17 @@ class Transformer(nn.Module):
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
+    """Attention of q [B, H, L, D] to k and v [B, G, S, D]."""
+    slow_backward = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
+    if slow_backward:
         # The fused CPU kernel's backward is ten times slower in bfloat16 than in float32.
-        with torch.autocast("cpu", enabled=False):
-            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask).to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        q, k, v = q.float(), k.float(), v.float()
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1:
+        # Materialised rather than enable_gqa: the fused CPU kernel is not chosen for grouped heads.
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    with torch.autocast(q.device.type, enabled=False) if slow_backward else nullcontext():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

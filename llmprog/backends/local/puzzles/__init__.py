@@ -1,1 +1,1 @@
-"""The embedded model ``local:puzzles``: a small hybrid transformer that plays generator and checker for number puzzles."""
+"""The embedded model ``local:puzzles``: a small hybrid transformer, generator and checker for number puzzles."""

@@ -101,14 +101,15 @@ class ExampleStream:
         while True:
             yield self.draw(self.random.choices(self.kinds, self.weights)[0])
 
-    def batches(self, tokens_per_batch: int) -> Iterator[list[Example]]:
-        """Batches of one shape holding about ``tokens_per_batch`` tokens, each as soon as it is full."""
-        for example in self:
+    def next_batch(self, tokens_per_batch: int) -> list[Example]:
+        """The next examples of one shape that together hold ``tokens_per_batch`` tokens or just over."""
+        while True:
+            example = self.draw(self.random.choices(self.kinds, self.weights)[0])
             batch = self.waiting[example.shape]
             batch.append(example)
             if len(batch) * (1 + len(example.prompt) + len(example.canvas)) >= tokens_per_batch:
                 del self.waiting[example.shape]
-                yield batch
+                return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides what comes next, as plain containers."""
@@ -116,7 +117,7 @@ class ExampleStream:
         return {"random": self.random.getstate(), "waiting": waiting}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where ``state_dict`` was taken; start a new ``batches`` after it."""
+        """Continue where ``state_dict`` was taken."""
         version, internal, gauss = state["random"]
         self.random.setstate((version, tuple(internal), gauss))
         self.waiting = defaultdict(list)

@@ -1,7 +1,7 @@
 """What the embedded model can do on puzzles it never saw: the measures behind the model card.
 
-``python -m llmprog.backends.local.puzzles.evaluate [WEIGHTS] [--split development|test] [--mode ar ...]`` prints one JSON
-object. The samplers here are the plain rules without batching across shapes or caches across requests, kept apart from
+``python -m llmprog.backends.local.puzzles.evaluate [WEIGHTS] [--split development|test] [--mode ar ...]`` prints
+one JSON object. The samplers here are the plain rules without batching across shapes or caches across requests, kept apart from
 the decoders that serve requests so that training does not depend on them.
 """
 
@@ -38,8 +38,8 @@ class Sampler:
 
     Args:
         model: The transformer.
-        mode: ``ar``, ``diffusion`` (all tokens above ``threshold``, else the leftmost) or ``hybrid`` (``alpha0`` of every
-            block in random order, one token a step, then the rest from the left).
+        mode: ``ar``, ``diffusion`` (the leftmost masked token and all above ``threshold``) or ``hybrid`` (``alpha0`` of
+            every block in random order, one token a step, then the rest from the left).
         seed: Fixes every draw.
     """
 

@@ -90,7 +90,7 @@ def solutions(state: State, target: int) -> Iterator[tuple[Move, ...]]:
 
 
 def expression(numbers: Sequence[int], moves: Sequence[Move]) -> str:
-    """The chain of steps as one expression over ``numbers``, every compound operand in brackets, none around the whole."""
+    """The chain of steps as one expression over ``numbers``; every compound operand stands in brackets."""
     terms = [(number, str(number)) for number in numbers]
     text = terms[0][1]
     for move in moves:

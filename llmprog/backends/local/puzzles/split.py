@@ -1,8 +1,8 @@
 """Which puzzles the model was trained on: one rule for trainer, tests and benchmarks.
 
-A puzzle of four or more numbers belongs to ``test`` (10 %), ``development`` (5 %) or ``train`` by the hash of its sorted
-numbers, whatever its target. A state of three numbers is held out with the classic puzzles (four numbers in 1..13)
-that lead to it in one legal step. Two numbers are plain arithmetic facts and are not held out.
+A puzzle of four or more numbers belongs to ``test`` (10 %), ``development`` (5 %) or ``train`` by the hash of its
+sorted numbers, whatever its target. A state of three numbers is held out with the classic puzzles (four numbers in
+1..13) that lead to it in one legal step. Two numbers are plain arithmetic facts and are not held out.
 """
 
 from __future__ import annotations
