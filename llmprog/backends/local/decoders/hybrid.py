@@ -27,7 +27,6 @@ from llmprog.backends.local.decoders.base import (
     Vocabulary,
     Written,
     distinct,
-    draw_counter,
     first_true,
     forbidden_logits,
     left_padding,
@@ -50,7 +49,7 @@ class Schedule:
     Attributes:
         sigma: int64 [R, G], positions in the order of writing; given positions come last and are never scheduled.
         start: int64 [R, J], where in ``sigma`` a step begins.
-        size: int64 [R, J], how many positions it writes; 0 behind a row's last step.
+        size: int64 [R, J], how many positions it writes; 0 where the row waits for others, or has ended.
     """
 
     sigma: Tensor
@@ -71,6 +70,9 @@ def draw_schedule(blank: Tensor, block_length: Tensor, keys: Tensor, alpha0: flo
         keys: int64 [R], stream keys.
         alpha0: Share of the tokens written by diffusion.
         steps: Diffusion steps per block; those that reveal nothing are skipped.
+
+    Rows begin each of their blocks together. The last steps of a block are one token wide, the first ones are wider,
+    and rows that are out of step would make every step as wide as the widest.
     """
     rows, width = blank.shape
     position = torch.arange(width, device=blank.device)
@@ -84,16 +86,21 @@ def draw_schedule(blank: Tensor, block_length: Tensor, keys: Tensor, alpha0: flo
         reached[-1] = 1.0  # nothing is left for a second phase, rounding or not
     step = torch.searchsorted(reached, times, right=True)
     phase = torch.where(step < steps, step, steps + position)
-    group = position // block_length.unsqueeze(1) * (steps + width) + phase
-    group = torch.where(blank, group, torch.iinfo(torch.int64).max)
+    block = position // block_length.unsqueeze(1)
+    group = torch.where(blank, block * (steps + width) + phase, torch.iinfo(torch.int64).max)
     shuffled = places.argsort(dim=1)
     sigma = shuffled.gather(1, group.gather(1, shuffled).argsort(dim=1, stable=True))
-    ordered = group.gather(1, sigma)
-    begins = torch.cat([torch.zeros_like(blank[:, :1]), ordered[:, 1:] != ordered[:, :-1]], dim=1)
-    index = begins.long().cumsum(1)
-    written_later = blank.gather(1, sigma)
-    size = torch.zeros(rows, int(index.max()) + 1, dtype=torch.int64, device=blank.device)
-    size.scatter_add_(1, index, written_later.long())
+
+    ordered, block, blank = group.gather(1, sigma), block.gather(1, sigma), blank.gather(1, sigma)
+    begins = blank.clone()
+    begins[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
+    num_steps = torch.zeros(rows, width, dtype=torch.int64, device=blank.device)
+    num_steps.scatter_add_(1, block, begins.long())  # of each row and block
+    first_step = num_steps.amax(0).cumsum(0) - num_steps.amax(0)  # of each block
+    before = (num_steps.cumsum(1) - num_steps).gather(1, block)
+    index = (first_step[block] + begins.long().cumsum(1) - 1 - before).clamp(min=0)
+    size = torch.zeros(rows, max(1, int(num_steps.amax(0).sum())), dtype=torch.int64, device=blank.device)
+    size.scatter_add_(1, index.clamp(max=size.shape[1] - 1), blank.long())
     return Schedule(sigma, size.cumsum(1) - size, size)
 
 
@@ -178,8 +185,9 @@ class HybridDecoder:
                 return results
             if shrunk:
                 sizes = batch.schedule.size.amax(0).tolist()
-            self._write(batch, step, sizes[step])
-            self._mark_done(batch, rows, step)
+            if sizes[step]:  # else the rows that would have written here have left
+                self._write(batch, step, sizes[step])
+                self._mark_done(batch, rows)
         batch.done.fill_(True)
         self._drop_done(results, rows, batch, cancelled())
         return results
@@ -237,7 +245,7 @@ class HybridDecoder:
         scheduled = column < schedule.size[:, step : step + 1]
         place = schedule.sigma.gather(1, (schedule.start[:, step : step + 1] + column).clamp(max=width - 1))
         logits = self._predict(batch, place + batch.offset, scheduled) + batch.forbidden.unsqueeze(1)
-        tokens = batch.sampler.sample(logits, draw_counter(step, place))
+        tokens = batch.sampler.sample(logits, place)  # a position is drawn once, whenever that is
         # Columns a row has not scheduled may repeat a position; adding 0 leaves it as it is.
         batch.canvas.scatter_add_(1, place, torch.where(scheduled, tokens - self._vocabulary.mask_id, 0))
         fresh = (tokens, place + batch.offset, scheduled)
@@ -268,7 +276,7 @@ class HybridDecoder:
         )
         return logits.float()
 
-    def _mark_done(self, batch: _Batch, rows: Sequence[Row], step: int) -> None:
+    def _mark_done(self, batch: _Batch, rows: Sequence[Row]) -> None:
         """Mark the rows whose text is settled: written up to an ``eos_id`` or a stop text, or throughout."""
         masked = batch.canvas == self._vocabulary.mask_id
         first_mask = first_true(masked)
