@@ -25,6 +25,7 @@ from llmprog.program import ControllerSpec, Program
 from llmprog.templates import PAIRWISE_FIELDS, VOTE_FIELDS, field_names, state_fields
 
 _START, _GOAL, _ANSWER = "start", "goal", "answer"
+_ABSTRACT = ("collections.abc", "typing")
 _CONTROLLER_PARTS = ("ask", "tell", "fresh", "best", "votes", "stop_on_goal", "parameters", "faults")
 
 
@@ -265,6 +266,8 @@ def _made_type(function: Callable[..., Any]) -> type | None:
         and issubclass(origin, collections.abc.Iterable | collections.abc.AsyncIterable)
     ):
         return _as_class(args[0]) if args else None
+    if members[0] in (list, tuple, set, frozenset) or getattr(members[0], "__module__", "") in _ABSTRACT:
+        return None  # several states of an unknown type
     return _as_class(members[0])
 
 

@@ -7,6 +7,7 @@ cannot reach into an object. ``{{`` and ``}}`` are literal braces.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Number
@@ -65,10 +66,17 @@ def _is_property(owner: type, name: str) -> bool:
 def render(template: str, values: Mapping[str, Any] | Callable[[str], Any]) -> str:
     """The template with each field replaced by ``format_value`` of its value."""
     lookup = values if callable(values) else values.__getitem__
-    return "".join(
-        literal + ("" if name is None else format_value(lookup(name)))
-        for literal, name, _, _ in string.Formatter().parse(template)
-    )
+    pieces: list[str] = []
+    for literal, name in _parsed(template):
+        pieces.append(literal)
+        if name is not None:
+            pieces.append(format_value(lookup(name)))
+    return "".join(pieces)
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(template: str) -> tuple[tuple[str, str | None], ...]:
+    return tuple((literal, name) for literal, name, _, _ in string.Formatter().parse(template))
 
 
 def format_value(value: Any) -> str:

@@ -45,7 +45,7 @@ class Calls:
         self.caller = caller
         self.seed = seed
         self._num_drawn: dict[tuple[str, Prompt | Template], int] = {}
-        self._judgements: dict[tuple[str, Prompt | Template], asyncio.Task[Sequence[Completion]]] = {}
+        self._judgements: dict[tuple[str, Prompt | Template], asyncio.Future[Sequence[Completion]]] = {}
         self._node_params: dict[str, SamplingParams] = {}
 
     def params(self, node: Node) -> SamplingParams:
@@ -64,24 +64,26 @@ class Calls:
         return Request(prompt=prompt, params=self.params(node), num_samples=wanted, first_sample=first)
 
     async def judge(self, node: Node, prompt: Prompt | Template) -> Sequence[Completion]:
-        """The completions of a checker's question, shared with whoever else asks it in this run."""
-        task = self._judgements.get((node.name, prompt))
-        if task is None:
-            request = Request(prompt=prompt, params=self.params(node), num_samples=node.n)
-            task = asyncio.ensure_future(_generate(self.caller, node.name, request))
-            self._judgements[node.name, prompt] = task
-        return task.result() if task.done() and not task.cancelled() else await asyncio.shield(task)
+        """The completions of a checker's question, shared with whoever else asks it in this run.
 
-    async def aclose(self) -> None:
-        """Cancel judgements that nobody waits for any more."""
-        tasks = [task for task in self._judgements.values() if not task.done()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*self._judgements.values(), return_exceptions=True)
-
-
-async def _generate(caller: Caller, node: str, request: Request) -> Sequence[Completion]:
-    return await caller.generate(node, request)
+        The first to ask makes the call; it is cancelled only with the whole search, so the others may rely on it.
+        """
+        shared = self._judgements.get((node.name, prompt))
+        if shared is not None:
+            return shared.result() if shared.done() else await asyncio.shield(shared)
+        shared = self._judgements[node.name, prompt] = asyncio.get_running_loop().create_future()
+        request = Request(prompt=prompt, params=self.params(node), num_samples=node.n)
+        try:
+            completions = await self.caller.generate(node.name, request)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                shared.cancel()
+            else:
+                shared.set_exception(error)
+                shared.exception()  # retrieved here: perhaps nobody else asks
+            raise
+        shared.set_result(completions)
+        return completions
 
 
 class ModelHandle:

@@ -13,7 +13,7 @@ from llmprog.search.calls import Calls, ModelHandle
 from llmprog.tasks import gather_or_cancel
 from llmprog.templates import prompt_for_pair, prompt_for_state, prompt_for_vote
 
-_NUMBER: Any = numbers.Real  # so numpy's scalars are numbers too
+_NUMBER: Any = (float, int, numbers.Real)  # the last so that numpy's scalars are numbers too
 
 VALID = Verdict()
 INVALID = Verdict(valid=False)

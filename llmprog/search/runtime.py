@@ -163,7 +163,11 @@ class Search:
             if not pending:
                 return "exhausted"
             head = pending.popleft()
-            result = await head.work if isinstance(head.work, asyncio.Task) else head.work
+            if isinstance(head.work, asyncio.Task):
+                result = await head.work
+                self._tasks.discard(head.work)
+            else:
+                result = head.work
             self._commit(head.action, result)
             if self._goal_thought is not None:
                 return "goal"
@@ -175,18 +179,11 @@ class Search:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.calls.aclose()
 
     def _spawn(self, work: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._forget)
         return task
-
-    def _forget(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # retrieved here, raised where the result is committed
 
     # -- dispatch
 
@@ -340,6 +337,8 @@ class Search:
 
     async def _judge(self, state: Any, key: Hashable) -> list[tuple[str, Verdict]]:
         judges: Sequence[Checker] = self.program.judges
+        if len(judges) == 1:
+            return [(judges[0].name, await judge_state(self.calls, judges[0], state, key))]
         verdicts = await gather_or_cancel(judge_state(self.calls, judge, state, key) for judge in judges)
         return [(judge.name, verdict) for judge, verdict in zip(judges, verdicts, strict=True)]
 
