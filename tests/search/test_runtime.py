@@ -311,7 +311,7 @@ def test_what_a_rule_may_not_return(returned):
     rule = checker(name="rule")(lambda s: returned)
     go = generator(name="go")(lambda s: [s + 1])
     program = Program(generators=[go], checkers=[rule], controller=BreadthFirstSearch(max_depth=1))
-    with pytest.raises(NodeError, match="node 'rule': returned .*; allowed are"):
+    with pytest.raises(NodeError, match=r"node 'rule': returned .*; allowed are"):
         program.run(0)
 
 
@@ -419,7 +419,7 @@ def test_aggregation_gives_a_thought_several_parents():
 
 
 def test_a_plain_function_may_aggregate_and_without_one_merging_is_refused():
-    join = generator(name="join", aggregates=True)(lambda states: "+".join(states))
+    join = generator(name="join", aggregates=True)("+".join)
     program = Program(generators=[expand, join], controller=SplitAndMerge())
     assert program.run("x", backend=ScriptedBackend(tree)).graph[4].state == "xa+xb+xc"
     with pytest.raises(DeclarationError, match="declare one with @generator\\(aggregates=True\\)"):
@@ -452,7 +452,7 @@ def test_async_nodes_make_scheduled_and_counted_calls():
 def test_each_running_of_an_async_node_has_a_seed_of_its_own():
     @generator
     async def think(state: int, model):
-        (completion,) = await model.generate("same")
+        await model.generate("same")
         return [state + 1]
 
     def seeds(run_seed):
@@ -575,7 +575,7 @@ def test_no_more_expansions_are_in_flight_than_allowed(limit, controller):
 
 def test_errors_of_goal_and_answer_name_the_part():
     program = Program(generators=[expand], controller=BreadthFirstSearch(max_depth=1), goal=lambda s: 0 / (len(s) - 2))
-    with pytest.raises(NodeError, match="node 'goal': raised ZeroDivisionError: .* for the state 'xa'") as caught:
+    with pytest.raises(NodeError, match=r"node 'goal': raised ZeroDivisionError: .* for the state 'xa'") as caught:
         program.run("x", backend=ScriptedBackend(tree))
     assert len(caught.value.partial.graph) == 1
     program = Program(generators=[expand], controller=BreadthFirstSearch(max_depth=1), answer=lambda s: s[100])

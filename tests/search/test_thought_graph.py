@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from collections import namedtuple
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ def test_every_edge_is_kept_and_depths_follow_the_paths(edges):
         path = graph.path(thought.id)
         assert path[0].id == 0
         assert len({t.id for t in path}) == len(path)  # shorter paths never close a circle
-        assert all(p.depth < c.depth for p, c in zip(path, path[1:], strict=False))
+        assert all(p.depth < c.depth for p, c in itertools.pairwise(path))
         assert (thought.arrivals[0].parents or (-1,))[0] == (path[-2].id if len(path) > 1 else -1)
     shape = graph.to_networkx()
     assert shape.number_of_nodes() == len(graph)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from decimal import Decimal
 from fractions import Fraction
 
@@ -57,7 +58,7 @@ def test_the_ranking_is_by_votes_then_mean_logprob_then_first_seen(samples):
     assert dict(ranking) == {a: sum(x == a for x, _ in samples) for a in {x for x, _ in samples}}
     logprobs = {a: [p for x, p in samples if x == a and p is not None] for a in dict(ranking)}
     order = list(dict.fromkeys(x for x, _ in samples))
-    for (a, n), (b, m) in zip(ranking, ranking[1:], strict=False):
+    for (a, n), (b, m) in itertools.pairwise(ranking):
         assert n >= m
         if n == m:
             if all(logprobs.values()):

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from llmprog import Program, arun, checker, generator, run
+from llmprog.backends import ScriptedBackend
+from llmprog.errors import InputError, LLMProgError, NodeError, OptionError
+from llmprog.search import BreadthFirstSearch, SelfConsistency
+
+
+@generator(prompt="after {state}")
+def grow(state: str, completion: str):
+    return [state + letter for letter in completion]
+
+
+@checker(prompt="worth {state}")
+def worth(state: str, completion: str) -> float:
+    return float(len(state))
+
+
+def reply(text, sample):
+    return "ab" if text.startswith("after") else "x"
+
+
+program = Program(generators=[grow], checkers=[worth], controller=BreadthFirstSearch(max_depth=2), name="toy")
+
+
+def test_a_result_says_what_was_found_and_spent():
+    result = run(program, "r", backend=ScriptedBackend(reply), seed=5)
+    assert (result.program, result.input, result.seed, result.backend) == ("toy", "r", 5, "scripted")
+    assert result.answer == "raa"
+    assert result.usage.calls == 9
+    assert result.wall_s >= 0
+    shown = json.loads(json.dumps(result.to_json()))
+    assert list(shown) == [
+        "program", "input", "answer", "solved", "stopped", "explanation", "votes", "usage", "thoughts", "wall_s",
+        "seed", "backend",
+    ]  # fmt: skip
+    assert shown["thoughts"] == len(result.graph) == 7
+
+
+def test_a_seed_is_drawn_and_reported():
+    seeds = {run(program, "r", backend=ScriptedBackend(reply)).seed for _ in range(3)}
+    assert len(seeds) == 3
+
+
+def test_votes_are_part_of_the_json():
+    say = generator(prompt="q", name="say")(lambda state, completion: [completion])
+    voting = Program(generators=[say], controller=SelfConsistency(num_samples=3))
+    shown = voting.run("", backend=ScriptedBackend(lambda text, sample: "aab"[sample])).to_json()
+    assert shown["votes"]["histogram"] == [{"answer": "a", "votes": 2}, {"answer": "b", "votes": 1}]
+    assert shown["votes"]["num_allowed"] == 3
+
+
+async def test_run_works_inside_a_running_event_loop():
+    assert program.run("r", backend=ScriptedBackend(reply)).answer == "raa"
+
+
+def test_run_works_from_several_threads_at_once():
+    def one(seed):
+        return program.run("r", backend=ScriptedBackend(reply, shuffle=seed), seed=1).graph.to_json()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(one, range(24)))) == 1
+
+
+def test_run_from_inside_a_search_is_refused_instead_of_waiting_for_itself():
+    nested = generator(name="nested")(lambda state: [program.run("r", backend=ScriptedBackend(reply)).answer])
+    with pytest.raises(LLMProgError, match=r"from inside a running search.*await program\.arun"):
+        Program(generators=[nested], controller=BreadthFirstSearch(max_depth=1)).run("")
+
+
+def test_a_program_within_an_async_node():
+    @generator
+    async def nested(state: str, model):
+        result = await program.arun("r", backend=ScriptedBackend(reply))
+        return [result.answer]
+
+    assert Program(generators=[nested], controller=BreadthFirstSearch(max_depth=1)).run("").answer == "raa"
+
+
+def test_an_interrupt_of_the_waiting_thread_cancels_the_run():
+    class Interrupting(ScriptedBackend):
+        cancelled = False
+
+        async def generate(self, request):
+            self.num_in_flight += 1
+            try:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cancelled = True
+                raise
+            finally:
+                self.num_in_flight -= 1
+
+    backend = Interrupting(reply)
+    with pytest.raises(KeyboardInterrupt):
+        program.run("r", backend=backend)
+    assert backend.cancelled
+    assert backend.num_in_flight == 0
+    assert program.run("r", backend=ScriptedBackend(reply)).solved  # the loop is still of use
+
+
+def test_backends_by_node():
+    growing, judging = ScriptedBackend(reply), ScriptedBackend(reply)
+    result = program.run("r", backend={"grow": growing, "default": judging})
+    assert {r.prompt.text.split()[0] for r in growing.requests} == {"after"}
+    assert {r.prompt.text.split()[0] for r in judging.requests} == {"worth"}
+    assert result.backend == "grow=scripted, default=scripted"
+    with pytest.raises(OptionError, match="'wroth'; known: default, grow, worth"):
+        program.run("r", backend={"wroth": judging})
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "many", True])
+def test_a_bad_limit_is_refused(value):
+    with pytest.raises(OptionError, match=r"max_in_flight=.*; allowed is a whole number >= 1"):
+        program.run("r", backend=ScriptedBackend(reply), max_in_flight=value)
+
+
+@pytest.mark.parametrize("given", ["x", None, ""])
+def test_what_start_cannot_use_is_an_input_error(given):
+    fussy = Program(
+        generators=[grow], controller=BreadthFirstSearch(max_depth=1), start=lambda text: text.split(",")[3]
+    )
+    with pytest.raises(InputError, match="cannot use the input") as caught:
+        fussy.run(given)
+    assert caught.value.__cause__ is not None
+
+
+def test_an_unsolved_run_explains_itself():
+    hopeless = Program(
+        generators=[grow],
+        controller=BreadthFirstSearch(max_depth=1),
+        goal=lambda s: s == "never",
+        answer=lambda s: {}[s],
+        explain=lambda start: f"{start!r} has no solution",
+    )
+    result = hopeless.run("r", backend=ScriptedBackend(reply))
+    assert (result.solved, result.answer, result.explanation) == (False, None, "'r' has no solution")
+    assert result.thought.state == "ra"
+
+
+def test_an_explanation_that_fails_keeps_what_was_found():
+    hopeless = Program(
+        generators=[grow], controller=BreadthFirstSearch(max_depth=1), goal=lambda s: False, explain=lambda s: 1 / 0
+    )
+    with pytest.raises(NodeError, match="node 'explain': raised ZeroDivisionError") as caught:
+        hopeless.run("r", backend=ScriptedBackend(reply))
+    assert len(caught.value.partial.graph) == 3
+
+
+async def test_arun_is_what_run_runs():
+    graphs = {(await arun(program, "r", backend=ScriptedBackend(reply), seed=1)).graph.to_json() for _ in range(2)}
+    assert len(graphs) == 1
