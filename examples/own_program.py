@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from llmprog import Program, Result, checker, generator
+from llmprog import Program, Result, Verdict, checker, generator
 from llmprog.arithmetic import ExpressionError, evaluate
 from llmprog.errors import InputError
 from llmprog.parsers import value_of_words
@@ -93,6 +93,13 @@ def readable(state: Numbers) -> bool:
 
 
 @checker
+def can_go_on(state: Numbers) -> Verdict:
+    """One number cannot be combined with anything. The network would refuse to be asked about it, and so do we."""
+    is_over = len(state.left) < 2 and state.closest != state.target
+    return Verdict(valid=not is_over, reason="a single number is left" if is_over else "")
+
+
+@checker
 def distance(state: Numbers) -> float:
     """How far the closest number is from the target, relative to the target."""
     return -float(min(abs(state.target - state.closest) / max(state.target, 1), Fraction(1)))
@@ -121,7 +128,7 @@ def countdown(max_thoughts: int = 300, batch_size: int = 4) -> Program:
         name="countdown",
         start=parse_puzzle,
         generators=[propose],
-        checkers=[readable, distance, promising],
+        checkers=[readable, can_go_on, distance, promising],
         controller=BestFirstSearch(max_thoughts=max_thoughts, batch_size=batch_size),
         goal=lambda state: state.target in state.left,
         answer=lambda state: f"{state.closest}: " + ("; ".join(state.steps) or "one of the numbers"),
@@ -130,9 +137,12 @@ def countdown(max_thoughts: int = 300, batch_size: int = 4) -> Program:
 
 
 def closest_thought(result: Result) -> Numbers:
-    """The closest state of a whole search: the graph keeps everything that was found, refused thoughts aside."""
-    states = [thought.state for thought in result.graph if thought.status.name != "INVALID"]
-    return min(states, key=lambda state: (abs(state.target - state.closest), len(state.steps)))
+    """The closest state of a whole search.
+
+    ``result.answer`` is that of the best thought still open. A refused thought is a dead end for the search, but it is
+    in the graph like any other, and what exact arithmetic reached there is reached.
+    """
+    return min(result.graph.states, key=lambda state: (abs(state.target - state.closest), len(state.steps)))
 
 
 def main() -> None:
