@@ -72,6 +72,12 @@ class CompiledProgram:
         nodes: tuple[Node, ...] = (*self.generators, *self.judges, *self.comparers)
         return tuple(node.name for node in nodes if node.calls_model)
 
+    @property
+    def prompted_nodes(self) -> tuple[str, ...]:
+        """Names of the nodes that are sure to call a model; an async node may do without."""
+        nodes: tuple[Node, ...] = (*self.generators, *self.judges, *self.comparers)
+        return tuple(node.name for node in nodes if node.prompt is not None)
+
 
 def compile_program(program: Program) -> CompiledProgram:
     """Check ``program`` and fix it for running; the result is remembered per program object.

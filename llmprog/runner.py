@@ -120,9 +120,19 @@ def _scheduler(
         for node in choice:
             if node not in known:
                 raise OptionError.unknown(f"node in backend= for program {compiled.name!r}:", node, known)
+        missing = [] if "default" in choice else [node for node in compiled.prompted_nodes if node not in choice]
+        if missing:  # said before anything is paid for
+            raise OptionError(
+                f"backend= for program {compiled.name!r} has none for {', '.join(missing)}; add 'default'"
+            )
         backends = {node: opened(item) for node, item in choice.items()}
         label = ", ".join(f"{node}={backend.id}" for node, backend in backends.items())
         return Scheduler(backends.pop("default", None), backends, on_settled=on_event), label
+    if choice is None and compiled.prompted_nodes:
+        raise OptionError(
+            f"program {compiled.name!r} calls a model in {', '.join(compiled.prompted_nodes)}, "
+            "but no backend was given; pass backend='local:puzzles', for one"
+        )
     # A program of plain Python runs without loading a model.
     backend = opened(choice) if choice is not None and compiled.model_nodes else None
     return Scheduler(backend, on_settled=on_event), "none" if backend is None else backend.id

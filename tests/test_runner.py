@@ -159,3 +159,12 @@ def test_an_explanation_that_fails_keeps_what_was_found():
 async def test_arun_is_what_run_runs():
     graphs = {(await arun(program, "r", backend=ScriptedBackend(reply), seed=1)).graph.to_json() for _ in range(2)}
     assert len(graphs) == 1
+
+
+def test_backends_by_node_are_complete_before_anything_is_called():
+    backend = ScriptedBackend(reply)
+    with pytest.raises(OptionError, match=r"unknown node in backend= .*'nobody'; known: "):
+        program.run("r", backend={"nobody": backend, "default": backend})
+    with pytest.raises(OptionError, match=r"has none for .*; add 'default'"):
+        program.run("r", backend={})
+    assert not backend.requests

@@ -586,7 +586,7 @@ def test_errors_of_goal_and_answer_name_the_part():
 
 def test_a_missing_backend_is_said_with_the_node():
     program = Program(generators=[expand], controller=BreadthFirstSearch(max_depth=1))
-    with pytest.raises(OptionError, match="node 'expand' calls a model, but no backend was given"):
+    with pytest.raises(OptionError, match="calls a model in expand, but no backend was given"):
         program.run("x")
 
 
