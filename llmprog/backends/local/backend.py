@@ -61,7 +61,10 @@ class LocalBackend:
 
     With a seed, sample i of a prompt is a function of (seed, prompt, i) alone: not of what else is decoded at the
     time. Float rounding is the one exception: it depends on the shape of the batch, and decides between two tokens
-    where their perturbed logits agree to about six digits.
+    where their perturbed logits agree to about six digits (float32).
+
+    Temperature 0 takes the most likely token everywhere. The hybrid decoder still draws the order in which it writes,
+    so its samples differ unless ``alpha0`` is 0.
     """
 
     def __init__(

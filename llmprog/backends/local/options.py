@@ -95,23 +95,24 @@ class LocalOptions:
         self._check_values()
         for option in fields(self):
             only = option.metadata["only"]
-            if getattr(self, option.name) is not None and only and self.decoder not in only:
-                raise OptionError(
-                    f"{option.name}={getattr(self, option.name)!r} has no effect with decoder={self.decoder!r}; "
-                    f"leave it out, or choose decoder={' or '.join(only)}"
-                )
+            if only and self.decoder not in only:
+                choices = " or ".join(f"decoder={name}" for name in only)
+                self._refuse((option.name,), f"decoder={self.decoder!r}", choices)
         rule = self.unmask or "threshold"
-        if self.decoder == "masked_diffusion":
-            for name, rules in {
-                "threshold": ("threshold",),
-                "fallback": ("threshold",),
-                "steps": ("quota", "random"),
-            }.items():
-                if getattr(self, name) is not None and rule not in rules:
-                    raise OptionError(
-                        f"{name}={getattr(self, name)!r} has no effect with unmask={rule!r}; "
-                        f"leave it out, or choose unmask={' or '.join(rules)}"
-                    )
+        if self.decoder == "masked_diffusion" and rule == "threshold":
+            self._refuse(("steps",), "unmask='threshold'", "unmask=quota or unmask=random")
+        elif self.decoder == "masked_diffusion":
+            self._refuse(("threshold", "fallback"), f"unmask={rule!r}", "unmask=threshold")
+        elif self.alpha0 == 0:
+            self._refuse(("steps", "block_length"), "alpha0=0", "a larger alpha0")
+
+    def _refuse(self, names: tuple[str, ...], setting: str, instead: str) -> None:
+        """Raise if one of these options is set although ``setting`` leaves it without effect."""
+        for name in names:
+            if getattr(self, name) is not None:
+                raise OptionError(
+                    f"{name}={getattr(self, name)!r} has no effect with {setting}; leave it out, or choose {instead}"
+                )
 
     def _check_values(self) -> None:
         for option in fields(self):

@@ -91,6 +91,9 @@ async def test_a_sample_is_fixed_by_seed_prompt_and_index_however_requests_are_b
         assert [c.text for c in alone] == [c.text for c in completions]
         third = await backend.generate(Request(prompt=request.prompt, params=params, first_sample=2))
         assert third[0].text == completions[2].text
+    small = opened(decoder=decoder, max_batch_rows=3)
+    split = await asyncio.gather(*(small.generate(r) for r in requests))
+    assert [[c.text for c in completions] for completions in split] == [[c.text for c in t] for t in together]
     other = await backend.generate(
         Request(prompt=PROPOSE, params=SamplingParams(seed=6, max_tokens=20, temperature=1.0), num_samples=4)
     )

@@ -37,10 +37,11 @@ def test_an_unknown_option_lists_the_known_ones() -> None:
         ({"decoder": "hybrid", "alpha0": "nan"}, "alpha0=nan; allowed is a number in [0, 1]"),
         ({"decoder": "masked_diffusion", "guidance_scale": "inf"}, "a finite number >= 0"),
         ({"alpha0": "0.5"}, "alpha0=0.5 has no effect with decoder='autoregressive'"),
-        ({"steps": "4"}, "choose decoder=masked_diffusion or hybrid"),
+        ({"steps": "4"}, "choose decoder=masked_diffusion or decoder=hybrid"),
         ({"decoder": "hybrid", "unmask": "quota"}, "unmask='quota' has no effect with decoder='hybrid'"),
         ({"decoder": "masked_diffusion", "steps": "4"}, "steps=4 has no effect with unmask='threshold'"),
         ({"decoder": "masked_diffusion", "unmask": "quota", "threshold": ".5"}, "no effect with unmask='quota'"),
+        ({"decoder": "hybrid", "alpha0": "0", "steps": "4"}, "steps=4 has no effect with alpha0=0"),
         ({"decoder": "masked_diffusion", "unmask": "random", "fallback": "leftmost"}, "choose unmask=threshold"),
     ],
 )
