@@ -163,15 +163,9 @@ class Attention(nn.Module):
         v = self.v_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
         q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
-            cached = cache.length
-            if store:
-                cache.append(layer, k[:, :, :store], v[:, :, :store])
-            old_k, old_v = cache.read(layer, cached + store)
-            if store == length:
-                k, v = old_k, old_v
-            else:
-                k = torch.cat([old_k, k[:, :, store:]], dim=2)
-                v = torch.cat([old_v, v[:, :, store:]], dim=2)
+            # All are written, and only the first ``store`` are counted: the rest is overwritten by the next call.
+            cache.append(layer, k, v)
+            k, v = cache.read(layer, cache.length + length)
         out = _attend(q, k, v, mask)
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))  # type: ignore[no-any-return]
 
@@ -300,12 +294,15 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     if slow_backward:
         # The fused CPU kernel's backward is ten times slower in bfloat16 than in float32.
         q, k, v = q.float(), k.float(), v.float()
-    groups = q.shape[1] // k.shape[1]
+    # The query heads that share a key head become further queries of it: nothing is copied, and the fused CPU kernel,
+    # which knows no grouped heads, sees fewer and larger problems.
+    batch, heads, length, width = q.shape
+    groups = heads // k.shape[1]
     if groups > 1:
-        # Materialised rather than enable_gqa: the fused CPU kernel is not chosen for grouped heads.
-        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+        q = q.reshape(batch, heads // groups, groups * length, width)
+        mask = mask.repeat(1, 1, groups, 1)
     with torch.autocast(q.device.type, enabled=False) if slow_backward else nullcontext():
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(batch, heads, length, width)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
