@@ -5,7 +5,7 @@
 Puzzles are the solvable ones of the split, which training never saw, nor any state of three numbers on the way.
 Control rows show what is left without the network: *random steps + rules* proposes as many legal steps as the network's
 samples hold and lets exact rules alone judge; *random value* keeps the neural generator and judges at random.
-With ``--ceiling``, *exact value* keeps it too and judges by exhaustive search: the most that a better checker could bring.
+With ``--ceiling``, *exact value* rows judge by exhaustive search: the most that a better checker could bring.
 
 legal: share of proposed lines (in chains: of step lines) that exact arithmetic accepts. calls: completions per
 puzzle. s/puzzle: wall time divided by puzzles, with ``--concurrency`` puzzles at a time.
