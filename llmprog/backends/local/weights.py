@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -18,6 +17,8 @@ from llmprog.errors import LLMProgError, ModelFileError
 
 _CONFIG_KEY = "llmprog.transformer"
 _LARGEST_HEADER = 16 * 2**20
+_LARGEST_VALUE = 2**24
+_MOST_LAYERS = 512
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -29,7 +30,7 @@ def save_weights(
     header = {**(metadata or {}), _CONFIG_KEY: json.dumps(asdict(model.config), sort_keys=True)}
     partial = path.with_name(path.name + ".partial")
     save_file(tensors, partial, metadata=header)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def load_weights(
@@ -71,62 +72,59 @@ def check_weights(path: Path, *, backend: str) -> TransformerConfig:
     Raises:
         ModelFileError: As in ``load_weights``.
     """
-
-    def refuse(problem: str) -> ModelFileError:
-        return ModelFileError(f"weights {path.name!r}: {problem}", backend=backend)
-
-    header, data_bytes = _read_header(path, backend)
-    metadata = header.pop("__metadata__", {})
-    stored = metadata.get(_CONFIG_KEY) if isinstance(metadata, dict) else None
-    if not isinstance(stored, str):
-        raise refuse(f"no configuration under {_CONFIG_KEY!r} in its metadata; it was not written by llmprog")
     try:
-        values = json.loads(stored)
-        config = TransformerConfig(**values)
-        _check_config_types(config)
-    except (ValueError, TypeError, LLMProgError) as error:
-        raise refuse(f"its configuration {stored[:200]!r} is not valid: {error}") from error
-
-    with torch.device("meta"):
-        wanted = {name: list(tensor.shape) for name, tensor in Transformer(config).state_dict().items()}
-    unknown = sorted(set(header) - set(wanted))
-    if unknown:
-        raise refuse(f"unknown tensor {unknown[0]!r} ({len(unknown)} in all)")
-    missing = sorted(set(wanted) - set(header))
-    if missing:
-        raise refuse(f"tensor {missing[0]!r} is missing ({len(missing)} in all)")
-    extents: list[tuple[int, int, str]] = []
-    for name, entry in header.items():
-        shape = entry.get("shape") if isinstance(entry, dict) else None
-        if shape != wanted[name]:
-            raise refuse(f"tensor {name!r} has shape {shape}, expected {wanted[name]}")
-        item = _ITEM_BYTES.get(str(entry.get("dtype")))
-        if item is None:
-            raise refuse(f"tensor {name!r} has type {entry.get('dtype')!r}, allowed are {', '.join(_ITEM_BYTES)}")
-        offsets = entry.get("data_offsets")
-        size = item * torch.Size(shape).numel()
-        if not (
-            isinstance(offsets, list)
-            and len(offsets) == 2
-            and all(isinstance(offset, int) for offset in offsets)
-            and 0 <= offsets[0] <= offsets[1]
-            and offsets[1] - offsets[0] == size
-        ):
-            raise refuse(f"tensor {name!r} has offsets {offsets}, expected {size} bytes")
-        if offsets[1] > data_bytes:
-            raise refuse(f"tensor {name!r} ends at byte {offsets[1]} of {data_bytes}: the file is truncated")
-        extents.append((offsets[0], offsets[1], name))
-    end = 0
-    for low, high, name in sorted(extents):
-        if low != end:
-            raise refuse(f"tensor {name!r} starts at byte {low}, expected {end}: tensors overlap or leave a gap")
-        end = high
-    if end != data_bytes:
-        raise refuse(f"{data_bytes - end} bytes follow the last tensor")
+        header, data_bytes = _read_header(path)
+        config = _read_config(header.pop("__metadata__", None))
+        with torch.device("meta"):
+            wanted = {name: list(tensor.shape) for name, tensor in Transformer(config).state_dict().items()}
+        _check_tensors(header, wanted, data_bytes)
+    except _FaultyFileError as error:
+        raise ModelFileError(f"weights {path.name!r}: {error}", backend=backend) from error
     return config
 
 
-def _read_header(path: Path, backend: str) -> tuple[dict[str, Any], int]:
+class _FaultyFileError(Exception):
+    """What is wrong with a file, before it is known whose file it is."""
+
+
+def _check_tensors(header: dict[str, Any], wanted: dict[str, list[int]], data_bytes: int) -> None:
+    """Names, shapes, types and extents of all tensors; ``wanted`` maps names to shapes."""
+    for names, problem in ((set(header) - set(wanted), "is unknown"), (set(wanted) - set(header), "is missing")):
+        if names:
+            raise _FaultyFileError(f"tensor {min(names)!r} {problem} ({len(names)} in all)")
+    extents = sorted((*_check_entry(name, entry, wanted[name]), name) for name, entry in header.items())
+    end = 0
+    for low, high, name in extents:
+        if high > data_bytes:
+            raise _FaultyFileError(f"tensor {name!r} ends at byte {high} of {data_bytes}: the file is truncated")
+        if low != end:
+            raise _FaultyFileError(
+                f"tensor {name!r} starts at byte {low}, expected {end}: tensors overlap or leave a gap"
+            )
+        end = high
+    if end != data_bytes:
+        raise _FaultyFileError(f"{data_bytes - end} bytes follow the last tensor")
+
+
+def _check_entry(name: str, entry: Any, wanted: list[int]) -> tuple[int, int]:
+    """Where one tensor begins and ends."""
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    if shape != wanted:
+        raise _FaultyFileError(f"tensor {name!r} has shape {shape}, expected {wanted}")
+    item = _ITEM_BYTES.get(str(entry.get("dtype")))
+    if item is None:
+        raise _FaultyFileError(f"tensor {name!r} has type {entry.get('dtype')!r}, allowed are {', '.join(_ITEM_BYTES)}")
+    offsets = entry.get("data_offsets")
+    size = item * torch.Size(wanted).numel()
+    if not (isinstance(offsets, list) and len(offsets) == 2 and all(type(offset) is int for offset in offsets)):
+        raise _FaultyFileError(f"tensor {name!r} has offsets {offsets}, expected two whole numbers")
+    low, high = offsets
+    if not 0 <= low <= high or high - low != size:
+        raise _FaultyFileError(f"tensor {name!r} has offsets {offsets}, expected {size} bytes")
+    return low, high
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     """The JSON header of a safetensors file and the number of bytes behind it."""
     try:
         size = path.stat().st_size
@@ -134,24 +132,33 @@ def _read_header(path: Path, backend: str) -> tuple[dict[str, Any], int]:
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
             if not 2 <= length <= min(_LARGEST_HEADER, size - 8):
-                raise ModelFileError(
-                    f"weights {path.name!r}: header of {length} bytes in a file of {size}: "
-                    "the file is truncated or not safetensors",
-                    backend=backend,
+                raise _FaultyFileError(
+                    f"header of {length} bytes in a file of {size}: the file is truncated or not safetensors"
                 )
             header = json.loads(file.read(length))
     except OSError as error:
-        raise ModelFileError(f"weights {str(path)!r} cannot be opened: {error.strerror}", backend=backend) from error
+        raise _FaultyFileError(f"cannot be opened: {error.strerror}") from error
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ModelFileError(f"weights {path.name!r}: its header is not JSON: {error}", backend=backend) from error
+        raise _FaultyFileError(f"its header is not JSON: {error}") from error
     if not isinstance(header, dict):
-        raise ModelFileError(f"weights {path.name!r}: its header is not a JSON object", backend=backend)
+        raise _FaultyFileError("its header is not a JSON object")
     return header, size - 8 - length
 
 
-def _check_config_types(config: TransformerConfig) -> None:
-    for field in fields(config):
-        value = getattr(config, field.name)
-        allowed = (int, float) if field.name in ("rope_theta", "norm_eps") else (int,)
-        if isinstance(value, bool) or not isinstance(value, allowed) or value <= 0 or value > 2**24:
-            raise ValueError(f"{field.name}={value!r}")
+def _read_config(metadata: Any) -> TransformerConfig:
+    """The configuration in a file's metadata."""
+    stored = metadata.get(_CONFIG_KEY) if isinstance(metadata, dict) else None
+    if not isinstance(stored, str):
+        raise _FaultyFileError(f"no configuration under {_CONFIG_KEY!r} in its metadata; it was not written by llmprog")
+    try:
+        config = TransformerConfig(**json.loads(stored))
+        for field in fields(config):
+            value = getattr(config, field.name)
+            allowed = (int, float) if field.name in ("rope_theta", "norm_eps") else (int,)
+            if isinstance(value, bool) or not isinstance(value, allowed) or not 0 < value <= _LARGEST_VALUE:
+                raise ValueError(f"{field.name}={value!r}")
+        if config.num_layers > _MOST_LAYERS:
+            raise ValueError(f"num_layers={config.num_layers!r}")
+    except (ValueError, TypeError, RecursionError, LLMProgError) as error:
+        raise _FaultyFileError(f"its configuration {stored[:200]!r} is not valid: {error}") from error
+    return config

@@ -41,17 +41,17 @@ Shape = tuple[int, int, int]
 MIXTURE: dict[str, float] = {
     "propose4": 17.0,
     "propose3": 12.0,
-    "propose2": 5.0,
-    "propose5": 1.5,
+    "propose2": 10.0,
+    "propose5": 1.0,
     "evaluate3": 24.0,
-    "evaluate2": 7.0,
-    "evaluate1": 1.0,
+    "evaluate2": 11.0,
+    "evaluate1": 5.0,
     "evaluate4": 1.5,
     "cot4": 11.0,
     "cot3": 4.0,
-    "io4": 3.0,
+    "io4": 2.0,
     "arithmetic": 8.0,
-    "sudoku": 5.0,
+    "sudoku": 4.5,
 }
 """Relative number of examples of each kind."""
 

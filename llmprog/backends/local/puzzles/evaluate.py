@@ -1,8 +1,8 @@
 """What the embedded model can do on puzzles it never saw: the measures behind the model card.
 
 ``python -m llmprog.backends.local.puzzles.evaluate [WEIGHTS] [--split development|test] [--mode ar ...]`` prints
-one JSON object. The samplers here are the plain rules without batching across shapes or caches across requests, kept apart from
-the decoders that serve requests so that training does not depend on them.
+one JSON object. The samplers here are the plain rules without batching across shapes or caches across requests, kept
+apart from the decoders that serve requests so that training does not depend on them.
 """
 
 from __future__ import annotations
@@ -392,7 +392,7 @@ def main() -> None:
         seed=a.seed,
         measures=a.measure,
     )
-    print(json.dumps(results, indent=1))
+    print(json.dumps(results, indent=1))  # noqa: T201 - the result of a command
 
 
 def _share(values: Iterable[bool]) -> float:

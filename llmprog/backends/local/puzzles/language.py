@@ -43,12 +43,12 @@ _NO_SPACE_BEFORE = frozenset({")", ":", "\n"})
 _NO_SPACE_AFTER = frozenset({"(", "\n"})
 
 _TARGET = re.compile(
-    r"(?:\btarget\b\s*(?:is|:|=)?|\b(?:reach|obtain|make|get|gives?|equals?|equal to))\s*(\d+)\b", re.I
+    r"(?:\btarget\b\s*(?:is|:|=)?|\b(?:reach|obtain|make|get|gives?|equals?|equal to))\s*(\d+)\b", re.IGNORECASE
 )
-_JUDGE = re.compile(r"evaluat|judge|can (?:they |it )?reach|sure\s*/\s*likely", re.I)
-_NUMBERS = re.compile(r"(?:Input:\s*)?(\d+(?:[\s,]+\d+)*)\s*", re.I)
-_PROPOSE = re.compile(r"Possible next (?:(\d+) )?steps:", re.I)
-_QUESTION = re.compile(r"(?:Question:\s*)?What is (.+?)\s*\?", re.I)
+_JUDGE = re.compile(r"evaluat|judge|can (?:they |it )?reach|sure\s*/\s*likely", re.IGNORECASE)
+_NUMBERS = re.compile(r"(?:Input:\s*)?(\d+(?:[\s,]+\d+)*)\s*", re.IGNORECASE)
+_PROPOSE = re.compile(r"Possible next (?:(\d+) )?steps:", re.IGNORECASE)
+_QUESTION = re.compile(r"(?:Question:\s*)?What is (.+?)\s*\?", re.IGNORECASE)
 _GRID_LINE = re.compile(r"\s*([1-4.])\s+([1-4.])\s+([1-4.])\s+([1-4.])\s*")
 
 _HELP = """the embedded model `local:puzzles` understands prompts that end with

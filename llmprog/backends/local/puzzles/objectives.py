@@ -54,7 +54,7 @@ class TrainingInput:
         return F.cross_entropy(logits.float(), self.targets[used], reduction="none").mul(self.weights[used]).sum()
 
 
-def autoregressive(batch: Batch, tokenizer: PuzzleTokenizer, generator: torch.Generator) -> TrainingInput:
+def autoregressive(batch: Batch, tokenizer: PuzzleTokenizer, _generator: torch.Generator) -> TrainingInput:
     """Next-token prediction of the completion up to its first ``<eos>``."""
     tokens, positions, start = _sequence(batch, tokenizer.ar_id)
     is_end = batch.canvas == tokenizer.eos_id
@@ -112,9 +112,9 @@ def hybrid(batch: Batch, tokenizer: PuzzleTokenizer, generator: torch.Generator)
 
     Each row draws alpha0 and, in every block, which positions are diffused; sigma is their random order, then the rest
     ascending, blocks left to right. The diffused part of sigma is cut into denoising steps at random; a token is
-    predicted by its mask from the tokens clean before its step, the rest one at a time. The paper draws one step
-    of a schedule and weights it by 1/(1 - alpha_t); here all steps of a drawn schedule are trained at once with weight 1,
-    which has the same expectation for schedules of one token a step, and trains larger steps as they are decoded.
+    predicted by its mask from the tokens clean before its step, the rest one at a time. The paper draws one step of a
+    schedule and weights it by 1/(1 - alpha_t); here all steps of a drawn schedule are trained at once with weight 1.
+    That has the same expectation for schedules of one token a step, and trains larger steps as they are decoded.
     """
     tokens, positions, start = _sequence(batch, tokenizer.hybrid_id)
     rows, length = batch.canvas.shape

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -140,7 +139,7 @@ class Trainer:
             state |= {"model": self.model.state_dict(), "muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
         partial = directory / f"{name}-{self.rank}.partial"
         torch.save(state, partial)
-        os.replace(partial, directory / f"{name}-{self.rank}.pt")
+        partial.replace(directory / f"{name}-{self.rank}.pt")
 
     def load(self, directory: Path, name: str) -> None:
         """Continue a run of the same options (the number of steps and their decay may differ)."""
@@ -185,8 +184,8 @@ def collate(examples: list[Example]) -> Batch:
 def train(options: TrainingOptions, directory: Path, *, log_every: int = 50, checkpoint_every: int = 100) -> None:
     """Run, or continue, the training in ``directory``.
 
-    ``latest.safetensors`` there holds the latest weights, ``latest-*.pt`` what is needed to continue, ``stable-*.pt`` the
-    state before the decay, ``metrics.jsonl`` the losses.
+    ``latest.safetensors`` there holds the latest weights, ``latest-*.pt`` what is needed to continue, ``stable-*.pt``
+    the state before the decay, ``metrics.jsonl`` the losses.
     """
     directory.mkdir(parents=True, exist_ok=True)
     if options.workers == 1:
@@ -239,13 +238,15 @@ class _Log:
         self.first_step, self.first_token = trainer.steps_done, trainer.tokens_done
         self.recent: dict[str, list[float]] = defaultdict(list)
         start = f"continuing from step {trainer.steps_done}" if trainer.steps_done else "starting"
-        print(f"{start}: {trainer.model.num_parameters()} parameters; {asdict(trainer.options)}", flush=True)
+        print(f"{start}: {trainer.model.num_parameters()} parameters; {asdict(trainer.options)}", flush=True)  # noqa: T201 - progress of a command
 
     def add(self, losses: dict[str, float]) -> None:
+        """Take in the losses of one step."""
         for name, loss in losses.items():
             self.recent[name].append(loss)
 
     def write(self) -> None:
+        """Print and store the means since the last time."""
         options, done = self.trainer.options, self.trainer.steps_done
         seconds = time.monotonic() - self.started
         means = {name: round(sum(values) / len(values), 4) for name, values in sorted(self.recent.items())}
@@ -253,7 +254,7 @@ class _Log:
         rate = (self.trainer.tokens_done - self.first_token) * options.workers / seconds
         left = seconds / (done - self.first_step) * (options.steps - done)
         losses = " ".join(f"{name}={value:.3f}" for name, value in means.items())
-        print(f"step {done} {rate / 1000:.1f}k tokens/s, {left / 60:.0f} min left: {losses}", flush=True)
+        print(f"step {done} {rate / 1000:.1f}k tokens/s, {left / 60:.0f} min left: {losses}", flush=True)  # noqa: T201 - as above
         tokens = self.trainer.tokens_done * options.workers
         with self.path.open("a") as file:
             file.write(json.dumps({"step": done, "tokens": tokens, "seconds": round(seconds), **means}) + "\n")
@@ -274,7 +275,7 @@ def main() -> None:
     options = TrainingOptions(steps=arguments.steps, decay_steps=decay, seed=arguments.seed, workers=arguments.workers)
     train(options, arguments.directory)
     shutil.copyfile(arguments.directory / "latest.safetensors", arguments.output)
-    print(f"wrote {arguments.output}", flush=True)
+    print(f"wrote {arguments.output}", flush=True)  # noqa: T201 - the result of a command
 
 
 if __name__ == "__main__":

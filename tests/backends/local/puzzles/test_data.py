@@ -41,7 +41,7 @@ def numbers_of(example: Example) -> tuple[int, ...]:
 def test_no_held_out_puzzle_or_state_is_asked_about_or_passed_through(examples: list[Example]) -> None:
     seen = 0
     for example in examples:
-        words, text = parts(example)
+        _, text = parts(example)
         if example.task == "arithmetic":
             question = TOKENIZER.decode(example.prompt[1:])
             assert split_of_text(question) == "train"
@@ -78,7 +78,8 @@ def test_proposals_are_distinct_legal_steps_and_as_many_as_asked(examples: list[
         words, text = parts(example)
         known = {str(move) for move in legal_moves(numbers_of(example))}
         lines = text.split("\n")
-        assert set(lines) <= known and len(set(lines)) == len(lines)
+        assert set(lines) <= known
+        assert len(set(lines)) == len(lines)
         assert len(lines) == min(int(words[2]), len(known))
         checked += 1
     assert checked > 5_000

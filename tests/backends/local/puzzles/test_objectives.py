@@ -62,14 +62,16 @@ def test_masked_diffusion_masks_a_range_and_all_after_it(batch: Batch) -> None:
             masked = row == TOKENIZER.mask_id
             assert torch.equal(row[~masked], canvas[~masked])
             trained = weights > 0
-            assert trained.any() and masked[trained].all()
+            assert trained.any()
+            assert masked[trained].all()
             assert weights[trained].unique().numel() == 1
             assert weights[trained][0].item() == pytest.approx(1 / (8 * int(trained.sum())))
             # Masks that are not trained are those of later blocks, whole.
             untrained = (masked & ~trained).nonzero().flatten()
             if untrained.numel():
                 first = int(untrained[0])
-                assert first % batch.block_length == 0 and masked[first:].all()
+                assert first % batch.block_length == 0
+                assert masked[first:].all()
 
 
 def test_hybrid_training_gives_the_logits_of_step_by_step_sampling(model: Transformer, batch: Batch) -> None:
@@ -90,7 +92,8 @@ def test_hybrid_training_gives_the_logits_of_step_by_step_sampling(model: Transf
             done = 0
             while done < length:
                 step = [int(p) for p in sigma[done:] if seen[p] == done]
-                assert step == sigma[done : done + len(step)].tolist() and step
+                assert step
+                assert step == sigma[done : done + len(step)].tolist()
                 places = start + torch.tensor([step])
                 fed = torch.cat([clean, torch.full_like(places, TOKENIZER.mask_id)], 1)
                 with torch.no_grad():
