@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
+from torch.multiprocessing.spawn import spawn
 
 from llmprog.backends.local.puzzles.data import Example, ExampleStream
+from llmprog.backends.local.puzzles.evaluate import evaluate
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
 from llmprog.backends.local.puzzles.muon import Muon
 from llmprog.backends.local.puzzles.objectives import OBJECTIVES, Batch
 from llmprog.backends.local.transformer import Transformer, TransformerConfig
-from llmprog.backends.local.weights import save_weights
+from llmprog.backends.local.weights import load_weights, save_weights
 
 BATCH_TOKENS = {"ar": 1250, "diffusion": 1600, "hybrid": 1100}
 """Prompt and canvas tokens per step and worker of each objective; the hybrid feeds its canvas twice."""
@@ -49,9 +51,9 @@ class TrainingOptions:
         seed: Fixes initial weights, examples and masks.
     """
 
-    steps: int = 4000
+    steps: int = 2600
     warmup_steps: int = 100
-    decay_steps: int = 1100
+    decay_steps: int = 850
     matrix_lr: float = 5e-3
     vector_lr: float = 3e-3
     weight_decay: float = 0.02
@@ -161,7 +163,7 @@ class Trainer:
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             distributed.all_reduce(flat)
             flat /= self.options.workers
-            for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
                 gradient.copy_(mean.view_as(gradient))
 
     def _initialise(self) -> None:
@@ -192,7 +194,7 @@ def train(options: TrainingOptions, directory: Path, *, log_every: int = 50, che
         _work(0, options, directory, log_every, checkpoint_every, "")
         return
     with tempfile.TemporaryDirectory() as meeting:
-        multiprocessing.spawn(  # type: ignore[no-untyped-call]
+        spawn(  # type: ignore[no-untyped-call]
             _work,
             (options, directory, log_every, checkpoint_every, f"file://{meeting}/store"),
             nprocs=options.workers,
@@ -261,7 +263,7 @@ class _Log:
 
 
 def main() -> None:
-    """Train with the defaults of the committed weights and write them."""
+    """Train with the defaults of the committed weights; write weights and what they reach on the development split."""
     default = TrainingOptions()
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--steps", type=int, default=default.steps, help="optimiser steps in all")
@@ -275,7 +277,16 @@ def main() -> None:
     options = TrainingOptions(steps=arguments.steps, decay_steps=decay, seed=arguments.seed, workers=arguments.workers)
     train(options, arguments.directory)
     shutil.copyfile(arguments.directory / "latest.safetensors", arguments.output)
+    write_metrics(arguments.output, arguments.directory, options)
     print(f"wrote {arguments.output}", flush=True)  # noqa: T201 - the result of a command
+
+
+def write_metrics(weights: Path, directory: Path, options: TrainingOptions) -> None:
+    """Measure ``weights`` on the development split; the results go beside them, as JSON, with the last losses."""
+    model = load_weights(weights, backend="local:puzzles")
+    last = json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])
+    metrics = {"options": asdict(options), "training": last, "development": evaluate(model, "development")}
+    weights.with_suffix(".metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
 
 
 if __name__ == "__main__":
