@@ -251,9 +251,10 @@ def measure_tree_of_thoughts(
     samples: int = 16,
     lines: int = 4,
     beam_width: int = 5,
+    votes: int = 5,
     random_value: bool = False,
 ) -> dict[str, float]:
-    """Solvable held-out puzzles solved by a beam over proposed steps, valued by one greedy verdict a state."""
+    """Solvable held-out puzzles solved by a beam over proposed steps; a state's value is the sum of ``votes`` verdicts."""
     solvable = [p for p in classic_puzzles(split) if TARGET in reachable_numbers(p)]
     puzzles = rng.sample(solvable, min(count, len(solvable)))
     beams: list[list[State]] = [[puzzle] for puzzle in puzzles]
@@ -267,8 +268,11 @@ def measure_tree_of_thoughts(
             for text in texts[number * samples : (number + 1) * samples]:
                 found[index].update((legal[line], None) for line in text.split("\n") if line in legal)
         states = sorted({state for beam in found for state in beam})
-        answers = sampler.complete([sampler.tokenizer.evaluate_prompt(s, TARGET) for s in states], 0.0)
-        values = {s: VALUES.get(t.rsplit("\n", 1)[-1], 0.0) for s, t in zip(states, answers, strict=True)}
+        asked_states = [state for state in states for _ in range(votes)]
+        answers = sampler.complete([sampler.tokenizer.evaluate_prompt(s, TARGET) for s in asked_states], temperature)
+        values = dict.fromkeys(states, 0.0)
+        for state, answer in zip(asked_states, answers, strict=True):
+            values[state] += VALUES.get(answer.rsplit("\n", 1)[-1], 0.0)
         if random_value:
             values = {state: rng.random() for state in states}
         beams = [sorted(beam, key=lambda state: -values[state])[:beam_width] for beam in found]

@@ -6,7 +6,7 @@ Letters in shapes: B rows, P prompt tokens (mode token included), C canvas token
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,6 +45,10 @@ class TrainingInput:
     output: slice
     targets: Tensor
     weights: Tensor
+
+    def emphasise(self, words: Tensor, factor: float) -> TrainingInput:
+        """The same input with the weights of the targets among ``words`` multiplied by ``factor``."""
+        return replace(self, weights=torch.where(torch.isin(self.targets, words), factor, 1.0) * self.weights)
 
     def loss(self, model: Transformer) -> Tensor:
         """The weighted cross-entropy of ``model``, in float32."""

@@ -46,6 +46,7 @@ class TrainingOptions:
         vector_lr: Peak learning rate of AdamW (embedding and norms).
         weight_decay: Decoupled decay of matrices and embedding.
         clip_norm: Largest gradient norm.
+        flag_weight: Weight of the rare flags ``yes`` and ``near`` of a judgement against that of other tokens.
         workers: Processes of one thread each, whose gradients are averaged every step. On two cores they are twice as
             fast as one process of two threads, which spends its time waiting at thread barriers.
         seed: Fixes initial weights, examples and masks.
@@ -59,6 +60,7 @@ class TrainingOptions:
     weight_decay: float = 0.02
     clip_norm: float = 1.0
     workers: int = 2
+    flag_weight: float = 1.0
     seed: int = 24
 
     def schedule(self, step: int) -> float:
@@ -103,6 +105,7 @@ class Trainer:
         seed = options.seed * 1000 + rank * 10
         self.generator = torch.Generator().manual_seed(seed)
         self.streams = {name: ExampleStream(seed + i) for i, name in enumerate(OBJECTIVES)}
+        self.flags = torch.tensor([self.tokenizer.id_of(word) for word in ("yes", "yes,", "near", "near,")])
         self.steps_done = 0
         self.tokens_done = 0
 
@@ -116,6 +119,8 @@ class Trainer:
         for name, objective in OBJECTIVES.items():
             examples = self.streams[name].next_batch(BATCH_TOKENS[name])
             inputs = objective(collate(examples), self.tokenizer, self.generator)
+            if self.options.flag_weight != 1:
+                inputs = inputs.emphasise(self.flags, self.options.flag_weight)
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 loss = inputs.loss(self.model)
             (loss * LOSS_WEIGHTS[name]).backward()  # type: ignore[no-untyped-call]
@@ -268,13 +273,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--steps", type=int, default=default.steps, help="optimiser steps in all")
     parser.add_argument("--decay-steps", type=int, help="steps of decay at the end (default: the same share)")
+    parser.add_argument("--flag-weight", type=float, default=default.flag_weight, help="weight of yes and near flags")
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--workers", type=int, default=default.workers, help="processes of one thread each")
     parser.add_argument("--directory", type=Path, default=Path("checkpoints/puzzles"), help="checkpoints and metrics")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("puzzles.safetensors"))
     arguments = parser.parse_args()
     decay = arguments.decay_steps or round(arguments.steps * default.decay_steps / default.steps)
-    options = TrainingOptions(steps=arguments.steps, decay_steps=decay, seed=arguments.seed, workers=arguments.workers)
+    options = TrainingOptions(
+        steps=arguments.steps,
+        decay_steps=decay,
+        flag_weight=arguments.flag_weight,
+        seed=arguments.seed,
+        workers=arguments.workers,
+    )
     train(options, arguments.directory)
     shutil.copyfile(arguments.directory / "latest.safetensors", arguments.output)
     write_metrics(arguments.output, arguments.directory, options)
