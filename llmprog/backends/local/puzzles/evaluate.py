@@ -254,7 +254,7 @@ def measure_tree_of_thoughts(
     votes: int = 5,
     random_value: bool = False,
 ) -> dict[str, float]:
-    """Solvable held-out puzzles solved by a beam over proposed steps; a state's value is the sum of ``votes`` verdicts."""
+    """Solvable held-out puzzles solved by a beam; a state's value is the sum of ``votes`` verdicts."""
     solvable = [p for p in classic_puzzles(split) if TARGET in reachable_numbers(p)]
     puzzles = rng.sample(solvable, min(count, len(solvable)))
     beams: list[list[State]] = [[puzzle] for puzzle in puzzles]
