@@ -127,7 +127,9 @@ def with_exact_value(program: Program) -> Program:
 
 
 async def measure(name: str, program: Program, decoder: str, puzzles: Sequence[str], args: argparse.Namespace) -> Row:
-    backend = None if decoder == "none" else StepCounter(open_backend(f"local:puzzles?decoder={decoder}"))
+    backend = (
+        None if decoder == "none" else StepCounter(open_backend(f"local:puzzles?decoder={decoder}&dtype={args.dtype}"))
+    )
     places = asyncio.Semaphore(args.concurrency)
 
     async def solve(puzzle: str) -> tuple[bool, int]:
@@ -193,7 +195,8 @@ def main() -> None:
     parser.add_argument("--split", choices=("test", "development"), default="test")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--concurrency", type=int, default=4)
-    parser.add_argument("--num-samples", type=int, default=8, help="proposals per state")
+    parser.add_argument("--num-samples", type=int, default=16, help="proposals per state")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--ceiling", action="store_true", help="also judge by exhaustive search")
     parser.add_argument("--decoders", nargs="+", choices=DECODERS, default=DECODERS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
@@ -201,7 +204,7 @@ def main() -> None:
 
     solvable = [p for p in classic_puzzles(args.split) if 24 in reachable_numbers(p)]
     puzzles = [" ".join(map(str, p)) for p in random.Random(24).sample(solvable, min(args.puzzles, len(solvable)))]
-    table = Table(title=f"Game of 24, {len(puzzles)} solvable {args.split} puzzles, seed {args.seed}")
+    table = Table(title=f"Game of 24, {len(puzzles)} solvable {args.split} puzzles, seed {args.seed}, {args.dtype}")
     for column in ("method", "decoder", "solved %", "95 %", "legal %", "calls", "s/puzzle"):
         table.add_column(column, justify="left" if column in ("method", "decoder") else "right")
     console = Console(width=120)
