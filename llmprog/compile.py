@@ -137,7 +137,9 @@ def _listed(nodes: Any) -> Sequence[Any]:
 
 
 def _not_nodes(label: str, nodes: Any, kind: type[Node]) -> collections.abc.Iterator[str]:
-    if not isinstance(nodes, Sequence):
+    if isinstance(nodes, Node):
+        yield f"{label}: the node {nodes.name!r} alone; put it in a list: {label}=[{nodes.name}]"
+    elif not isinstance(nodes, Sequence):
         yield f"{label}={nodes!r}; allowed is a list of {label}"
     for item in _listed(nodes):
         if not isinstance(item, kind):

@@ -113,7 +113,13 @@ def _scheduler(
     compiled: CompiledProgram, choice: BackendChoice | None, on_event: Callable[[Event], None] | None
 ) -> tuple[Scheduler, str]:
     def opened(item: str | Backend) -> Backend:
-        return shared_backend(item) if isinstance(item, str) else item
+        if isinstance(item, str):
+            return shared_backend(item)
+        if not isinstance(item, Backend):
+            raise OptionError(
+                f"backend={item!r}; allowed is an id such as 'local:puzzles', a Backend, or these by node"
+            )
+        return item
 
     if isinstance(choice, Mapping):
         known = (*compiled.model_nodes, "default")
@@ -167,6 +173,8 @@ async def arun(
     compiled = compile_program(program)
     if seed is None:
         seed = random.SystemRandom().randrange(2**31)
+    if not isinstance(seed, int):
+        raise OptionError(f"seed={seed!r}; allowed is a whole number, or None")
     if not is_whole(max_in_flight, 1):
         raise OptionError(f"max_in_flight={max_in_flight!r}; allowed is a whole number >= 1")
     start = _start_state(program, input)

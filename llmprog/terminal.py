@@ -5,6 +5,7 @@ Text from models and users is hostile: control sequences are stripped and no mar
 
 from __future__ import annotations
 
+import inspect
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -181,7 +182,7 @@ def program_lines(compiled: Any) -> Tree:
         branch = root.add(text)
         if kind == "controller":
             for name, value in compiled.controller.parameters().items():
-                branch.add(Text(f"{name} = {value!r}"))
+                branch.add(Text(f"{name} = {value.__qualname__ if inspect.isroutine(value) else repr(value)}"))
         elif attributes.get("prompt"):
             for line in str(attributes["prompt"]).strip().splitlines():
                 branch.add(Text(plain(line), style="dim"))

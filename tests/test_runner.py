@@ -168,3 +168,12 @@ def test_backends_by_node_are_complete_before_anything_is_called():
     with pytest.raises(OptionError, match=r"has none for .*; add 'default'"):
         program.run("r", backend={})
     assert not backend.requests
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [({"backend": 5}, "backend=5; allowed is an id"), ({"seed": "a"}, "seed='a'; allowed is a whole number")],
+)
+def test_options_of_a_run_are_checked(options, complaint):
+    with pytest.raises(OptionError, match=complaint):
+        program.run("r", **{"backend": ScriptedBackend(reply), **options})

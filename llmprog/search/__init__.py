@@ -20,6 +20,7 @@ from llmprog.search.runtime import Search, SearchOutcome
 from llmprog.search.self_consistency import SelfConsistency
 from llmprog.search.stopping import BetaStop, StoppingRule, WindowStop, leader_confidence
 from llmprog.search.thought_graph import Arrival, Status, Thought, ThoughtGraph
+from llmprog.search.tree_controller import TreeController, by_score
 from llmprog.search.voting import canonical_answer
 
 __all__ = [
@@ -45,8 +46,10 @@ __all__ = [
     "StoppingRule",
     "Thought",
     "ThoughtGraph",
+    "TreeController",
     "VoteResult",
     "WindowStop",
+    "by_score",
     "canonical_answer",
     "leader_confidence",
 ]
