@@ -377,7 +377,7 @@ def _make_decoder(model: Transformer, vocabulary: Vocabulary, options: LocalOpti
         return HybridDecoder(
             model,
             vocabulary,
-            alpha0=0.25 if options.alpha0 is None else options.alpha0,
+            alpha0=0.1 if options.alpha0 is None else options.alpha0,
             steps=options.steps or 16,
         )
     return MaskedDiffusionDecoder(

@@ -88,7 +88,7 @@ class LocalOptions:
         default=None, metadata=_about("seed of those samples (default 0)", "masked_diffusion")
     )
     alpha0: float | None = field(
-        default=None, metadata=_about("share of tokens written by diffusion, in [0, 1] (default 0.25)", "hybrid")
+        default=None, metadata=_about("share of tokens written by diffusion, in [0, 1] (default 0.1)", "hybrid")
     )
 
     def __post_init__(self) -> None:

@@ -150,7 +150,7 @@ class HybridDecoder:
         model: Transformer,
         vocabulary: Vocabulary,
         *,
-        alpha0: float = 0.25,
+        alpha0: float = 0.1,
         steps: int = 16,
         use_cache: bool = True,
     ) -> None:

@@ -43,7 +43,7 @@ MIXTURE: dict[str, float] = {
     "propose3": 12.0,
     "propose2": 10.0,
     "propose5": 1.0,
-    "evaluate3": 24.0,
+    "evaluate3": 40.0,
     "evaluate2": 11.0,
     "evaluate1": 5.0,
     "evaluate4": 1.5,

@@ -52,7 +52,7 @@ class TrainingOptions:
         seed: Fixes initial weights, examples and masks.
     """
 
-    steps: int = 2600
+    steps: int = 3180
     warmup_steps: int = 100
     decay_steps: int = 850
     matrix_lr: float = 5e-3
@@ -60,7 +60,7 @@ class TrainingOptions:
     weight_decay: float = 0.02
     clip_norm: float = 1.0
     workers: int = 2
-    flag_weight: float = 1.0
+    flag_weight: float = 6.0
     seed: int = 24
 
     def schedule(self, step: int) -> float:
