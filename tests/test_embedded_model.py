@@ -15,7 +15,7 @@ from fractions import Fraction
 import pytest
 
 from llmprog import Blank, Program, Prompt, Template, arun, checker, generator
-from llmprog.arithmetic import evaluate, parse
+from llmprog.arithmetic import ExpressionError, evaluate, parse
 from llmprog.backends import open_backend
 from llmprog.backends.local.puzzles.data import random_question
 from llmprog.backends.local.puzzles.moves import reachable_numbers
@@ -144,8 +144,11 @@ def propose(state: Numbers, completion: str) -> Iterable[Numbers]:
 
 @checker
 def legal(state: Numbers) -> bool:
-    step, result = state.steps[-1].split(" = ")
-    return parse(step).evaluate() == Fraction(result)
+    step, _, result = state.steps[-1].partition(" = ")
+    try:
+        return parse(step).evaluate() == evaluate(result)
+    except ExpressionError:
+        return False
 
 
 @checker(prompt="Evaluate if given numbers can reach 24 (sure/likely/impossible)\nInput: {left}\n", n=3)
