@@ -146,7 +146,7 @@ def propose(state: Numbers, completion: str) -> Iterable[Numbers]:
 def legal(state: Numbers) -> bool:
     step, _, result = state.steps[-1].partition(" = ")
     try:
-        return parse(step).evaluate() == evaluate(result)
+        return parse(step).evaluate() == evaluate(result) and len(state.left) + len(state.steps) == 4
     except ExpressionError:
         return False
 
