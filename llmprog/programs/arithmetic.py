@@ -76,7 +76,7 @@ def think(state: Chain, completion: str) -> Iterable[Chain]:
 def arithmetic(
     *,
     num_samples: int = 20,
-    temperature: float = 1.0,
+    temperature: float = 0.7,
     stopping: Stopping = "none",
     confidence: float | None = None,
     window: int | None = None,
