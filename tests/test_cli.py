@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+# A shell that runs the tests in the background has its children ignore Ctrl-C.
+INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+
 # Finders that do not find torch: to the interpreter it is not installed.
 WITHOUT_TORCH = """
 import sys
@@ -211,12 +214,16 @@ def test_ctrl_c_exits_130(tmp_path: Path) -> None:
         "slow = Program(start=int, generators=[wait], controller=BestFirstSearch(max_thoughts=5))\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", "from llmprog.cli import main; main()", "run", f"{file}:slow", "1"],
+        [sys.executable, "-c", INTERRUPTIBLE + "from llmprog.cli import main; main()", "run", f"{file}:slow", "1"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert process.stderr is not None
-    assert process.stderr.readline() == "waiting\n"
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    with process:
+        try:
+            assert process.stderr is not None
+            assert process.stderr.readline() == "waiting\n"
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "Traceback" not in errors

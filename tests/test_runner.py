@@ -101,8 +101,13 @@ def test_an_interrupt_of_the_waiting_thread_cancels_the_run():
                 self.num_in_flight -= 1
 
     backend = Interrupting(reply)
-    with pytest.raises(KeyboardInterrupt):
-        program.run("r", backend=backend)
+    # A shell that runs the tests in the background has them ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            program.run("r", backend=backend)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert backend.cancelled
     assert backend.num_in_flight == 0
     assert program.run("r", backend=ScriptedBackend(reply)).solved  # the loop is still of use
