@@ -38,11 +38,13 @@ def run_sync(work: Coroutine[Any, Any, T]) -> T:
             "a program was run from inside a running search, which would wait for itself for ever; "
             "call it from an async node: await program.arun(...)"
         )
-    future: Future[T] = asyncio.run_coroutine_threadsafe(work, loop)
-    try:
+    future: Future[T] | None = None
+    try:  # the loop may be at work, and Ctrl-C arrive, before the next line has returned
+        future = asyncio.run_coroutine_threadsafe(work, loop)
         return future.result()
     except KeyboardInterrupt:
-        future.cancel()
+        if future is not None:
+            future.cancel()
         with suppress(TimeoutError):  # a node that does not let go must not hide the interrupt
             asyncio.run_coroutine_threadsafe(_drain(), loop).result(timeout=5)
         raise

@@ -92,7 +92,9 @@ def test_an_interrupt_of_the_waiting_thread_cancels_the_run():
         async def generate(self, request):
             self.num_in_flight += 1
             try:
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                # Not at once: the main thread must have come to wait for the run.
+                interrupt = (signal.pthread_kill, threading.main_thread().ident, signal.SIGINT)
+                asyncio.get_running_loop().call_later(0.05, *interrupt)
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
                 self.cancelled = True
