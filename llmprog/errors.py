@@ -9,9 +9,18 @@
     ├── OptionError           an option or parameter has an unknown name or a bad value
     ├── MissingExtraError     a feature needs a package that is not installed
     ├── NodeError             a node's own function raised (``.node``; the cause is chained)
-    └── BackendError          a model call failed (``.backend``, ``.status``, ``.retryable``, ``.retry_after_s``)
-        ├── CapabilityError   the backend cannot do what was asked
-        └── ModelFileError    weights or tokenizer files are missing or malformed
+    └── BackendError              a model call failed (``.backend``, ``.status``, ``.retryable``, ``.retry_after_s``)
+        ├── CapabilityError       the backend cannot do what was asked
+        ├── ModelFileError        weights or tokenizer files are missing or malformed
+        ├── ReplayMissError       a recording does not hold the request
+        ├── ConnectionFailedError no connection, a broken one, or a timeout (``.possibly_billed``)
+        ├── TruncatedStreamError  a reply ended before it was complete
+        ├── BadResponseError      an answer that is no reply: HTML, an empty body, too large, a redirect
+        ├── RequestRefusedError   the endpoint will not serve this request (400, 404, 413, 422 …)
+        ├── AuthenticationError   no key, or one that is not accepted
+        ├── RateLimitError        too many requests; the same call may succeed later
+        ├── QuotaError            the account's credit or quota is spent
+        └── EndpointDownError     the endpoint fails so often that it is left alone for a while
 
 Messages say what failed, the offending value, what is allowed and what to do next.
 """
@@ -87,6 +96,7 @@ class BackendError(LLMProgError):
         status: HTTP status or the provider's own code, where there is one.
         retryable: Whether the same call may succeed later.
         retry_after_s: Seconds the backend asked callers to wait, where it did.
+        possibly_billed: Whether the provider may have begun to answer, and so may charge for it.
     """
 
     def __init__(
@@ -97,8 +107,10 @@ class BackendError(LLMProgError):
         status: int | str | None = None,
         retryable: bool = False,
         retry_after_s: float | None = None,
+        possibly_billed: bool = False,
     ) -> None:
         self.backend = backend
+        self.possibly_billed = possibly_billed
         self.status = status
         self.retryable = retryable
         self.retry_after_s = retry_after_s
@@ -111,3 +123,39 @@ class CapabilityError(BackendError):
 
 class ModelFileError(BackendError):
     """Weights or tokenizer files are missing or malformed; nothing was allocated."""
+
+
+class ReplayMissError(BackendError):
+    """A recording does not hold the request; the message shows the nearest one it holds."""
+
+
+class ConnectionFailedError(BackendError):
+    """No connection, a connection that broke, or a timeout."""
+
+
+class TruncatedStreamError(BackendError):
+    """A reply ended before it was complete; what came of it is no completion."""
+
+
+class BadResponseError(BackendError):
+    """The endpoint answered with something that is no reply: HTML, an empty body, too large a body, a redirect."""
+
+
+class RequestRefusedError(BackendError):
+    """The endpoint will not serve this request, now or later."""
+
+
+class AuthenticationError(BackendError):
+    """No key was found, or the endpoint does not accept it."""
+
+
+class RateLimitError(BackendError):
+    """The endpoint asks for fewer requests; the same call may succeed later."""
+
+
+class QuotaError(BackendError):
+    """The account's credit or quota is spent; the endpoint is not called again in this process."""
+
+
+class EndpointDownError(BackendError):
+    """The endpoint failed so often of late that it is left alone for a while."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field, fields
 from typing import Literal
 
 from llmprog.errors import OptionError
@@ -76,6 +76,39 @@ class Template:
             raise OptionError("Template: no Blank among the parts; nothing is left to fill in")
 
 
+@dataclass(frozen=True, slots=True)
+class JsonSchema:
+    """Guided output: a JSON document that satisfies ``schema``, itself a JSON text."""
+
+    schema: str
+
+    @classmethod
+    def of(cls, schema: Mapping[str, object]) -> JsonSchema:
+        """From a schema as a mapping, such as ``Model.model_json_schema()`` of a pydantic model."""
+        return cls(json.dumps(schema, sort_keys=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Regex:
+    """Guided output: a text that ``pattern`` matches as a whole."""
+
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """Guided output: one of ``options``, word for word."""
+
+    options: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.options:
+            raise OptionError("Choices(options=()): at least one option is needed")
+
+
+Guided = JsonSchema | Regex | Choices
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How completions are drawn.
@@ -88,6 +121,8 @@ class SamplingParams:
         min_p: Tokens less likely than ``min_p`` times the most likely one are dropped; 0 keeps all.
         stop: Texts that end a completion; the text itself is not part of it.
         seed: Fixes every draw of a backend that honours seeds; ``None`` draws afresh.
+        logprobs: Whether completions must carry the log-probabilities of their tokens.
+        guided: What the completion's text must be; ``None`` leaves it free.
     """
 
     temperature: float = 0.7
@@ -97,6 +132,8 @@ class SamplingParams:
     min_p: float = 0.0
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    logprobs: bool = False
+    guided: Guided | None = None
 
     def __post_init__(self) -> None:
         real, whole = (int, float), (int,)
@@ -114,6 +151,12 @@ class SamplingParams:
                 raise OptionError(f"SamplingParams({name}={value!r}): allowed is {allowed}")
         if not isinstance(stop, tuple) or not all(isinstance(text, str) and text for text in stop):
             raise OptionError(f"SamplingParams(stop={stop!r}): allowed is a tuple of non-empty texts")
+        if not isinstance(self.logprobs, bool):
+            raise OptionError(f"SamplingParams(logprobs={self.logprobs!r}): allowed is True or False")
+        if not isinstance(self.guided, Guided | None):
+            raise OptionError(
+                f"SamplingParams(guided={self.guided!r}): allowed is JsonSchema.of(...), Regex(...), Choices(...) or None"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,18 +185,31 @@ class Request:
         asked = self.prompt.prompt if isinstance(self.prompt, Template) else self.prompt
         parts = [p if isinstance(p, str) else p.num_tokens for p in getattr(self.prompt, "parts", ())]
         params = {f.name: getattr(self.params, f.name) for f in fields(self.params)}
+        guided = self.params.guided
+        params["guided"] = None if guided is None else [type(guided).__name__, *astuple(guided)]
         content = [[[m.role, m.content] for m in asked.messages], asked.prefix, parts, params]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What was spent. ``usd`` is ``None`` where the price is unknown, never 0 by default."""
+    """What was spent.
+
+    Attributes:
+        calls: Completions drawn.
+        prompt_tokens: Tokens read; 0 where the backend does not say.
+        completion_tokens: Tokens written, reasoning included; 0 where the backend does not say.
+        usd: US dollars; ``None`` where the price or the token counts are unknown, never 0 by default.
+        cached_tokens: Those of ``prompt_tokens`` that came from the provider's cache.
+        reasoning_tokens: Those of ``completion_tokens`` that were reasoning.
+    """
 
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     usd: float | None = 0.0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         unknown = self.usd is None or other.usd is None
@@ -162,6 +218,8 @@ class Usage:
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
             None if unknown else (self.usd or 0.0) + (other.usd or 0.0),
+            self.cached_tokens + other.cached_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
         )
 
 
@@ -196,6 +254,8 @@ class Completion:
         reasoning: Text a reasoning model thought aloud, kept apart from the reply.
         logprobs: Token log-probabilities where the backend reports them.
         usage: What this completion cost; a prompt shared by n samples is counted in the first.
+        model: The model that answered, in the provider's own words, where it says so.
+        violation: Why ``text`` is not what ``SamplingParams.guided`` asked for; ``None`` where it is.
     """
 
     text: str
@@ -203,6 +263,25 @@ class Completion:
     reasoning: str | None = None
     logprobs: Logprobs | None = None
     usage: Usage = field(default_factory=Usage)
+    model: str | None = None
+    violation: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """A piece of a completion as it is written.
+
+    Attributes:
+        sample: Which of the call's completions, counted from 0.
+        text: The piece.
+        replaces: Whether it replaces all text of this completion so far (diffusion models) instead of following it.
+        is_reasoning: Whether it belongs to the reasoning instead of the reply.
+    """
+
+    sample: int
+    text: str
+    replaces: bool = False
+    is_reasoning: bool = False
 
 
 def total_usage(completions: Sequence[Completion]) -> Usage:
