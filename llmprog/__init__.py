@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from llmprog.runner import arun as arun
     from llmprog.runner import run as run
     from llmprog.types import Blank as Blank
+    from llmprog.types import Choices as Choices
     from llmprog.types import Completion as Completion
+    from llmprog.types import JsonSchema as JsonSchema
     from llmprog.types import Message as Message
     from llmprog.types import Prompt as Prompt
+    from llmprog.types import Regex as Regex
     from llmprog.types import SamplingParams as SamplingParams
     from llmprog.types import Template as Template
     from llmprog.types import Usage as Usage
@@ -36,7 +39,10 @@ _HOMES = {
     "llmprog.nodes": ("Checker", "Generator", "Model", "Verdict", "checker", "generator"),
     "llmprog.program": ("Program",),
     "llmprog.runner": ("Result", "arun", "run"),
-    "llmprog.types": ("Blank", "Completion", "Message", "Prompt", "SamplingParams", "Template", "Usage"),
+    "llmprog.types": (
+        *("Blank", "Choices", "Completion", "JsonSchema", "Message", "Prompt", "Regex", "SamplingParams", "Template"),
+        "Usage",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from llmprog.types import Completion, Request, Usage
+from llmprog.types import Completion, Delta, Request, Usage
 
 
 @dataclass(slots=True)
@@ -67,6 +67,21 @@ class CallSettled:
 
 
 @dataclass(slots=True)
+class CompletionDelta:
+    """A piece of a completion has come, of a run that streams.
+
+    Attributes:
+        node: The node that asked.
+        request: What it asked.
+        delta: The piece; ``request.first_sample + delta.sample`` is the sample it belongs to.
+    """
+
+    node: str
+    request: Request
+    delta: Delta
+
+
+@dataclass(slots=True)
 class RunFinished:
     """The search ended; ``stopped`` says why."""
 
@@ -75,4 +90,4 @@ class RunFinished:
 
 
 ControllerEvent: TypeAlias = ThoughtExpanded | ThoughtChecked | ThoughtsCompared
-Event: TypeAlias = ControllerEvent | CallSettled | RunFinished
+Event: TypeAlias = ControllerEvent | CallSettled | CompletionDelta | RunFinished

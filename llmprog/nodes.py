@@ -106,12 +106,13 @@ class Node:
     def parse_each(self, subject: Sequence[Any], completions: Sequence[Completion]) -> list[tuple[int, Any]]:
         """Apply the parser; pairs of sample index and what the function returned for it.
 
-        A function that takes ``completions`` is called once, and its result has index 0.
+        A function that takes ``completions`` is called once, and its result has index 0. Completions that violate the
+        guided output asked for are left out: a parser can rely on the form it asked for.
         """
-        given: list[Any] = [c.text for c in completions] if self.wants_text else list(completions)
+        usable = [(i, c.text if self.wants_text else c) for i, c in enumerate(completions) if c.violation is None]
         if self.takes == "completions":
-            return [(0, self.function(*subject, given))]
-        return [(i, self.function(*subject, item)) for i, item in enumerate(given)]
+            return [(0, self.function(*subject, [given for _, given in usable]))]
+        return [(i, self.function(*subject, given)) for i, given in usable]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +177,8 @@ def generator(
         n: Independent samples per expansion.
         name: Name in the program graph; the function's name by default.
         aggregates: The first argument is a tuple of states; the result descends from all of them.
-        **sampling: ``temperature``, ``max_tokens``, ``top_p``, ``top_k``, ``min_p``, ``stop``.
+        **sampling: ``temperature``, ``max_tokens``, ``top_p``, ``top_k``, ``min_p``, ``stop``, ``logprobs``,
+            ``guided``.
 
     Raises:
         DeclarationError: The function's parameters do not fit one of the forms above.

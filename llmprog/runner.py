@@ -110,8 +110,10 @@ def _close_all() -> None:
 
 
 def _scheduler(
-    compiled: CompiledProgram, choice: BackendChoice | None, on_event: Callable[[Event], None] | None
+    compiled: CompiledProgram, choice: BackendChoice | None, on_event: Callable[[Event], None] | None, stream: bool
 ) -> tuple[Scheduler, str]:
+    on_delta = on_event if stream else None
+
     def opened(item: str | Backend) -> Backend:
         if isinstance(item, str):
             return shared_backend(item)
@@ -133,7 +135,8 @@ def _scheduler(
             )
         backends = {node: opened(item) for node, item in choice.items()}
         label = ", ".join(f"{node}={backend.id}" for node, backend in backends.items())
-        return Scheduler(backends.pop("default", None), backends, on_settled=on_event), label
+        default = backends.pop("default", None)
+        return Scheduler(default, backends, on_settled=on_event, on_delta=on_delta), label
     if choice is None and compiled.prompted_nodes:
         raise OptionError(
             f"program {compiled.name!r} calls a model in {', '.join(compiled.prompted_nodes)}, "
@@ -141,7 +144,8 @@ def _scheduler(
         )
     # A program of plain Python runs without loading a model.
     backend = opened(choice) if choice is not None and compiled.model_nodes else None
-    return Scheduler(backend, on_settled=on_event), "none" if backend is None else backend.id
+    scheduler = Scheduler(backend, on_settled=on_event, on_delta=on_delta)
+    return scheduler, "none" if backend is None else backend.id
 
 
 async def arun(
@@ -152,6 +156,7 @@ async def arun(
     seed: int | None = None,
     on_event: Callable[[Event], None] | None = None,
     max_in_flight: int = 1024,
+    stream: bool = False,
 ) -> Result:
     """Run a program to its end.
 
@@ -163,6 +168,7 @@ async def arun(
         seed: Repeats a run on backends that honour seeds; drawn at random and reported if not given.
         on_event: Called with every event in order; it must not block.
         max_in_flight: Actions the search may have under way at once.
+        stream: Have backends that can send completions piece by piece do so; each piece is a ``CompletionDelta`` event.
 
     Raises:
         CompileError: The program's declaration has faults.
@@ -178,7 +184,7 @@ async def arun(
     if not is_whole(max_in_flight, 1):
         raise OptionError(f"max_in_flight={max_in_flight!r}; allowed is a whole number >= 1")
     start = _start_state(program, input)
-    scheduler, label = _scheduler(compiled, backend, on_event)
+    scheduler, label = _scheduler(compiled, backend, on_event, stream)
     search = Search(compiled, scheduler, seed=seed, max_in_flight=max_in_flight, observe=on_event)
     begun = time.perf_counter()
 

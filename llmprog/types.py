@@ -155,7 +155,7 @@ class SamplingParams:
             raise OptionError(f"SamplingParams(logprobs={self.logprobs!r}): allowed is True or False")
         if not isinstance(self.guided, Guided | None):
             raise OptionError(
-                f"SamplingParams(guided={self.guided!r}): allowed is JsonSchema.of(...), Regex(...), Choices(...) or None"
+                f"SamplingParams(guided={self.guided!r}): allowed is a JsonSchema, a Regex, a Choices or None"
             )
 
 
@@ -290,3 +290,11 @@ def total_usage(completions: Sequence[Completion]) -> Usage:
     for completion in completions:
         total += completion.usage
     return total
+
+
+def sample_seed(seed: int | None, sample: int) -> int | None:
+    """A seed in 0..2^63 for sample number ``sample``, for models that know seeds and no sample numbers.
+
+    Sample 0 keeps ``seed`` itself; ``None`` stays ``None``.
+    """
+    return seed if seed is None or sample == 0 else (seed + sample * 0x9E3779B97F4A7C15) % 2**63

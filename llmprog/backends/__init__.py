@@ -1,8 +1,16 @@
 """Backends: the models a program can be run on, and how they are found by id."""
 
-from llmprog.backends.base import Backend, Capabilities
+from llmprog.backends.base import Backend, Capabilities, StreamingBackend
 from llmprog.backends.registry import BackendInfo, open_backend
 from llmprog.backends.scheduler import Scheduler
 from llmprog.backends.scripted import ScriptedBackend
 
-__all__ = ["Backend", "BackendInfo", "Capabilities", "Scheduler", "ScriptedBackend", "open_backend"]
+__all__ = [
+    "Backend",
+    "BackendInfo",
+    "Capabilities",
+    "Scheduler",
+    "ScriptedBackend",
+    "StreamingBackend",
+    "open_backend",
+]

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
-from llmprog.types import Completion, Logprobs, Prompt, Request, SamplingParams, Template
+from llmprog.errors import CapabilityError
+from llmprog.types import (
+    Choices,
+    Completion,
+    Delta,
+    Guided,
+    JsonSchema,
+    Logprobs,
+    Prompt,
+    Regex,
+    Request,
+    SamplingParams,
+    Template,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +33,9 @@ class Capabilities:
         infill: Fills blanks anywhere in a text.
         seed: The same request and seed give the same completions.
         context_length: Longest prompt plus completion in tokens; ``None`` where unknown.
+        stream: How the pieces of a completion come: each ``append``s to or ``replace``s the text so far (diffusion
+            models); ``none`` where a completion comes whole. Backends that stream are ``StreamingBackend``s.
+        guided: The kinds of guided output that can be asked for: ``json``, ``regex``, ``choices``.
     """
 
     n: bool = False
@@ -28,6 +44,8 @@ class Capabilities:
     infill: bool = False
     seed: bool = False
     context_length: int | None = None
+    stream: Literal["none", "append", "replace"] = "none"
+    guided: frozenset[str] = frozenset()
 
 
 @runtime_checkable
@@ -64,3 +82,40 @@ class Backend(Protocol):
     async def aclose(self) -> None:
         """Release what the backend holds; calling it twice is harmless."""
         ...
+
+
+@runtime_checkable
+class StreamingBackend(Backend, Protocol):
+    """A backend that can show its completions while they are written."""
+
+    async def stream(self, request: Request, on_delta: Callable[[Delta], None]) -> Sequence[Completion]:
+        """``generate``, with every piece handed to ``on_delta`` as it comes.
+
+        A call that has to be made again begins with a piece that replaces everything: an empty one.
+        """
+        ...
+
+
+def refuse_unsupported(backend: Backend, params: SamplingParams) -> None:
+    """Refuse log-probabilities or guided output that ``backend`` cannot give, before anything is paid for.
+
+    Raises:
+        CapabilityError: It cannot; the message says what can.
+    """
+    can = backend.capabilities
+    if params.logprobs and not can.logprobs:
+        raise CapabilityError(
+            "it reports no log-probabilities (logprobs=True); local models with decoder=autoregressive do, and "
+            "endpoints of vLLM, SGLang, llama.cpp and OpenAI's chat completions",
+            backend=backend.id,
+        )
+    if params.guided is not None and guided_kind(params.guided) not in can.guided:
+        raise CapabilityError(
+            f"it cannot be held to {params.guided!r:.200}; it can to {', '.join(sorted(can.guided)) or 'no form'}",
+            backend=backend.id,
+        )
+
+
+def guided_kind(guided: Guided) -> str:
+    """The name of a kind of guided output in ``Capabilities.guided``."""
+    return {JsonSchema: "json", Regex: "regex", Choices: "choices"}[type(guided)]

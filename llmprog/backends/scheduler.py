@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from llmprog.backends.base import Backend
+from llmprog.backends.base import Backend, StreamingBackend, refuse_unsupported
 from llmprog.errors import BackendError, LLMProgError, OptionError
-from llmprog.events import CallSettled
+from llmprog.events import CallSettled, CompletionDelta
 from llmprog.tasks import gather_or_cancel
-from llmprog.types import Completion, Logprobs, Prompt, Request, Template, Usage, total_usage
+from llmprog.types import Completion, Logprobs, Prompt, Request, Template, Usage, sample_seed, total_usage
 
 _ROUNDS_FOR_MISSING_SAMPLES = 3
 
@@ -28,6 +28,7 @@ class Scheduler:
         by_node: Backends of particular nodes.
         max_concurrency: Calls in flight per backend.
         on_settled: Told of every call that came back.
+        on_delta: Told of every piece of a completion, from backends that stream; without it nothing is streamed.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Scheduler:
         *,
         max_concurrency: int = 1024,
         on_settled: Callable[[CallSettled], None] | None = None,
+        on_delta: Callable[[CompletionDelta], None] | None = None,
     ) -> None:
         if max_concurrency < 1:
             raise OptionError(f"max_concurrency={max_concurrency!r}; allowed is a whole number >= 1")
@@ -44,6 +46,7 @@ class Scheduler:
         self._default = default
         self._by_node = dict(by_node or {})
         self._on_settled = on_settled
+        self._on_delta = on_delta
         backends = [b for b in (default, *self._by_node.values()) if b is not None]
         self._slots = {id(backend): asyncio.Semaphore(max_concurrency) for backend in backends}
 
@@ -62,6 +65,7 @@ class Scheduler:
             BackendError: The backend failed, or kept returning too few samples.
         """
         backend = self._backend(node)
+        refuse_unsupported(backend, request.params)
         if request.num_samples == 1 or backend.capabilities.n:
             return await self._all_samples(node, backend, request)
         singles = await gather_or_cancel(
@@ -99,24 +103,24 @@ class Scheduler:
         async with self._slots[id(backend)]:
             begun = time.monotonic()
             with _as_backend_error(backend):
-                completions = await _draw(backend, request)
+                completions = await self._draw(node, backend, request)
         self._record(CallSettled(node, request, total_usage(completions), time.monotonic() - begun))
         return completions
+
+    async def _draw(self, node: str, backend: Backend, request: Request) -> Sequence[Completion]:
+        if isinstance(request.prompt, Template):
+            # infill has no sample index: later samples are told apart by their seed
+            params = replace(request.params, seed=sample_seed(request.params.seed, request.first_sample))
+            return await backend.infill(request.prompt, params, request.num_samples)
+        tell = self._on_delta
+        if tell is None or not isinstance(backend, StreamingBackend) or backend.capabilities.stream == "none":
+            return await backend.generate(request)
+        return await backend.stream(request, lambda delta: tell(CompletionDelta(node, request, delta)))
 
     def _record(self, event: CallSettled) -> None:
         self.usage += event.usage
         if self._on_settled is not None:
             self._on_settled(event)
-
-
-async def _draw(backend: Backend, request: Request) -> Sequence[Completion]:
-    if not isinstance(request.prompt, Template):
-        return await backend.generate(request)
-    params = request.params
-    if params.seed is not None and request.first_sample:
-        # infill has no sample index: later samples are told apart by their seed
-        params = replace(params, seed=(params.seed + request.first_sample * 0x9E3779B97F4A7C15) % 2**63)
-    return await backend.infill(request.prompt, params, request.num_samples)
 
 
 @contextlib.contextmanager

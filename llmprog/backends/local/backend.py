@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmprog.backends.base import Capabilities
+from llmprog.backends.base import Capabilities, refuse_unsupported
 from llmprog.backends.local.options import LocalOptions, describe_options
 from llmprog.backends.local.puzzles.language import EncodedPrompt, PuzzleTokenizer
 from llmprog.backends.registry import BackendInfo
@@ -162,6 +162,7 @@ class LocalBackend:
         if isinstance(request.prompt, Template):
             return await self._fill(request.prompt, request.params, request.num_samples, request.first_sample)
         params = request.params
+        refuse_unsupported(self, params)
         encoded, prefix = self._encode(request.prompt)
         head = (self._mode_id, *encoded.tokens)
         mask_id = self._tokenizer.mask_id
