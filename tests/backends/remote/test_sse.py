@@ -155,9 +155,7 @@ def reference(stream):
     return events
 
 
-pieces = st.sampled_from(
-    [b"data", b":", b" ", b"\n", b"\r", b"\r\n", b"\n\n", b"event", b"id: 1", b"\xef\xbb\xbf", b"\xe2"]
-)
+PIECES = [b"data", b":", b" ", b"\n", b"\r", b"\r\n", b"\n\n", b"event", b"id: 1", b"\xef\xbb\xbf", b"\xe2"]
 
 
 @given(st.lists(st.sampled_from(PIECES) | st.binary(max_size=4), max_size=40))
