@@ -1,0 +1,321 @@
+"""What the wire protocols share: reading JSON that may hold anything, provider errors, counts, request checks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NoReturn
+
+from llmprog.backends.remote.profiles import Profile, built_in_profiles, merged
+from llmprog.backends.remote.wire import ModelCall, TokenCounts
+from llmprog.errors import (
+    AuthenticationError,
+    BackendError,
+    BadResponseError,
+    CapabilityError,
+    QuotaError,
+    RateLimitError,
+    RequestRefusedError,
+    TruncatedStreamError,
+)
+from llmprog.redaction import redact
+from llmprog.types import FinishReason, Logprobs
+
+_SHOWN = 300  # characters of a provider's message, and of an offending value
+
+_QUOTA: Final = frozenset(
+    ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error", "insufficient_balance")
+)
+_RATE: Final = frozenset(("rate_limit_exceeded", "rate_limit_error", "resource_exhausted", "too_many_requests"))
+_KEY: Final = frozenset(
+    ("authentication_error", "permission_error", "invalid_api_key", "unauthenticated", "permission_denied")
+)
+_REFUSED: Final = frozenset(
+    (
+        "invalid_request_error",
+        "badrequesterror",
+        "bad_request",
+        "not_found_error",
+        "notfounderror",
+        "not_found",
+        "model_not_found",
+        "request_too_large",
+        "context_length_exceeded",
+        "exceed_context_size_error",
+        "invalid_argument",
+        "failed_precondition",
+        "invalid_prompt",
+    )
+)
+_OVERLOAD: Final = frozenset(
+    (
+        "overloaded_error",
+        "overloaded",
+        "server_error",
+        "internal_server_error",
+        "internalservererror",
+        "api_error",
+        "internal",
+        "unavailable",
+        "unavailable_error",
+        "service_unavailable",
+        "deadline_exceeded",
+        "timeout_error",
+        "timeout",
+    )
+)
+
+
+def decode_json(data: bytes | str, *, backend: str) -> Any:
+    """The value of a JSON text, read strictly.
+
+    Raises:
+        BadResponseError: It is no JSON, names a key twice, holds NaN or Infinity, or nests too deeply.
+    """
+    try:
+        return json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError:
+        reason = "it nests too deeply"
+    except (ValueError, UnicodeDecodeError) as error:
+        reason = str(error)
+    raise BadResponseError(
+        f"the answer is not usable JSON: {shown(reason)}; it begins {shown(data[:80])}; check the base URL",
+        backend=backend,
+        retryable=True,
+        possibly_billed=True,
+    )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(n for n in names if names.count(n) > 1)!r} appears twice in one object")
+    return result
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def shown(value: object) -> str:
+    """A short repr of something an endpoint sent, without secrets."""
+    text = value if isinstance(value, str) else repr(value)
+    return redact(repr(text[:_SHOWN]) if isinstance(value, str) else text[:_SHOWN])
+
+
+def not_the_protocol(what: str, value: object, *, backend: str) -> BadResponseError:
+    """The error for an answer that is JSON but not what the protocol sends."""
+    return BadResponseError(
+        f"the answer has {what}: {shown(value)}; check the base URL and the endpoint's profile",
+        backend=backend,
+        retryable=True,
+        possibly_billed=True,
+    )
+
+
+def as_object(value: object, what: str, *, backend: str) -> Mapping[str, Any]:
+    """``value`` if it is a JSON object.
+
+    Raises:
+        BadResponseError: It is something else.
+    """
+    if not isinstance(value, dict):
+        raise not_the_protocol(f"no JSON object as its {what}", value, backend=backend)
+    return value
+
+
+def objects(value: object) -> list[Mapping[str, Any]]:
+    """The JSON objects in a list; nothing where there is no list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def member(value: object, key: str) -> Mapping[str, Any]:
+    """The JSON object under ``key``; an empty one where there is none."""
+    inner = value.get(key) if isinstance(value, dict) else None
+    return inner if isinstance(inner, dict) else {}
+
+
+def text_or_none(value: object) -> str | None:
+    """``value`` if it is a text that is not empty."""
+    return value if isinstance(value, str) and value else None
+
+
+def count(value: object) -> int | None:
+    """A count of tokens; ``None`` for anything that cannot be one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return int(value) if value >= 0 else None
+
+
+def token_counts(prompt: object, completion: object, cached: object = None, reasoning: object = None) -> TokenCounts:
+    """Counts as the provider gave them; cached and reasoning tokens never exceed what they are part of."""
+    in_all, out_all = count(prompt), count(completion)
+    return TokenCounts(
+        prompt=in_all,
+        completion=out_all,
+        cached=min(count(cached) or 0, in_all or 0),
+        reasoning=min(count(reasoning) or 0, out_all or 0),
+    )
+
+
+def provider_error(body: Mapping[str, Any], *, backend: str, is_error: bool = False) -> BackendError | None:
+    """The error that ``body`` reports in place of a reply; ``None`` where it reports none.
+
+    Args:
+        body: A decoded answer, or one event of a stream.
+        backend: Id for the error.
+        is_error: Whether the stream named this event an error.
+    """
+    error = body.get("error")
+    if not error and (is_error or body.get("object") == "error" or body.get("type") == "error"):
+        error = body
+    if not error:
+        return None
+    if not isinstance(error, dict):
+        error = {"message": error}
+    message = error.get("message") or error.get("detail") or error
+    codes = [error.get(key) for key in ("code", "type", "status")]
+    words = {code.lower() for code in codes if isinstance(code, str)}
+    numbers = [
+        int(c)
+        for c in codes
+        if (isinstance(c, int) and not isinstance(c, bool)) or (isinstance(c, str) and c.isdecimal() and len(c) < 4)
+    ]
+    status = next((code for code in codes if isinstance(code, int | str) and not isinstance(code, bool) and code), None)
+    kind, retryable = _classify(words, numbers[0] if numbers else 0)
+    return kind(
+        f"the endpoint reports an error: {shown(message)}",
+        backend=backend,
+        status=status,
+        retryable=retryable,
+        possibly_billed=True,
+    )
+
+
+def _classify(words: set[str], number: int) -> tuple[type[BackendError], bool]:
+    """The class of an error and whether the same call may succeed later."""
+    if words & _QUOTA or number == 402:
+        return QuotaError, False
+    if words & _RATE or number == 429:
+        return RateLimitError, True
+    if words & _KEY or number in {401, 403}:
+        return AuthenticationError, False
+    if words & _OVERLOAD or number in {408, 409} or number >= 500:
+        return BackendError, True
+    if words & _REFUSED or 400 <= number < 500:
+        return RequestRefusedError, False
+    return BackendError, False
+
+
+def truncated(what: str, *, backend: str) -> TruncatedStreamError:
+    """The error for a reply that ended before it was complete."""
+    return TruncatedStreamError(
+        f"the reply ended early: {what}; what came of it is not used",
+        backend=backend,
+        retryable=True,
+        possibly_billed=True,
+    )
+
+
+_FINISH: Final[Mapping[str, FinishReason]] = {
+    "stop": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "tool_calls": "stop",
+    "tool_use": "stop",
+    "function_call": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "content_filter": "content_filter",
+    "refusal": "content_filter",
+    "safety": "content_filter",
+    "recitation": "content_filter",
+    "blocklist": "content_filter",
+    "prohibited_content": "content_filter",
+    "spii": "content_filter",
+    "language": "content_filter",
+    "error": "error",
+    "other": "error",
+    "pause_turn": "error",
+    "malformed_function_call": "error",
+}
+_CUT_SHORT: Final = frozenset(("abort", "cancelled", "insufficient_system_resource"))  # the server gave up midway
+
+
+def finish_reason(value: object, *, backend: str) -> FinishReason | None:
+    """A provider's finish reason in our words; ``None`` where there is none, ``stop`` for one nobody knows.
+
+    Raises:
+        TruncatedStreamError: The server says that it gave up midway.
+    """
+    if not isinstance(value, str) or not value:
+        return None
+    word = value.lower()
+    if word in _CUT_SHORT:
+        raise truncated(f"finish reason {shown(value)}", backend=backend)
+    return _FINISH.get(word, "stop")
+
+
+def joined_logprobs(tokens: Sequence[tuple[str, float]]) -> Logprobs | None:
+    """Token log-probabilities as one value; ``None`` where there are none."""
+    if not tokens:
+        return None
+    return Logprobs(tokens=tuple(t for t, _ in tokens), logprobs=tuple(p for _, p in tokens))
+
+
+def logprob_pair(token: object, logprob: object) -> tuple[str, float] | None:
+    """A token with its log-probability; ``None`` for anything that cannot be one."""
+    if not isinstance(token, str) or isinstance(logprob, bool) or not isinstance(logprob, int | float):
+        return None
+    return (token, float(logprob)) if math.isfinite(logprob) else None
+
+
+def check_call(call: ModelCall, profile: Profile, *, backend: str) -> None:
+    """Refuse what the profile cannot express.
+
+    Raises:
+        CapabilityError: Naming the parameter and what can.
+    """
+    params = call.params
+    for name, wanted, offered in (
+        ("top_k", params.top_k != 0, profile.supports_top_k),
+        ("min_p", params.min_p != 0, profile.supports_min_p),
+        ("logprobs", params.logprobs, profile.supports_logprobs),
+    ):
+        if wanted and not offered:
+            raise lacking(f"{name}={getattr(params, name)!r}", f"supports_{name}", profile, backend=backend)
+    if len(params.stop) > profile.max_stop:
+        raise CapabilityError(
+            f"stop={params.stop!r}: profile {profile.name!r} takes at most {profile.max_stop} stop texts; "
+            "use fewer, or cut the text in the program's parser",
+            backend=backend,
+        )
+    if call.prompt.prefix and profile.prefill == "none":
+        raise lacking(
+            f"a prefix ({call.prompt.prefix[:40]!r}) that the reply begins with", "prefill", profile, backend=backend
+        )
+    if call.num_samples > 1 and not profile.honours_n:
+        raise lacking(f"num_samples={call.num_samples!r} in one request", "honours_n", profile, backend=backend)
+
+
+def lacking(what: str, attribute: str, profile: Profile, *, backend: str) -> CapabilityError:
+    """The error for something the profile does not offer, naming the profiles that do."""
+    able = [name for name, other in built_in_profiles().items() if getattr(other, attribute) not in {False, "none"}]
+    return CapabilityError(
+        f"profile {profile.name!r} cannot express {what}; profiles that can: {', '.join(able)}; or leave it out",
+        backend=backend,
+    )
+
+
+def complete_body(body: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
+    """``body`` with the profile's own fields laid over it and without those it never sends."""
+    full = merged(body, profile.extra_body) if profile.extra_body else dict(body)
+    for name in profile.omit:
+        full.pop(name, None)
+    return full
