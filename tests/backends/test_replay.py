@@ -1,0 +1,510 @@
+"""Recording a backend's answers and replaying them: exactness, misses, damaged files, secrets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from llmprog.backends import Capabilities, ScriptedBackend, StreamingBackend
+from llmprog.backends.base import Backend
+from llmprog.backends.recording import completion_from_json, completion_to_json, request_from_json, request_to_json
+from llmprog.backends.replay import (
+    Recorder,
+    RecordingBackend,
+    ReplayBackend,
+    describe_options,
+    list_backends,
+    open_backend,
+)
+from llmprog.errors import BackendError, CapabilityError, OptionError, ReplayMissError
+from llmprog.programs import arithmetic, game24
+from llmprog.redaction import register_secret
+from llmprog.types import (
+    Blank,
+    Choices,
+    Completion,
+    Delta,
+    JsonSchema,
+    Logprobs,
+    Message,
+    Prompt,
+    Regex,
+    Request,
+    SamplingParams,
+    Template,
+    Usage,
+)
+
+PROMPT = Prompt.from_text("What is 2 + 2?", system="Be brief.")
+PARAMS = SamplingParams(seed=7)
+
+
+def ask(text: str = "What is 2 + 2?", *, n: int = 1, first: int = 0, **params: object) -> Request:
+    given_params = replace(PARAMS, **params)  # type: ignore[arg-type]
+    return Request(prompt=Prompt.from_text(text), params=given_params, num_samples=n, first_sample=first)
+
+
+class Able(ScriptedBackend):
+    """A scripted backend that also streams, scores and fills blanks."""
+
+    def __init__(self, script: Callable[[str, int], str | Completion] = lambda prompt, sample: f"{prompt} {sample}"):
+        super().__init__(script)
+        self.capabilities = Capabilities(
+            n=True,
+            seed=True,
+            score=True,
+            infill=True,
+            logprobs=True,
+            context_length=99,
+            stream="append",
+            guided=frozenset({"json", "regex"}),
+        )
+
+    async def stream(self, request: Request, on_delta: Callable[[Delta], None]) -> Sequence[Completion]:
+        completions = await self.generate(request)
+        for sample, completion in enumerate(completions):
+            for letter in completion.text:
+                on_delta(Delta(sample=sample, text=letter))
+        return completions
+
+    async def score(self, prompt: Prompt, continuations: Sequence[str]) -> Sequence[Logprobs]:
+        return [Logprobs(tokens=tuple(text), logprobs=(-0.1,) * len(text), is_bound=True) for text in continuations]
+
+    async def infill(self, template: Template, params: SamplingParams, num_samples: int = 1) -> Sequence[Completion]:
+        texts = ["".join("_" if isinstance(part, Blank) else part for part in template.parts)] * num_samples
+        return [Completion(text=f"{text}{i}") for i, text in enumerate(texts)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run.jsonl"
+
+
+def record(path: Path, backend: Backend, *requests: Request) -> list[Sequence[Completion]]:
+    async def run() -> list[Sequence[Completion]]:
+        with Recorder(path) as recorder:
+            recording = RecordingBackend(backend, recorder)
+            return [await recording.generate(request) for request in requests]
+
+    return asyncio.run(run())
+
+
+def replayed(path: Path, *requests: Request) -> list[Sequence[Completion]]:
+    async def run() -> list[Sequence[Completion]]:
+        backend = ReplayBackend(path)
+        return [await backend.generate(request) for request in requests]
+
+    return asyncio.run(run())
+
+
+def content_of(path: Path) -> str:
+    return path.read_text()
+
+
+def miss(path: Path, request: Request) -> str:
+    with pytest.raises(ReplayMissError) as caught:
+        replayed(path, request)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    assert len(message) < 600
+    return message
+
+
+# ------------------------------------------------------------------------------------------------ exactness
+
+
+def test_what_was_recorded_comes_back_exactly(path: Path) -> None:
+    rich = Completion(
+        text="4",
+        finish_reason="length",
+        reasoning="two and two",
+        logprobs=Logprobs(tokens=("4",), logprobs=(-math.inf,)),
+        usage=Usage(1, 9, 3, None, 4, 2),
+        model="m-2",
+        violation="not JSON",
+    )
+    (recorded,) = record(path, ScriptedBackend(lambda prompt, sample: rich), ask())
+    assert replayed(path, ask()) == [recorded] == [[rich]]
+
+
+def test_samples_may_be_asked_for_in_other_groups(path: Path) -> None:
+    backend = ScriptedBackend(lambda prompt, sample: f"{sample}")
+    record(path, backend, ask(n=3), ask(n=2, first=3))
+    found = replayed(path, ask(n=5), *(ask(first=i) for i in range(5)))
+    assert [c.text for c in found[0]] == list("01234")
+    assert [c for single in found[1:] for c in single] == list(found[0])
+
+
+def test_one_question_answered_differently_is_replayed_in_order_and_from_the_beginning(path: Path) -> None:
+    answers = iter("abc")
+    record(path, ScriptedBackend(lambda prompt, sample: next(answers)), *[ask(seed=None)] * 3)
+    assert [c[0].text for c in replayed(path, *[ask(seed=None)] * 5)] == list("abcab")
+
+
+def test_a_backend_that_returns_too_few_or_too_many(path: Path) -> None:
+    class Uneven(ScriptedBackend):
+        async def generate(self, request: Request) -> Sequence[Completion]:
+            first = request.first_sample
+            return [Completion(text=f"{first + i}") for i in range({0: 2, 2: 9}[first])]
+
+    record(path, Uneven({}), ask(n=5), ask(n=3, first=2))
+    (found,) = replayed(path, ask(n=5))
+    assert [c.text for c in found] == list("01234")
+    assert "sample 5 " in miss(path, ask(n=6))
+
+
+_texts = st.text(st.characters() | st.characters(categories=["Cs"]) | st.sampled_from("\0\u2028\u2029\x85\x1b\n\r"))
+_completions = st.builds(
+    Completion,
+    text=_texts,
+    reasoning=st.none() | _texts,
+    finish_reason=st.sampled_from(["stop", "length", "content_filter", "error"]),
+    logprobs=st.none()
+    | st.lists(st.tuples(_texts, st.floats(allow_nan=False))).map(
+        lambda pairs: Logprobs(tokens=tuple(t for t, _ in pairs), logprobs=tuple(p for _, p in pairs))
+    ),
+    usage=st.builds(Usage, st.integers(0), st.integers(0), usd=st.none() | st.floats(0, 1e6)),
+)
+_prompts = st.builds(
+    Prompt,
+    st.lists(st.builds(Message, st.sampled_from(["system", "user", "assistant"]), _texts)).map(tuple),
+    _texts,
+)
+_templates = st.builds(
+    Template, _prompts, st.lists(_texts).map(lambda texts: (Blank(2), *texts, Blank(1)) if texts else (Blank(3),))
+)
+_requests = st.builds(
+    Request,
+    prompt=_prompts | _templates,
+    params=st.builds(
+        SamplingParams,
+        temperature=st.floats(0, 9),
+        stop=st.lists(_texts.filter(bool)).map(tuple),
+        seed=st.none() | st.integers(0, 2**63),
+        logprobs=st.booleans(),
+        guided=st.none() | st.sampled_from([JsonSchema.of({"type": "object"}), Regex("a+"), Choices(("a", "b"))]),
+    ),
+    num_samples=st.integers(1, 9),
+    first_sample=st.integers(0, 9),
+)
+
+
+@given(_requests, _completions)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_any_text_survives(tmp_path: Path, request_: Request, completion: Completion) -> None:
+    path = tmp_path / "any.jsonl"
+    path.unlink(missing_ok=True)
+    with Recorder(path) as recorder:
+        recorder.write(
+            {"kind": "generate", "request": request_to_json(request_), "completions": [completion_to_json(completion)]}
+        )
+    entry = json.loads(path.read_bytes().split(b"\n")[1].decode("utf-8", "surrogatepass"))
+    assert request_from_json(entry["request"]) == request_
+    assert completion_from_json(entry["completions"][0]) == completion
+    assert path.read_bytes().count(b"\n") == 2
+
+
+def test_two_lone_surrogates_stay_two(path: Path) -> None:
+    record(path, ScriptedBackend(lambda prompt, sample: "\ud83d\ude00 \U0001f600"), ask("\ud83d\ude00"))
+    assert replayed(path, ask("\ud83d\ude00"))[0][0].text == "\ud83d\ude00 \U0001f600"
+    assert "asked" in miss(path, ask("\U0001f600"))
+
+
+async def test_streams_scores_and_infillings_are_recorded_too(path: Path) -> None:
+    template = Template(PROMPT, ("2 + ", Blank(1), " = 4"))
+    live, back = [], []
+    with Recorder(path) as recorder:
+        backend = RecordingBackend(Able(), recorder)
+        assert isinstance(backend, StreamingBackend)
+        streamed = await backend.stream(ask(n=2), live.append)
+        scores = await backend.score(PROMPT, ["four", "", "five"])
+        filled = await backend.infill(template, PARAMS, 3)
+        await backend.aclose()
+    replay = ReplayBackend(path)
+    assert replay.capabilities == Able().capabilities
+    assert await replay.stream(ask(n=2), back.append) == streamed
+    assert len(live) > len(back) == 2
+    assert ["".join(d.text for d in back if d.sample == i) for i in range(2)] == [c.text for c in streamed]
+    assert await replay.score(PROMPT, ["five", "four", ""]) == [scores[2], scores[0], scores[1]]
+    assert await replay.infill(template, PARAMS, 3) == filled
+    with pytest.raises(ReplayMissError, match=r"nearest is other text, from character 3 on: asked 'fond'"):
+        await replay.score(PROMPT, ["fond"])
+    with pytest.raises(ReplayMissError, match=r"asked '.*2 \+ \[2 blank\]'"):
+        await replay.infill(replace(template, parts=("2 + ", Blank(2))), PARAMS)
+    await replay.aclose()
+    await replay.aclose()
+
+
+async def test_a_backend_that_does_not_stream_is_streamed_in_one_piece(path: Path) -> None:
+    told: list[Delta] = []
+    script = ScriptedBackend(lambda prompt, sample: Completion(text="b", reasoning="a"))
+    with Recorder(path) as recorder:
+        await RecordingBackend(script, recorder).stream(ask(), told.append)
+    assert [(d.text, d.is_reasoning) for d in told] == [("a", True), ("b", False)]
+    replay = ReplayBackend(path)
+    assert replay.capabilities == script.capabilities
+    with pytest.raises(CapabilityError, match="likelihoods"):
+        await replay.score(PROMPT, ["x"])
+    with pytest.raises(CapabilityError, match="blanks"):
+        await replay.infill(Template(PROMPT, (Blank(1),)), PARAMS)
+
+
+def test_capabilities_are_those_of_all_recorded_backends(path: Path) -> None:
+    record(path, ScriptedBackend({}, n=False))
+    assert not ReplayBackend(path).capabilities.n
+    record(path, Able())
+    assert ReplayBackend(path).capabilities == Able().capabilities
+
+
+# ------------------------------------------------------------------------------------------------ programs
+
+
+@pytest.mark.parametrize("n", [True, False])
+def test_a_run_replays_to_the_same_result(path: Path, n: bool) -> None:
+    def reply(prompt: str, sample: int) -> str:
+        return f"{sample} + 40 = {sample + 40}\nAnswer: {40 + sample % 3}"
+
+    program = arithmetic(num_samples=9)
+    with Recorder(path) as recorder:
+        backend = RecordingBackend(ScriptedBackend(reply, n=n, shuffle=3), recorder)
+        first = program.run("17 + 25", backend=backend, seed=5)
+    second = program.run("17 + 25", backend=ReplayBackend(path), seed=5)
+    assert second.graph.to_json() == first.graph.to_json()
+    assert second.usage == first.usage
+    assert second.answer == first.answer
+    with pytest.raises(ReplayMissError, match=r"only the seed differs: asked .* recorded .*give the seed"):
+        program.run("17 + 25", backend=ReplayBackend(path), seed=6)
+
+
+def test_calls_that_a_found_goal_cancelled_are_not_missed(path: Path) -> None:
+    class Slower(ScriptedBackend):
+        async def generate(self, request: Request) -> Sequence[Completion]:
+            await asyncio.sleep(0.002 * len(self.requests))
+            return await super().generate(request)
+
+    def reply(prompt: str, sample: int) -> str:
+        if "Possible next steps" not in prompt:
+            return "likely"
+        left = prompt.rpartition("Input: ")[2].split("\n")[0]
+        return {
+            "4 6": "6 - 4 = 2 (left: 2)\n4 * 6 = 24 (left: 24)",
+            "2 2 6": "2 + 2 = 4 (left: 4 6)\n2 * 6 = 12 (left: 2 12)\n2 + 6 = 8 (left: 2 8)",
+        }.get(left, "")
+
+    program = game24(num_samples=1)
+    with Recorder(path) as recorder:
+        script = Slower(reply)
+        first = program.run("2 2 6", backend=RecordingBackend(script, recorder), seed=5)
+    assert first.solved
+    second = program.run("2 2 6", backend=ReplayBackend(path), seed=5)
+    assert second.graph.to_json() == first.graph.to_json()
+    assert second.answer == first.answer
+
+
+# -------------------------------------------------------------------------------------------------- misses
+
+
+def test_a_miss_names_what_differs(path: Path) -> None:
+    texts = [f"Input: {i} 9 10 13\nPossible next steps:\n" for i in range(100, 300)]
+    record(path, ScriptedBackend(lambda prompt, sample: "x"), *(ask(text) for text in texts), ask("Hello", n=3))
+    assert "sample 3 of a request is not recorded" in miss(path, ask("Hello", first=3))
+    assert "samples 0-2 of it are ('user: Hello')" in miss(path, ask("Hello", n=9))
+    message = miss(path, ask("Hello", temperature=0.1, stop=("\n",)))
+    assert "temperature=0.1 (recorded 0.7), stop=('\\n',) (recorded ())" in message
+    message = miss(path, ask("Input: 217 9 10 14\nPossible next steps:\n"))
+    assert "asked '…r: Input: 217 9 10 14\\nPoss" in message
+    assert "recorded '…r: Input: 217 9 10 13\\nPoss" in message
+    message = miss(path, ask("Hi, input: 217 9 10 13\nPossible next steps:\n", seed=1))
+    assert "recorded 'user: Input: " in message
+    assert "only the seed differs: asked 1, recorded 7" in message
+    record(path, ScriptedBackend(lambda prompt, sample: "x"), Request(prompt=Prompt.from_text("Hi\nassistant: Yes")))
+    twin = Request(prompt=Prompt((Message("user", "Hi"),), "Yes"))
+    assert "one with the same text in other messages is" in miss(path, twin)
+
+
+def test_a_miss_in_an_empty_recording(path: Path) -> None:
+    record(path, ScriptedBackend({}))
+    assert "the recording holds no requests" in miss(path, ask())
+
+
+async def test_a_prompt_that_was_only_scored_is_no_request(path: Path) -> None:
+    with Recorder(path) as recorder:
+        await RecordingBackend(Able(), recorder).score(PROMPT, ["x"])
+    replay = ReplayBackend(path)
+    with pytest.raises(ReplayMissError, match="recorded for its scores only"):
+        await replay.generate(Request(prompt=PROMPT))
+    with pytest.raises(ReplayMissError, match="from character"):
+        await replay.score(Prompt.from_text("Other"), ["x"])
+
+
+def test_misses_stay_cheap_in_a_large_recording(path: Path) -> None:
+    filler = "abc " * 2000
+    with Recorder(path) as recorder:
+        for i in range(400):
+            request = request_to_json(ask(f"{filler}{i}{filler}"))
+            recorder.write({"kind": "generate", "request": request, "completions": []})
+
+    async def run() -> float:
+        backend = ReplayBackend(path)
+        begun = asyncio.get_running_loop().time()
+        for i in range(30):
+            with pytest.raises(ReplayMissError):
+                await backend.generate(ask(f"{filler}x{i}{filler[::-1]}"))
+        return asyncio.get_running_loop().time() - begun
+
+    assert asyncio.run(run()) < 10
+
+
+# --------------------------------------------------------------------------------------------------- files
+
+
+def test_a_torn_last_line_is_left_out_with_a_warning(path: Path) -> None:
+    record(path, ScriptedBackend(lambda prompt, sample: "x"), ask("a"), ask("b"))
+    whole = path.read_bytes()
+    for end in range(len(whole) - 1, whole.rindex(b'{"kind"'), -7):
+        path.write_bytes(whole[:end])
+        with capture_logs() as logs:
+            assert replayed(path, ask("a"))[0][0].text == "x"
+        assert [entry["line"] for entry in logs] == ([] if end == len(whole) - 1 else [4])
+
+
+def test_a_recording_is_continued_after_a_torn_line(path: Path) -> None:
+    record(path, ScriptedBackend(lambda prompt, sample: "x"), ask("a"), ask("b"))
+    path.write_bytes(path.read_bytes()[:-40])
+    record(path, ScriptedBackend(lambda prompt, sample: "y"), ask("b"))
+    with capture_logs() as logs:
+        assert [c[0].text for c in replayed(path, ask("a"), ask("b"))] == ["x", "y"]
+    assert len(logs) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"hello\n", "is no recording: it begins with b'hello'"),
+        (b"[]\n", "is no recording"),
+        (b"[" * 100_000, "is no recording"),
+        (b'{"format": "llmprog-recording", "version": 2}\n', "version 2; this llmprog reads version 1"),
+    ],
+)
+def test_another_file_is_neither_read_nor_written_to(path: Path, content: bytes, complaint: str) -> None:
+    path.write_bytes(content)
+    for use in (Recorder, ReplayBackend):
+        with pytest.raises(OptionError) as caught:
+            use(path)
+        assert complaint in str(caught.value)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"kind": "sing"}',
+        '{"kind": "generate"}',
+        '{"backend": "x"}',
+        "[1]",
+        '{"kind": "generate", "request": {"messages": 3, "prefix": ""}, "completions": []}',
+    ],
+)
+def test_a_line_that_records_no_call_is_named(path: Path, line: str) -> None:
+    record(path, ScriptedBackend({}))
+    with path.open("a") as file:
+        file.write(f"\n{line}\n")
+    with pytest.raises(OptionError, match=r"line 4: no record of a call"):
+        ReplayBackend(path)
+
+
+def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"no recording at .*--record"):
+        ReplayBackend(tmp_path / "absent.jsonl")
+    with pytest.raises(OptionError, match="no recording at"):
+        ReplayBackend("a\0b")
+    with pytest.raises(OptionError, match="cannot record to"):
+        Recorder(tmp_path / "absent" / "run.jsonl")
+    with pytest.raises(OptionError, match="cannot record to"):
+        Recorder(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+async def test_a_full_disk_is_said(path: Path) -> None:
+    with pytest.raises(OptionError, match="cannot record to '/dev/full': No space left"):
+        Recorder("/dev/full")
+    recorder = Recorder(path)
+    backend = RecordingBackend(ScriptedBackend(lambda prompt, sample: "x"), recorder)
+    recorder.close()
+    recorder.close()
+    with pytest.raises(BackendError, match=r"could not be recorded.*closed"):
+        await backend.generate(ask())
+
+
+async def test_concurrent_calls_write_whole_lines(path: Path) -> None:
+    with Recorder(path) as one, Recorder(path) as two:
+        backends = [
+            RecordingBackend(ScriptedBackend(lambda p, i: "x" * 9000, shuffle=i), r) for i, r in enumerate((one, two))
+        ]
+        await asyncio.gather(*(backends[i % 2].generate(ask(f"{i}")) for i in range(100)))
+    replay = ReplayBackend(path)
+    found = await asyncio.gather(*(replay.generate(ask(f"{i}")) for i in range(100)))
+    assert all(c[0].text == "x" * 9000 for c in found)
+
+
+async def test_cancelled_and_failed_calls_are_not_recorded(path: Path) -> None:
+    with Recorder(path) as recorder:
+        backend = RecordingBackend(ScriptedBackend({"b": "x"}, latency_s=5), recorder)
+        task = asyncio.create_task(backend.generate(ask("b")))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        with pytest.raises(BackendError, match="no reply is scripted"):
+            await RecordingBackend(ScriptedBackend({}), recorder).generate(ask("c"))
+    assert "kind" not in content_of(path)
+
+
+async def test_secrets_are_blacked_out_and_their_requests_are_still_found(path: Path) -> None:
+    secret = 'sk-canary-91f3"quoted"'
+    register_secret(secret)
+    spelled = Logprobs(tokens=("a", "sk-canary", '-91f3"quoted"', "b"), logprobs=(-1.0, -1.0, -1.0, -1.0))
+
+    def reply(prompt: str, sample: int) -> Completion:
+        return Completion(text=f"key {secret}", reasoning=secret, logprobs=spelled, model=secret, violation=secret)
+
+    asked = ask(f"My key is {secret}", stop=(secret,))
+    with Recorder(path) as recorder:
+        backend = RecordingBackend(Able(reply), recorder)
+        await backend.generate(asked)
+        scores = await backend.score(asked.prompt, [secret, "x"])  # type: ignore[arg-type]
+    written = content_of(path)
+    assert "canary" not in written
+    assert "91f3" not in written
+    replay = ReplayBackend(path)
+    for text in (secret, "[redacted]"):  # the latter where the prompt was made of a replayed completion
+        (completion,) = await replay.generate(ask(f"My key is {text}", stop=(text,)))
+        assert completion.text == "key [redacted]"
+        assert completion.logprobs is not None
+        assert completion.logprobs.tokens == ("a[redacted]b", "", "", "")
+    assert [s.logprobs for s in await replay.score(asked.prompt, ["x", secret])] == [  # type: ignore[arg-type]
+        s.logprobs for s in reversed(scores)
+    ]
+    with pytest.raises(ReplayMissError) as caught:
+        await replay.generate(ask(f"My Key is {secret}"))
+    assert "canary" not in str(caught.value)
+
+
+def test_ids_open_recordings(tmp_path: Path) -> None:
+    path = tmp_path / "a folder" / "my run.jsonl"
+    path.parent.mkdir()
+    record(path, ScriptedBackend({}))
+    assert open_backend(str(path), {}).id == f"replay:{path}"
+    with pytest.raises(OptionError, match=r"unknown option of replay.*'speed'; known: none"):
+        open_backend(str(path), {"speed": "2"})
+    assert describe_options() == {}
+    assert [info.id for info in list_backends()] == ["replay:FILE"]
