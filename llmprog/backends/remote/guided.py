@@ -1,26 +1,27 @@
-"""Guided output on the wire: the body fields that ask a server for it.
-
-What a server makes of them is checked on this side, whatever it promises: see ``violation``.
-"""
+"""Guided output: the body fields that ask a server for it, and the check on this side, whatever the server promises."""
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NoReturn
 
 from llmprog.backends.remote.profiles import GuidedKind, GuidedStyle, Profile, built_in_profiles
 from llmprog.errors import CapabilityError, OptionError
-from llmprog.types import Guided, JsonSchema, Regex
+from llmprog.types import Choices, Guided, JsonSchema, Regex
 
 _SCHEMA_NAME = "reply"
+_LONGEST: Final = 8_000_000  # characters of a text that is checked at all
+_REGEX_TIMEOUT_S: Final = 1.0
+_SHOWN: Final = 80
 
 
 def kind_of(guided: Guided) -> GuidedKind:
     """Which kind of guided output this is, as profiles name it."""
     if isinstance(guided, JsonSchema):
         return "json"
-    return "regex" if isinstance(guided, Regex) else "choice"
+    return "regex" if isinstance(guided, Regex) else "choices"
 
 
 def guided_fields(guided: Guided, profile: Profile, *, backend: str) -> dict[str, Any]:
@@ -111,3 +112,95 @@ def _regex_literal(text: str) -> str:
 def _gbnf_literal(text: str) -> str:
     escapes = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
     return '"' + "".join(escapes.get(c, f"\\x{ord(c):02X}" if ord(c) < 0x20 else c) for c in text) + '"'
+
+
+def violation(text: str, guided: Guided) -> str | None:
+    """Why ``text`` is not what ``guided`` asks for; ``None`` where it is.
+
+    Whatever the text is, the check ends in bounded time and memory.
+
+    Raises:
+        OptionError: The schema or the pattern itself is not valid.
+    """
+    if isinstance(guided, Choices):
+        return None if text in guided.options else f"{_brief(text)} is none of the {len(guided.options)} choices"
+    if len(text) > _LONGEST:
+        return f"{_brief(text)}… is {len(text)} characters long; at most {_LONGEST} are checked"
+    if isinstance(guided, Regex):
+        return _regex_violation(text, guided.pattern)
+    try:
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError:
+        return f"{_brief(text)}… nests too deeply to be read as JSON"
+    except ValueError as error:
+        return f"{_brief(text)} is not JSON: {error!s:.200}"
+    return _schema_violation(value, guided.schema)
+
+
+def _brief(text: str) -> str:
+    return repr(text[:_SHOWN])
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key appears twice in one object")
+    return result
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _regex_violation(text: str, pattern: str) -> str | None:
+    import regex
+
+    try:
+        found = regex.fullmatch(pattern, text, timeout=_REGEX_TIMEOUT_S)
+    except TimeoutError:
+        return f"{_brief(text)}: matching it against {pattern!r} took over {_REGEX_TIMEOUT_S:g} s"
+    except regex.error as error:
+        raise OptionError(f"Regex({pattern!r}): not a regular expression: {error}") from error
+    return None if found else f"{_brief(text)} does not match {pattern!r} as a whole"
+
+
+def _schema_violation(value: Any, schema: str) -> str | None:
+    from referencing.exceptions import Unresolvable
+
+    try:
+        error = next(iter(_validator(schema).iter_errors(value)), None)
+    except RecursionError:
+        return "it nests too deeply to be checked against the schema"
+    except TimeoutError:
+        return f"matching a pattern of the schema took over {_REGEX_TIMEOUT_S:g} s"
+    except Unresolvable as unresolvable:
+        raise OptionError(
+            f"JsonSchema({schema[:_SHOWN]!r}): {unresolvable!s:.200}; a schema must hold all that it refers to"
+        ) from unresolvable
+    if error is None:
+        return None
+    where = "".join(f"[{step!r}]" for step in error.absolute_path)
+    return f"at {where[:_SHOWN] or 'the top'}: {error.message:.300}"
+
+
+@functools.lru_cache(maxsize=256)
+def _validator(schema: str) -> Any:
+    """A validator that fetches nothing and whose patterns cannot run for ever."""
+    import regex
+    from jsonschema import ValidationError
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import Draft202012Validator, extend, validator_for
+    from referencing import Registry
+
+    def pattern(validator: Any, expression: str, instance: Any, _: Any) -> Iterator[ValidationError]:
+        if validator.is_type(instance, "string") and not regex.search(expression, instance, timeout=_REGEX_TIMEOUT_S):
+            yield ValidationError(f"{_brief(instance)} does not match {expression!r}")
+
+    parsed = _schema(JsonSchema(schema))
+    kind = validator_for(parsed, default=Draft202012Validator)
+    try:
+        kind.check_schema(parsed)
+        safe: Any = extend(kind, {"pattern": pattern})  # type: ignore[no-untyped-call]  # not annotated in its stubs
+        return safe(parsed, registry=Registry())
+    except (SchemaError, regex.error, RecursionError) as error:
+        raise OptionError(f"JsonSchema({schema[:_SHOWN]!r}): not a JSON schema: {error!s:.200}") from error

@@ -19,7 +19,7 @@ from llmprog.errors import OptionError
 ProtocolName = Literal["openai_chat", "openai_completions", "openai_responses", "anthropic_messages", "gemini"]
 Auth = Literal["bearer", "x-api-key", "x-goog-api-key", "none"]
 Prefill = Literal["assistant", "continue_final_message", "prefix", "none"]
-GuidedKind = Literal["json", "regex", "choice"]
+GuidedKind = Literal["json", "regex", "choices"]
 GuidedStyle = Literal[
     "response_format", "structured_outputs", "sglang", "llama_grammar", "text_format", "output_config", "gemini_schema"
 ]

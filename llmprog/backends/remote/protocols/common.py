@@ -276,8 +276,8 @@ def logprob_pair(token: object, logprob: object) -> tuple[str, float] | None:
     return (token, float(logprob)) if math.isfinite(logprob) else None
 
 
-def check_call(call: ModelCall, profile: Profile, *, backend: str) -> None:
-    """Refuse what the profile cannot express.
+def check_call(call: ModelCall, profile: Profile, *, backend: str, is_plain_text: bool = False) -> None:
+    """Refuse what the profile cannot express; a plain text can always begin with the reply's own beginning.
 
     Raises:
         CapabilityError: Naming the parameter and what can.
@@ -296,7 +296,7 @@ def check_call(call: ModelCall, profile: Profile, *, backend: str) -> None:
             "use fewer, or cut the text in the program's parser",
             backend=backend,
         )
-    if call.prompt.prefix and profile.prefill == "none":
+    if call.prompt.prefix and profile.prefill == "none" and not is_plain_text:
         raise lacking(
             f"a prefix ({call.prompt.prefix[:40]!r}) that the reply begins with", "prefill", profile, backend=backend
         )
@@ -319,3 +319,43 @@ def complete_body(body: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
     for name in profile.omit:
         full.pop(name, None)
     return full
+
+
+def in_sample_order(choices: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Choices by their index; as they came where the indices say nothing."""
+    indices = [count(choice.get("index")) for choice in choices]
+    if None in indices or len(set(indices)) != len(indices):
+        return choices
+    return [choice for _, choice in sorted(zip(indices, choices, strict=True), key=lambda pair: pair[0] or 0)]
+
+
+def content_text(content: object) -> str:
+    """The text of a message's content, which some servers send in parts."""
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in objects(content) if isinstance(part.get("text"), str))
+
+
+def reasoning_text(message: Mapping[str, Any]) -> str | None:
+    """What a message or delta holds as reasoning; the names in use repeat each other, so one of them is read."""
+    details = objects(message.get("reasoning_details"))
+    found = "".join(text_or_none(d.get("text")) or text_or_none(d.get("summary")) or "" for d in details)
+    return found or text_or_none(message.get("reasoning")) or text_or_none(message.get("reasoning_content"))
+
+
+def listed_logprobs(choice: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Token log-probabilities in the form of text completions: two lists side by side."""
+    return [(token, logprob) for token, logprob in listed_logprobs_or_none(choice) if logprob is not None]
+
+
+def listed_logprobs_or_none(choice: Mapping[str, Any]) -> list[tuple[str, float | None]]:
+    """As they stand, with ``None`` for a token that has no likelihood, such as the first of a text."""
+    listed = member(choice, "logprobs")
+    tokens, logprobs = listed.get("tokens"), listed.get("token_logprobs")
+    if not isinstance(tokens, list) or not isinstance(logprobs, list):
+        return []
+    pairs = []
+    for token, logprob in zip(tokens, logprobs, strict=False):
+        pair = logprob_pair(token, logprob)
+        pairs.append((token if isinstance(token, str) else "", pair[1] if pair else None))
+    return pairs

@@ -11,15 +11,19 @@ from llmprog.backends.remote.protocols.common import (
     as_object,
     check_call,
     complete_body,
+    content_text,
     count,
     decode_json,
     finish_reason,
+    in_sample_order,
     joined_logprobs,
+    listed_logprobs,
     logprob_pair,
     member,
     not_the_protocol,
     objects,
     provider_error,
+    reasoning_text,
     text_or_none,
     token_counts,
     truncated,
@@ -93,7 +97,7 @@ class OpenAIChat:
             text=text or refusal or "",
             finish_reason="content_filter" if refusal and not text else finish,
             reasoning=reasoning_text(message) or thought,
-            logprobs=joined_logprobs(_chat_logprobs(choice)),
+            logprobs=joined_logprobs(chat_logprobs(choice)),
         )
 
     def reader(self) -> ReplyReader:
@@ -131,28 +135,6 @@ def sampling_fields(call: ModelCall, profile: Profile) -> dict[str, Any]:
     return body
 
 
-def in_sample_order(choices: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Choices by their index; as they came where the indices say nothing."""
-    indices = [count(choice.get("index")) for choice in choices]
-    if None in indices or len(set(indices)) != len(indices):
-        return choices
-    return [choice for _, choice in sorted(zip(indices, choices, strict=True), key=lambda pair: pair[0] or 0)]
-
-
-def content_text(content: object) -> str:
-    """The text of a message's content, which some servers send in parts."""
-    if isinstance(content, str):
-        return content
-    return "".join(part["text"] for part in objects(content) if isinstance(part.get("text"), str))
-
-
-def reasoning_text(message: Mapping[str, Any]) -> str | None:
-    """What a message or delta holds as reasoning; the names in use repeat each other, so one of them is read."""
-    details = objects(message.get("reasoning_details"))
-    found = "".join(text_or_none(d.get("text")) or text_or_none(d.get("summary")) or "" for d in details)
-    return found or text_or_none(message.get("reasoning")) or text_or_none(message.get("reasoning_content"))
-
-
 def chat_usage(usage: object) -> TokenCounts:
     """Token counts of OpenAI-like completions."""
     if not isinstance(usage, dict):
@@ -167,7 +149,8 @@ def chat_usage(usage: object) -> TokenCounts:
     )
 
 
-def _chat_logprobs(choice: Mapping[str, Any]) -> list[tuple[str, float]]:
+def chat_logprobs(choice: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Token log-probabilities in the form of chat completions: one object per token."""
     found = (
         logprob_pair(item.get("token"), item.get("logprob"))
         for item in objects(member(choice, "logprobs").get("content"))
@@ -238,13 +221,13 @@ class ChatReader:
     Args:
         backend: Id of the backend, for errors.
         replaces: Whether a piece of text replaces all that came before it.
-        legacy: Whether the pieces are those of text completions (``choices[].text``).
+        is_plain_text: Whether the pieces are those of text completions (``choices[].text``).
     """
 
-    def __init__(self, backend: str, *, replaces: bool = False, legacy: bool = False) -> None:
+    def __init__(self, backend: str, *, replaces: bool = False, is_plain_text: bool = False) -> None:
         self._backend = backend
         self._replaces = replaces
-        self._legacy = legacy
+        self._is_plain_text = is_plain_text
         self._choices: dict[int, _StreamedChoice] = {}
         self._tokens = TokenCounts()
         self._model: str | None = None
@@ -284,15 +267,15 @@ class ChatReader:
         if index not in self._choices:
             self._choices[index] = _StreamedChoice(index, self._replaces)
         choice = self._choices[index]
-        message = chunk if self._legacy else member(chunk, "delta") or member(chunk, "message")
+        message = chunk if self._is_plain_text else member(chunk, "delta") or member(chunk, "message")
         deltas: list[Delta] = []
         if thought := reasoning_text(message):
             deltas += choice.reasoning(thought)
-        if text := content_text(message.get("text" if self._legacy else "content")):
+        if text := content_text(message.get("text" if self._is_plain_text else "content")):
             deltas += choice.text(text)
         if refusal := text_or_none(message.get("refusal")):
             deltas += choice.refusal(refusal)
-        choice.logprobs += _chat_logprobs(chunk)
+        choice.logprobs += chat_logprobs(chunk) or listed_logprobs(chunk)
         if finish := finish_reason(chunk.get("finish_reason"), backend=self._backend):
             choice.finish = finish
             deltas += choice.end()
