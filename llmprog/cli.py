@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from llmprog.doctor import Diagnosis
     from llmprog.programs.catalog import ProgramEntry
     from llmprog.runner import Result
 
@@ -66,6 +68,16 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Repeat a run; drawn at random and printed if absent.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer only.")] = False,
+    stream: Annotated[
+        bool | None,
+        typer.Option(
+            "--stream/--no-stream", help="Show text while it is written (default: where stderr is a terminal)."
+        ),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="Append all calls and completions to this file, for --backend replay:FILE.", dir_okay=False),
+    ] = None,
 ) -> None:
     """Run PROGRAM on INPUT, show the thought graph, the answer and what was spent."""
     import structlog
@@ -82,12 +94,19 @@ def run(
     for_program, for_backend = _assign(entry, settings or [], backend, describe_options(backend))
     built = entry.build(**for_program)
     errors = Console(stderr=True)
+    visible = not (as_json or quiet)
     log = structlog.get_logger("llmprog")
     log.info("run started", program=entry.name, backend=backend, settings=settings or [], seed=seed)
     try:
-        with terminal.live_progress(errors, enabled=not (as_json or quiet)) as progress:
+        with terminal.live_progress(errors, enabled=visible) as progress:
             result = run_program(
-                built, " ".join(words), backend=with_options(backend, for_backend), seed=seed, on_event=progress
+                built,
+                " ".join(words),
+                backend=with_options(backend, for_backend),
+                seed=seed,
+                on_event=progress,
+                stream=visible and (errors.is_terminal if stream is None else stream),
+                record=record,
             )
     except LLMProgError as error:
         if as_json and isinstance(error.partial, Result):  # what was paid for is not lost with the error
@@ -137,6 +156,34 @@ def list_all(
     for info in backends:
         if info.missing:
             console.print(Text(f"{info.id}: {info.missing}"), soft_wrap=True)
+
+
+@app.command()
+def doctor(
+    backend: Annotated[
+        list[str] | None, typer.Option(help="The backend to examine; repeatable. Default: all that are configured.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Call each configured backend once, cheaply; show what it can do, how fast it is, and what to fix."""
+    import asyncio
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from llmprog import terminal
+    from llmprog.doctor import configured, examine
+
+    async def examine_all() -> list[Diagnosis]:
+        return list(await asyncio.gather(*(examine(backend_id) for backend_id in ids)))
+
+    ids = backend or [info.id for info in configured()]
+    diagnoses = asyncio.run(examine_all())
+    if as_json:
+        typer.echo(json.dumps([asdict(diagnosis) for diagnosis in diagnoses]))
+    else:
+        terminal.print_diagnoses(Console(), diagnoses)
+    raise typer.Exit(EXIT_SOLVED if all(diagnosis.ok for diagnosis in diagnoses) else EXIT_BACKEND)
 
 
 @app.command()

@@ -7,10 +7,13 @@ import json
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from llmprog.backends.base import Backend
+from llmprog.backends.recording import Recorder, RecordingBackend
 from llmprog.backends.registry import open_backend
 from llmprog.backends.scheduler import Scheduler
 from llmprog.background_loop import run_sync
@@ -110,18 +113,22 @@ def _close_all() -> None:
 
 
 def _scheduler(
-    compiled: CompiledProgram, choice: BackendChoice | None, on_event: Callable[[Event], None] | None, stream: bool
+    compiled: CompiledProgram,
+    choice: BackendChoice | None,
+    on_event: Callable[[Event], None] | None,
+    stream: bool,
+    recorder: Recorder | None,
 ) -> tuple[Scheduler, str]:
     on_delta = on_event if stream else None
 
     def opened(item: str | Backend) -> Backend:
         if isinstance(item, str):
-            return shared_backend(item)
-        if not isinstance(item, Backend):
+            item = shared_backend(item)
+        elif not isinstance(item, Backend):
             raise OptionError(
                 f"backend={item!r}; allowed is an id such as 'local:puzzles', a Backend, or these by node"
             )
-        return item
+        return item if recorder is None else RecordingBackend(item, recorder)
 
     if isinstance(choice, Mapping):
         known = (*compiled.model_nodes, "default")
@@ -157,6 +164,7 @@ async def arun(
     on_event: Callable[[Event], None] | None = None,
     max_in_flight: int = 1024,
     stream: bool = False,
+    record: str | Path | None = None,
 ) -> Result:
     """Run a program to its end.
 
@@ -169,6 +177,8 @@ async def arun(
         on_event: Called with every event in order; it must not block.
         max_in_flight: Actions the search may have under way at once.
         stream: Have backends that can send completions piece by piece do so; each piece is a ``CompletionDelta`` event.
+        record: A file that all calls and completions are appended to. With the same seed, the backend ``replay:FILE``
+            repeats the run from it without calling a model.
 
     Raises:
         CompileError: The program's declaration has faults.
@@ -184,39 +194,40 @@ async def arun(
     if not is_whole(max_in_flight, 1):
         raise OptionError(f"max_in_flight={max_in_flight!r}; allowed is a whole number >= 1")
     start = _start_state(program, input)
-    scheduler, label = _scheduler(compiled, backend, on_event, stream)
-    search = Search(compiled, scheduler, seed=seed, max_in_flight=max_in_flight, observe=on_event)
-    begun = time.perf_counter()
+    with nullcontext() if record is None else Recorder(record) as recorder:
+        scheduler, label = _scheduler(compiled, backend, on_event, stream, recorder)
+        search = Search(compiled, scheduler, seed=seed, max_in_flight=max_in_flight, observe=on_event)
+        begun = time.perf_counter()
 
-    def result(outcome: SearchOutcome) -> Result:
-        state = None if outcome.thought is None else outcome.graph.states[outcome.thought]
-        complete = outcome.stopped != "error"
-        has_answer = complete and outcome.thought is not None and (program.goal is None or outcome.reached_goal)
-        answer = None if state is None else _answer_of(program, state, has_answer)
-        solved = has_answer and answer is not None
-        explain = program.explain if complete and not solved else None
-        return Result(
-            program=program.name,
-            input=input,
-            answer=answer,
-            solved=solved,
-            stopped=outcome.stopped,
-            explanation=None if explain is None else _call("explain", explain, start),
-            votes=outcome.votes,
-            usage=scheduler.usage,
-            graph=outcome.graph,
-            thought=None if outcome.thought is None else outcome.graph[outcome.thought],
-            wall_s=time.perf_counter() - begun,
-            seed=seed,
-            backend=label,
-        )
+        def result(outcome: SearchOutcome) -> Result:
+            state = None if outcome.thought is None else outcome.graph.states[outcome.thought]
+            complete = outcome.stopped != "error"
+            has_answer = complete and outcome.thought is not None and (program.goal is None or outcome.reached_goal)
+            answer = None if state is None else _answer_of(program, state, has_answer)
+            solved = has_answer and answer is not None
+            explain = program.explain if complete and not solved else None
+            return Result(
+                program=program.name,
+                input=input,
+                answer=answer,
+                solved=solved,
+                stopped=outcome.stopped,
+                explanation=None if explain is None else _call("explain", explain, start),
+                votes=outcome.votes,
+                usage=scheduler.usage,
+                graph=outcome.graph,
+                thought=None if outcome.thought is None else outcome.graph[outcome.thought],
+                wall_s=time.perf_counter() - begun,
+                seed=seed,
+                backend=label,
+            )
 
-    try:
-        return result(await search.run(start))
-    except LLMProgError as error:
-        if len(search.graph) and error.partial is None:
-            error.partial = result(_outcome_so_far(search))
-        raise
+        try:
+            return result(await search.run(start))
+        except LLMProgError as error:
+            if len(search.graph) and error.partial is None:
+                error.partial = result(_outcome_so_far(search))
+            raise
 
 
 def _outcome_so_far(search: Search) -> SearchOutcome:

@@ -12,20 +12,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 from rich.tree import Tree
 
-from llmprog.events import CallSettled, Event, ThoughtChecked, ThoughtExpanded
+from llmprog.doctor import Diagnosis
+from llmprog.events import CallSettled, CompletionDelta, Event, ThoughtChecked, ThoughtExpanded
 from llmprog.runner import Result
 from llmprog.search import Status, ThoughtGraph
 from llmprog.search.thought_graph import format_state
 from llmprog.templates import format_value
+from llmprog.types import Request
 
 _MAX_CHILDREN = 6
 _MAX_LINES = 60
+_LINES_OF_TEXT = 12  # of a completion that is being written
+
+
+def plain_lines(text: str) -> str:
+    """``text`` with its line breaks, each line ``plain``."""
+    return "\n".join(plain(line) for line in text.replace("\r\n", "\n").split("\n"))
 
 
 def plain(text: str) -> str:
@@ -34,16 +42,60 @@ def plain(text: str) -> str:
 
 
 @dataclass
+class WrittenText:
+    """The completion that is being written just now: of several at once, the one that began first.
+
+    Attributes:
+        text: What it has written so far, reasoning and reply apart by a blank line.
+    """
+
+    text: str = ""
+    _of: tuple[str, Request, int] | None = None
+    _in_reasoning: bool = False
+
+    def add(self, event: CompletionDelta) -> str | None:
+        """Take in a piece. Returns what to append to the text shown so far, or ``None`` where that does not do."""
+        source = (event.node, event.request, event.delta.sample)
+        if self._of is None:
+            self.text, self._of, self._in_reasoning = "", source, False
+        if source != self._of:
+            return ""
+        piece = event.delta.text
+        if event.delta.replaces:
+            self.text = piece
+            return None
+        if self._in_reasoning and not event.delta.is_reasoning:
+            piece = "\n\n" + piece
+        self._in_reasoning = event.delta.is_reasoning
+        self.text += piece
+        return piece
+
+    def settle(self, event: CallSettled) -> bool:
+        """Let another completion be shown if the call of this one has settled; returns whether it has."""
+        if self._of is None or (event.node, event.request) != self._of[:2]:
+            return False
+        self._of = None
+        return True
+
+
+@dataclass
 class Progress:
-    """Counts events, and draws them as one line where there is a terminal."""
+    """Counts events, and draws them as one line, above what is being written, where there is a terminal."""
 
     num_thoughts: int = 1
     num_checked: int = 0
     num_calls: int = 0
     num_tokens: int = 0
     spinner: Spinner = field(default_factory=lambda: Spinner("dots", text=Text("starting")))
+    written: WrittenText = field(default_factory=WrittenText)
+    console: Console | None = None  # where pieces are printed one after the other; None where they are redrawn
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, CompletionDelta):
+            self._show(event)
+            return
+        if isinstance(event, CallSettled) and self.written.settle(event) and self.console is not None:
+            self.console.print()
         if isinstance(event, ThoughtExpanded):
             self.num_thoughts += sum(event.is_new)
         elif isinstance(event, ThoughtChecked):
@@ -55,6 +107,19 @@ class Progress:
             return
         self.spinner.update(text=Text(self.line()))
 
+    def _show(self, event: CompletionDelta) -> None:
+        piece = self.written.add(event)
+        if self.console is None:
+            return
+        if piece is None:  # a terminal redraws; a file gets the text anew
+            self.console.print()
+            piece = self.written.text
+        self.console.print(Text(plain_lines(piece)), end="", soft_wrap=True)
+
+    def __rich__(self) -> RenderableType:
+        tail = plain_lines(self.written.text).splitlines()[-_LINES_OF_TEXT:]
+        return Group(self.spinner, Text("\n".join(tail), style="dim")) if tail else self.spinner
+
     def line(self) -> str:
         """What has happened so far."""
         return (
@@ -65,12 +130,12 @@ class Progress:
 
 @contextmanager
 def live_progress(console: Console, *, enabled: bool) -> Iterator[Progress]:
-    """Progress on ``console`` while the block runs; nothing is drawn where it is no terminal."""
-    progress = Progress()
+    """Progress on ``console`` while the block runs: redrawn on a terminal, elsewhere only the text that is streamed."""
     if not (enabled and console.is_terminal):
-        yield progress
+        yield Progress(console=console if enabled else None)
         return
-    with Live(progress.spinner, console=console, transient=True, refresh_per_second=10):
+    progress = Progress()
+    with Live(progress, console=console, transient=True, refresh_per_second=10):
         yield progress
 
 
@@ -187,3 +252,16 @@ def program_lines(compiled: Any) -> Tree:
             for line in str(attributes["prompt"]).strip().splitlines():
                 branch.add(Text(plain(line), style="dim"))
     return root
+
+
+def print_diagnoses(console: Console, diagnoses: Iterable[Diagnosis]) -> None:
+    """What ``llmprog doctor`` found, a few lines for each backend."""
+    for found in diagnoses:
+        took = "" if found.latency_ms is None else f"  {found.latency_ms:.0f} ms"
+        console.print(
+            Text(f"{'ok  ' if found.ok else 'FAIL'} {plain(found.id)}{took}", style="green" if found.ok else "red")
+        )
+        if found.found:
+            console.print(Text(f"     {plain(', '.join(found.found))}"), soft_wrap=True)
+        if found.fix:
+            console.print(Text(f"     to fix: {plain(found.fix)}"), soft_wrap=True)

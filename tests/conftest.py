@@ -48,3 +48,32 @@ def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+FAULT_REPORTS = pytest.StashKey[dict]()
+
+
+def pytest_configure(config):
+    config.stash[FAULT_REPORTS] = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    marker = item.get_closest_marker("fault")
+    if marker is not None and (report.when == "call" or report.failed):
+        group, fault, outcome = marker.args
+        held = item.config.stash[FAULT_REPORTS]
+        held[group, fault, outcome] = held.get((group, fault, outcome), True) and report.passed
+    return report
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """The table of injected faults and what became of them."""
+    reports = config.stash[FAULT_REPORTS]
+    if not reports:
+        return
+    terminalreporter.section("faults injected, and their outcomes")
+    width = max(len(fault) for _, fault, _ in reports) + 2
+    for (group, fault, outcome), held in sorted(reports.items()):
+        terminalreporter.line(f"{'ok  ' if held else 'FAIL'} {group:<12}{fault:<{width}}{outcome}")

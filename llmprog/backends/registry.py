@@ -20,11 +20,19 @@ GROUP = "llmprog.backends"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendInfo:
-    """A line of ``llmprog list``: a backend id, what it is, and what is missing to use it (empty if nothing)."""
+    """A line of ``llmprog list``.
+
+    Attributes:
+        id: A backend id; words in capitals, such as MODEL, stand for what the user fills in.
+        summary: What it is.
+        missing: What is missing to use it; empty if nothing.
+        probe: A short prompt it can answer, to try it with.
+    """
 
     id: str
     summary: str
     missing: str = ""
+    probe: str = "Reply with the word ready."
 
 
 class BackendModule(Protocol):

@@ -53,7 +53,8 @@ def list_backends() -> Sequence[BackendInfo]:
     """The local models, and what is missing to run them."""
     missing = "" if _has_torch() else str(MissingExtraError("the local engine", "torch", "local"))
     summary = "the embedded puzzle model: Game of 24, arithmetic, 4x4 Sudoku; no key, no GPU"
-    return [BackendInfo(id="local:puzzles", summary=summary, missing=missing)]
+    probe = "Input: 4 9 10 13\nPossible next steps:"
+    return [BackendInfo(id="local:puzzles", summary=summary, missing=missing, probe=probe)]
 
 
 class LocalBackend:
