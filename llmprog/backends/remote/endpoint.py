@@ -21,7 +21,7 @@ import structlog
 
 from llmprog.backends.remote.failures import clean, decode_json, failure, is_error_object
 from llmprog.backends.remote.health import EndpointHealth, RetryBudget
-from llmprog.backends.remote.limits import AdaptiveConcurrency, RateLimit, Reservation, Slot
+from llmprog.backends.remote.limits import AdaptiveConcurrency, Allotment, CallRate, Slot
 from llmprog.backends.remote.retries import Retries, Tries, may_retry
 from llmprog.backends.remote.wire import HttpRequest, HttpResponse, OnChunk
 from llmprog.errors import (
@@ -43,6 +43,8 @@ _LONGEST_RETRY_AFTER_S = 120.0  # a longer wait is not sat out: the endpoint is 
 _OPENINGS_TO_GIVE_UP = 2  # times the circuit breaker opens while a call waits for the endpoint
 
 _WELL = (AuthenticationError, RequestRefusedError, CapabilityError, QuotaError)  # errors of an endpoint that is up
+
+_to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 _log = structlog.get_logger("llmprog.remote")
 
@@ -77,6 +79,8 @@ class EndpointOptions:
         tokens_per_minute: Limit on tokens, > 0; ``None`` is no limit.
         max_attempts: Attempts of one call, >= 1.
         deadline_s: Seconds from the beginning of a call's first attempt to the end of its last, > 0.
+        total_s: Seconds after which the transport ends an attempt by itself, > 0: attempts that have more time than
+            this need no timer of their own.
     """
 
     max_concurrency: int = 100
@@ -85,6 +89,7 @@ class EndpointOptions:
     tokens_per_minute: float | None = None
     max_attempts: int = 6
     deadline_s: float = 900.0
+    total_s: float = 600.0
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -192,11 +197,7 @@ class Endpoint:
         self._wall_clock = wall_clock
         self._sleep = sleep
         self._concurrency = AdaptiveConcurrency(options.start_concurrency, options.max_concurrency, clock)
-        self._rates = [
-            (RateLimit(per_minute, clock, sleep), counts_tokens)
-            for per_minute, counts_tokens in ((options.requests_per_minute, False), (options.tokens_per_minute, True))
-            if per_minute is not None
-        ]
+        self._rate = CallRate(options.requests_per_minute, options.tokens_per_minute, clock, sleep)
         self._health = EndpointHealth(backend, clock, wall_clock)
         self._retries = Retries(
             backend,
@@ -259,7 +260,6 @@ class Endpoint:
         # The retry loop costs more than the rest of the bookkeeping together, so only calls that need it enter it.
         return await self._retries.after(first, call.tries, lambda: self._attempt(call))
 
-    @property
     def stats(self) -> EndpointStats:
         """What it has been asked so far, and how it is."""
         return EndpointStats(
@@ -291,13 +291,13 @@ class Endpoint:
                 continue
             async with self._concurrency.slot(call.group) as slot:
                 if health.may_send():  # it may no longer, after a wait for the slot; the next round says why
-                    reservations = await self._reserve(call)
+                    allotment = await self._rate.reserve(call.estimated_tokens)
                     if health.may_send():
-                        return await self._exchange(call, slot, reservations)
-                    _release(reservations)
+                        return await self._exchange(call, slot, allotment)
+                    allotment.release()
 
-    async def _exchange(self, call: _Call[T], slot: Slot, reservations: list[Reservation]) -> T:
-        headers = self._headers(call, reservations)
+    async def _exchange(self, call: _Call[T], slot: Slot, allotment: Allotment) -> T:
+        headers = self._headers(call, allotment)
         passage = self._health.breaker.enter()
         failed: bool | None = None
         num_tokens: int | None = None  # what the call took; None keeps the estimate
@@ -327,24 +327,27 @@ class Endpoint:
             if self._health.breaker.leave(passage, failed):
                 is_closed = self._health.breaker.is_closed
                 _log.warning("endpoint is well again" if is_closed else "endpoint keeps failing", backend=self._backend)
-            if num_tokens is not None and self._options.tokens_per_minute is not None:
-                reservations[-1].settle(num_tokens)
+            if num_tokens is not None:
+                allotment.settle(num_tokens)
 
-    def _headers(self, call: _Call[Any], reservations: list[Reservation]) -> dict[str, str]:
+    def _headers(self, call: _Call[Any], allotment: Allotment) -> dict[str, str]:
         try:
             key = self._auth() if callable(self._auth) else self._auth
         except BackendError:
-            _release(reservations)
+            allotment.release()
             raise
         return {**call.headers, **key}
 
     async def _bounded(self, call: _Call[Any], headers: Mapping[str, str], on_chunk: OnChunk | None) -> HttpResponse:
+        exchange, method = self._transport.exchange, call.request.method
         left_s = self._retries.left_s(call.tries)
+        if left_s > self._options.total_s:
+            return await exchange(method, call.url, headers, call.body, on_chunk)
         deadline = asyncio.timeout(left_s)
         try:
             if left_s > 0:
                 async with deadline:
-                    return await self._transport.exchange(call.request.method, call.url, headers, call.body, on_chunk)
+                    return await exchange(method, call.url, headers, call.body, on_chunk)
         except TimeoutError:
             if not deadline.expired():
                 raise
@@ -355,23 +358,11 @@ class Endpoint:
             possibly_billed=left_s > 0,
         )
 
-    async def _reserve(self, call: _Call[Any]) -> list[Reservation]:
-        """What the call takes of the limits per minute: of requests, of tokens, where there are such limits."""
-        reservations: list[Reservation] = []
-        try:
-            for limit, counts_tokens in self._rates:
-                reservations.append(await limit.reserve(call.estimated_tokens if counts_tokens else 1))
-        except asyncio.CancelledError:
-            _release(reservations)
-            raise
-        return reservations
-
     def _decoded(self, response: HttpResponse, *, was_streamed: bool) -> Any:
         """The JSON of a successful answer; ``None`` where it went to the reader of chunks."""
         if not 200 <= response.status < 300:
             raise self._failure(response)
-        media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if was_streamed and media_type == "text/event-stream":
+        if was_streamed and _media_type(response) == "text/event-stream":
             return None
         try:
             value = decode_json(response.body)
@@ -379,7 +370,7 @@ class Endpoint:
             what = (
                 f"{error}: {clean(response.body[:2000].decode('utf-8', 'replace'))!r}" if response.body else "nothing"
             )
-            raise self._bad_response(f"{what} ({media_type or 'no content type'})") from None
+            raise self._bad_response(f"{what} ({_media_type(response) or 'no content type'})") from None
         if value is None:
             raise self._bad_response("null")
         if is_error_object(value):
@@ -438,7 +429,7 @@ class Endpoint:
 
     def _give_up_if_hopeless(self, call: _Call[Any], blocked_s: float) -> None:
         breaker = self._health.breaker
-        if breaker.num_openings - call.openings >= _OPENINGS_TO_GIVE_UP:
+        if not breaker.is_closed and breaker.num_openings - call.openings >= _OPENINGS_TO_GIVE_UP:
             why = "it keeps failing, again after a pause; check the server, or the provider's status page"
             raise self._health.down_error(why, breaker.blocked_for_s)
         if blocked_s >= self._retries.left_s(call.tries):
@@ -446,14 +437,13 @@ class Endpoint:
             raise self._health.down_error(why, blocked_s)
 
 
-def _release(reservations: list[Reservation]) -> None:
-    for reservation in reservations:
-        reservation.settle(0)
+def _media_type(response: HttpResponse) -> str:
+    return response.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _encode(body: Mapping[str, Any]) -> bytes:
     try:
-        return json.dumps(body, separators=(",", ":"), allow_nan=False).encode("ascii")
+        return _to_json(body).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:
         raise OptionError(
             f"the request's body cannot be sent as JSON: {error}; check the options of the model"

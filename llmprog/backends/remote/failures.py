@@ -68,7 +68,7 @@ def decode_json(text: bytes | str) -> Any:
         ValueError: It is not JSON, is nested too deeply, repeats a key, or holds NaN or an infinity.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        return _from_json(text if isinstance(text, str) else text.decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
     except UnicodeDecodeError as error:
@@ -203,3 +203,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"JSON with {name}")
+
+
+_from_json = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant).decode

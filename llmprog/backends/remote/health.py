@@ -42,6 +42,7 @@ class CircuitBreaker:
         self._period = 0  # changes when it opens or closes
         self._opened_at: float | None = None
         self._probing = False
+        self._passage = Passage(0, is_probe=False)  # every call's while it is closed
         self.num_openings = 0
 
     @property
@@ -65,8 +66,10 @@ class CircuitBreaker:
 
     def enter(self) -> Passage:
         """Leave to make one call; call it only where ``blocked_for_s`` is 0."""
-        self._probing = not self.is_closed
-        return Passage(self._period, self._probing)
+        if self._opened_at is None:
+            return self._passage
+        self._probing = True
+        return Passage(self._period, is_probe=True)
 
     def leave(self, passage: Passage, failed: bool | None) -> bool:
         """Count the outcome of a call; returns whether the breaker opened or closed for it.
@@ -102,6 +105,7 @@ class CircuitBreaker:
     def _close(self) -> None:
         self._opened_at = None
         self._period += 1
+        self._passage = Passage(self._period, is_probe=False)
         self._failed.clear()
 
 

@@ -77,10 +77,7 @@ class AdaptiveConcurrency:
         """A slot to be held by ``async with`` while one call is in flight; entering it waits until there is room."""
         return Slot(self, group)
 
-    async def _enter(self, group: Hashable) -> None:
-        if self._in_use < self.limit:  # then nobody waits: room is given away the moment it appears
-            self._grant(group)
-            return
+    async def _wait(self, group: Hashable) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._groups.setdefault(group, OrderedDict())[waiter] = None
         self._num_waiting += 1
@@ -175,8 +172,12 @@ class Slot:
         self._version = self._num_cuts = -1
 
     async def __aenter__(self) -> Slot:
-        await self._limit._enter(self._group)
-        self._version, self._num_cuts = self._limit._version, self._limit._num_cuts
+        limit = self._limit
+        if limit._in_use < limit.limit:  # then nobody waits: room is given away the moment it appears
+            limit._grant(self._group)
+        else:
+            await limit._wait(self._group)
+        self._version, self._num_cuts = limit._version, limit._num_cuts
         return self
 
     async def __aexit__(
@@ -200,32 +201,23 @@ class Slot:
 class RateLimit:
     """At most ``per_minute`` units (requests, tokens) in any 60 seconds.
 
-    After an idle minute all of them may go at once. Calls are served in the order in which they came. An amount larger
-    than ``per_minute`` goes alone.
+    After an idle minute all of them may go at once. An amount larger than ``per_minute`` goes alone.
 
     Args:
         per_minute: Units, > 0.
         clock: Monotonic seconds.
-        sleep: Sleeps that many seconds.
 
     Raises:
         OptionError: ``per_minute`` is not above 0.
     """
 
-    def __init__(
-        self,
-        per_minute: float,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-    ) -> None:
+    def __init__(self, per_minute: float, clock: Callable[[], float] = time.monotonic) -> None:
         if not per_minute > 0:
             raise OptionError(f"RateLimit(per_minute={per_minute!r}): allowed is a number > 0")
         self.per_minute = per_minute
         self._clock = clock
-        self._sleep = sleep
         self._window: deque[Reservation] = deque()  # oldest first
         self._used = 0.0
-        self._turn = asyncio.Lock()
 
     @property
     def used(self) -> float:
@@ -233,17 +225,8 @@ class RateLimit:
         self._drop_old(self._clock())
         return self._used
 
-    async def reserve(self, amount: float = 1.0) -> Reservation:
-        """A reservation of ``amount`` units, once they fit into the last 60 seconds; settle it if less was used."""
-        async with self._turn:
-            while (wait_s := self._wait_s(amount)) > 0:
-                await self._sleep(min(wait_s, _NAP_S))
-            reservation = Reservation(self, self._clock(), amount)
-            self._window.append(reservation)
-            self._used += amount
-            return reservation
-
-    def _wait_s(self, amount: float) -> float:
+    def wait_s(self, amount: float) -> float:
+        """Seconds until ``amount`` more units fit, unless others are settled below what they reserved; 0 for now."""
         now = self._clock()
         self._drop_old(now)
         room = self.per_minute - self._used - amount
@@ -254,6 +237,13 @@ class RateLimit:
             room += reservation.amount
             wait_s = reservation.time + _WINDOW_S - now
         return wait_s
+
+    def take(self, amount: float) -> Reservation:
+        """A reservation of ``amount`` units, whether they fit or not; settle it if something else was used."""
+        reservation = Reservation(self, self._clock(), amount)
+        self._window.append(reservation)
+        self._used += amount
+        return reservation
 
     def _drop_old(self, now: float) -> None:
         while self._window and self._window[0].time + _WINDOW_S <= now:
@@ -280,3 +270,74 @@ class Reservation:
         if not self.is_past:
             self._limit._used += amount - self.amount
             self.amount = amount
+
+
+class CallRate:
+    """The limits on requests and tokens per minute of one account: a call waits until it fits into both.
+
+    Calls are served in the order in which they came.
+
+    Args:
+        requests_per_minute: > 0; ``None`` is no limit.
+        tokens_per_minute: > 0; ``None`` is no limit.
+        clock: Monotonic seconds.
+        sleep: Sleeps that many seconds.
+
+    Raises:
+        OptionError: A limit is not above 0.
+    """
+
+    def __init__(
+        self,
+        requests_per_minute: float | None,
+        tokens_per_minute: float | None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._requests = None if requests_per_minute is None else RateLimit(requests_per_minute, clock)
+        self._tokens = None if tokens_per_minute is None else RateLimit(tokens_per_minute, clock)
+        self._sleep = sleep
+        self._turn = asyncio.Lock()
+
+    async def reserve(self, num_tokens: int) -> Allotment:
+        """Room for one request and its tokens, once there is."""
+        requests, tokens = self._requests, self._tokens
+        if requests is None and tokens is None:
+            return _UNLIMITED
+        async with self._turn:
+            while True:
+                wait_s = max(
+                    0.0 if requests is None else requests.wait_s(1),
+                    0.0 if tokens is None else tokens.wait_s(num_tokens),
+                )
+                if wait_s <= 0:
+                    break
+                await self._sleep(min(wait_s, _NAP_S))
+            return Allotment(
+                None if requests is None else requests.take(1),
+                None if tokens is None else tokens.take(num_tokens),
+            )
+
+
+class Allotment:
+    """What one call has of the limits per minute."""
+
+    __slots__ = ("_requests", "_tokens")
+
+    def __init__(self, requests: Reservation | None, tokens: Reservation | None) -> None:
+        self._requests = requests
+        self._tokens = tokens
+
+    def settle(self, num_tokens: int) -> None:
+        """The call took ``num_tokens``."""
+        if self._tokens is not None:
+            self._tokens.settle(num_tokens)
+
+    def release(self) -> None:
+        """Nothing was sent."""
+        for reservation in (self._requests, self._tokens):
+            if reservation is not None:
+                reservation.settle(0)
+
+
+_UNLIMITED = Allotment(None, None)

@@ -78,7 +78,7 @@ async def connect(time):
 
     yield open_endpoint
     for endpoint in endpoints:
-        assert (endpoint.stats.in_flight, endpoint.stats.waiting) == (0, 0)
+        assert (endpoint.stats().in_flight, endpoint.stats().waiting) == (0, 0)
         await endpoint.aclose()
         await endpoint.aclose()
 
@@ -108,7 +108,7 @@ async def test_a_call_sends_the_body_the_key_and_the_protocols_headers(serve, wi
     assert received.headers["authorization"] == f"Bearer {KEY}"
     assert received.headers["version"] == "2023"
     assert received.headers["content-type"] == "application/json"
-    assert (endpoint.stats.calls, endpoint.stats.attempts, endpoint.stats.successes) == (1, 1, 1)
+    assert (endpoint.stats().calls, endpoint.stats().attempts, endpoint.stats().successes) == (1, 1, 1)
 
 
 async def test_the_key_is_read_for_every_attempt(serve, wire, connect):
@@ -128,7 +128,7 @@ async def test_without_a_key_nothing_is_sent(serve, wire, connect):
     with pytest.raises(AuthenticationError, match="ACME_API_KEY"):
         await send(endpoint)
     assert server.requests == []
-    assert endpoint.stats.attempts == 0
+    assert endpoint.stats().attempts == 0
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 529])
@@ -136,7 +136,7 @@ async def test_what_may_pass_is_tried_again(serve, wire, connect, time, status):
     server = await serve(answers(wire.http(status), wire.http(status), wire.http(200, OK)))
     endpoint = connect(server.url)
     assert await send(endpoint) == OK
-    assert (endpoint.stats.attempts, endpoint.stats.retries) == (3, 2)
+    assert (endpoint.stats().attempts, endpoint.stats().retries) == (3, 2)
     first, second = time.slept
     assert 0 <= first <= 0.5
     assert 0 <= second <= 1.0
@@ -197,7 +197,7 @@ async def test_retry_after_holds_back_all_calls_without_holding_slots(serve, wir
     assert await asyncio.gather(*(send(endpoint) for _ in range(5))) == [OK] * 5
     assert len(server.requests) == 6
     assert time.now - began >= 30
-    assert endpoint.stats.rate_limits == 1
+    assert endpoint.stats().rate_limits == 1
 
 
 async def test_a_longer_wait_parks_the_endpoint(serve, wire, connect, time):
@@ -210,7 +210,7 @@ async def test_a_longer_wait_parks_the_endpoint(serve, wire, connect, time):
     with pytest.raises(EndpointDownError):
         await send(endpoint)
     assert len(server.requests) == 1
-    assert endpoint.stats.blocked_s == 600
+    assert endpoint.stats().blocked_s == 600
     time.now += 600
     assert await send(endpoint) == OK
 
@@ -228,7 +228,7 @@ async def test_a_spent_quota_stops_the_endpoint(serve, wire, connect, answer):
     results = await asyncio.gather(*(send(endpoint) for _ in range(20)), return_exceptions=True)
     assert {type(result) for result in results} == {QuotaError}
     assert len(server.requests) == 1
-    assert "quota is spent" in endpoint.stats.stopped
+    assert "quota is spent" in endpoint.stats().stopped
 
 
 async def test_a_storm_of_rate_limits_ends(serve, wire, connect):
@@ -237,7 +237,7 @@ async def test_a_storm_of_rate_limits_ends(serve, wire, connect):
     results = await asyncio.gather(*(send(endpoint) for _ in range(1000)), return_exceptions=True)
     assert {type(result) for result in results} == {RateLimitError}
     assert len(server.requests) <= 1000 + 100 + 100  # a tenth of the calls, and the floor
-    assert endpoint.stats.concurrency == 1
+    assert endpoint.stats().concurrency == 1
 
 
 async def test_a_storm_of_rate_limits_that_ask_for_patience_ends(serve, wire, connect, time):
@@ -310,7 +310,7 @@ async def test_a_refused_connection_is_tried_again_and_costs_nothing(serve, wire
     with pytest.raises(ConnectionFailedError, match="6 attempts") as info:
         await send(endpoint)
     assert not info.value.possibly_billed
-    assert endpoint.stats.possibly_billed == 0
+    assert endpoint.stats().possibly_billed == 0
 
 
 @pytest.mark.parametrize(
@@ -329,14 +329,14 @@ async def test_a_success_that_is_no_reply_is_tried_again(serve, wire, connect, b
     with pytest.raises(BadResponseError, match=why) as info:
         await send(endpoint)
     assert info.value.possibly_billed
-    assert (endpoint.stats.attempts, endpoint.stats.possibly_billed) == (2, 2)
+    assert (endpoint.stats().attempts, endpoint.stats().possibly_billed) == (2, 2)
 
 
 async def test_an_error_inside_a_success_is_an_error(serve, wire, connect):
     server = await serve(answers(wire.http(200, {"error": {"code": 429, "message": "slow down"}}), wire.http(200, OK)))
     endpoint = connect(server.url)
     assert await send(endpoint) == OK
-    assert endpoint.stats.rate_limits == 1
+    assert endpoint.stats().rate_limits == 1
 
 
 async def test_a_check_decides_itself_whether_its_error_may_pass(serve, wire, connect):
@@ -384,7 +384,7 @@ async def test_a_stream_begins_anew_with_every_attempt(serve, wire, connect):
     request = HttpRequest(path="/x", body={}, stream=True)
     assert await send(endpoint, request, check=check, on_chunk_factory=begin) == b"data: one\n\n"
     assert server.requests[0].headers["accept"] == "text/event-stream"
-    assert endpoint.stats.attempts == 2
+    assert endpoint.stats().attempts == 2
 
 
 async def test_an_endpoint_that_does_not_stream_is_read_all_the_same(serve, wire, connect):
@@ -432,7 +432,7 @@ async def test_cancelled_calls_leave_nothing_behind(serve, wire, connect):
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [result for result in results[1::2] if result != OK] == []
-    assert (endpoint.stats.in_flight, endpoint.stats.waiting) == (0, 0)
+    assert (endpoint.stats().in_flight, endpoint.stats().waiting) == (0, 0)
 
 
 async def test_neither_logs_nor_errors_hold_the_key_or_the_prompt(serve, wire, connect):
@@ -447,7 +447,7 @@ async def test_neither_logs_nor_errors_hold_the_key_or_the_prompt(serve, wire, c
         "model call is tried again",
         "quota is spent: endpoint is not called again",
     }
-    written = json.dumps(logs) + str(info.value) + str(info.value.__context__) + endpoint.stats.stopped
+    written = json.dumps(logs) + str(info.value) + str(info.value.__context__) + endpoint.stats().stopped
     assert KEY not in written
     assert "the prompt" not in written
 

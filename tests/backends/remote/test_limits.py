@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmprog.backends.remote.limits import AdaptiveConcurrency, RateLimit
+from llmprog.backends.remote.limits import AdaptiveConcurrency, CallRate, RateLimit
 from llmprog.errors import OptionError
 
 
@@ -192,11 +192,11 @@ def test_limits_below_one_are_refused():
 @pytest.mark.parametrize("per_minute", [1, 7, 60])
 async def test_no_minute_holds_more_requests_than_allowed_and_no_room_is_wasted(per_minute):
     clock = Clock()
-    limit = RateLimit(per_minute, clock, clock.sleep)
+    rate = CallRate(per_minute, None, clock, clock.sleep)
     times = []
 
     async def call():
-        await limit.reserve()
+        await rate.reserve(1000)
         times.append(clock.now)
 
     await asyncio.gather(*(call() for _ in range(3 * per_minute)))
@@ -205,47 +205,65 @@ async def test_no_minute_holds_more_requests_than_allowed_and_no_room_is_wasted(
     assert times[-1] - times[0] == pytest.approx(120, abs=1e-6)
 
 
+async def test_requests_that_wait_for_tokens_are_counted_when_they_go():
+    clock = Clock()
+    rate = CallRate(4, 100, clock, clock.sleep)
+    times = []
+    for num_tokens in (100, 50, 50, 1, 1, 1, 1, 1):
+        await rate.reserve(num_tokens)
+        times.append(clock.now - 1000)
+    assert times == [0, 60, 60, 120, 120, 120, 120, 180]
+
+
 async def test_what_was_not_used_is_given_back_while_others_wait():
     clock = Clock()
-    limit = RateLimit(1000, clock, clock.sleep)
-    first = await limit.reserve(900)
-    waiting = asyncio.create_task(limit.reserve(500))
+    rate = CallRate(None, 1000, clock, clock.sleep)
+    first = await rate.reserve(900)
+    waiting = asyncio.create_task(rate.reserve(500))
     await asyncio.sleep(0)
     assert not waiting.done()
     first.settle(100)
     await waiting
     assert clock.now - 1000 < 1  # not a minute
-    assert limit.used == 600
 
 
-async def test_more_than_was_reserved_holds_back_the_next():
+async def test_a_call_that_was_not_sent_takes_nothing():
     clock = Clock()
-    limit = RateLimit(1000, clock, clock.sleep)
-    (await limit.reserve(100)).settle(1000)
-    await limit.reserve(1)
-    assert clock.now == 1060
-    late = await limit.reserve(10)
+    rate = CallRate(1, 10, clock, clock.sleep)
+    (await rate.reserve(10)).release()
+    await rate.reserve(10)
+    assert clock.now == 1000
+
+
+def test_more_than_was_reserved_holds_back_the_next_for_a_minute():
+    clock = Clock()
+    limit = RateLimit(1000, clock)
+    limit.take(100).settle(1000)
+    assert (limit.used, limit.wait_s(1)) == (1000, 60)
+    clock.now += 20
+    assert limit.wait_s(1) == 40
+    late = limit.take(10)
     clock.now += 60
-    assert limit.used == 0
-    late.settle(999)  # the minute is over
+    assert (limit.used, limit.wait_s(1000)) == (0, 0)
+    late.settle(999)  # its minute is over
     assert limit.used == 0
 
 
 async def test_an_amount_above_the_limit_goes_alone():
     clock = Clock()
-    limit = RateLimit(100, clock, clock.sleep)
-    await limit.reserve(500)
-    await limit.reserve(1)
+    rate = CallRate(None, 100, clock, clock.sleep)
+    await rate.reserve(500)
+    await rate.reserve(1)
     assert clock.now == 1060
 
 
 async def test_cancelling_a_wait_for_the_rate_lets_the_next_one_on():
     clock = Clock()
-    limit = RateLimit(1, clock, clock.sleep)
-    await limit.reserve()
-    waiting = [asyncio.create_task(limit.reserve()) for _ in range(3)]
+    rate = CallRate(1, None, clock, clock.sleep)
+    await rate.reserve(0)
+    waiting = [asyncio.create_task(rate.reserve(0)) for _ in range(3)]
     await asyncio.sleep(0)
     waiting[0].cancel()
     waiting[1].cancel()
     await waiting[2]
-    assert limit.used == 1
+    assert clock.now == pytest.approx(1060, abs=0.5)
