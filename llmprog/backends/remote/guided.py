@@ -5,23 +5,18 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final, cast
 
+from llmprog.backends.base import guided_kind
+from llmprog.backends.remote.failures import decode_json
 from llmprog.backends.remote.profiles import GuidedKind, GuidedStyle, Profile, built_in_profiles
 from llmprog.errors import CapabilityError, OptionError
 from llmprog.types import Choices, Guided, JsonSchema, Regex
 
 _SCHEMA_NAME = "reply"
 _LONGEST: Final = 8_000_000  # characters of a text that is checked at all
-_REGEX_TIMEOUT_S: Final = 1.0
+_REGEX_TIMEOUT_S: Final = 0.25  # the caller waits for it
 _SHOWN: Final = 80
-
-
-def kind_of(guided: Guided) -> GuidedKind:
-    """Which kind of guided output this is, as profiles name it."""
-    if isinstance(guided, JsonSchema):
-        return "json"
-    return "regex" if isinstance(guided, Regex) else "choices"
 
 
 def guided_fields(guided: Guided, profile: Profile, *, backend: str) -> dict[str, Any]:
@@ -31,7 +26,7 @@ def guided_fields(guided: Guided, profile: Profile, *, backend: str) -> dict[str
         CapabilityError: The profile does not offer this kind; the message names what does.
         OptionError: The schema is no JSON object.
     """
-    kind = kind_of(guided)
+    kind = cast("GuidedKind", guided_kind(guided))
     style = profile.guided.get(kind)
     if style is None:
         offered = ", ".join(sorted(profile.guided)) or "none"
@@ -129,27 +124,14 @@ def violation(text: str, guided: Guided) -> str | None:
     if isinstance(guided, Regex):
         return _regex_violation(text, guided.pattern)
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except RecursionError:
-        return f"{_brief(text)}… nests too deeply to be read as JSON"
+        value = decode_json(text)
     except ValueError as error:
-        return f"{_brief(text)} is not JSON: {error!s:.200}"
+        return f"{_brief(text)} cannot be read as JSON: {error!s:.200}"
     return _schema_violation(value, guided.schema)
 
 
 def _brief(text: str) -> str:
     return repr(text[:_SHOWN])
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key appears twice in one object")
-    return result
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _regex_violation(text: str, pattern: str) -> str | None:
@@ -165,6 +147,7 @@ def _regex_violation(text: str, pattern: str) -> str | None:
 
 
 def _schema_violation(value: Any, schema: str) -> str | None:
+    import regex
     from referencing.exceptions import Unresolvable
 
     try:
@@ -173,6 +156,8 @@ def _schema_violation(value: Any, schema: str) -> str | None:
         return "it nests too deeply to be checked against the schema"
     except TimeoutError:
         return f"matching a pattern of the schema took over {_REGEX_TIMEOUT_S:g} s"
+    except regex.error as bad_pattern:
+        raise OptionError(f"JsonSchema({schema[:_SHOWN]!r}): a pattern is not valid: {bad_pattern}") from bad_pattern
     except Unresolvable as unresolvable:
         raise OptionError(
             f"JsonSchema({schema[:_SHOWN]!r}): {unresolvable!s:.200}; a schema must hold all that it refers to"
@@ -202,5 +187,6 @@ def _validator(schema: str) -> Any:
         kind.check_schema(parsed)
         safe: Any = extend(kind, {"pattern": pattern})  # type: ignore[no-untyped-call]  # not annotated in its stubs
         return safe(parsed, registry=Registry())
-    except (SchemaError, regex.error, RecursionError) as error:
-        raise OptionError(f"JsonSchema({schema[:_SHOWN]!r}): not a JSON schema: {error!s:.200}") from error
+    except (SchemaError, RecursionError) as error:
+        reason = error.message if isinstance(error, SchemaError) else "it nests too deeply"
+        raise OptionError(f"JsonSchema({schema[:_SHOWN]!r}): not a JSON schema: {reason:.200}") from error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
+from llmprog.backends.remote import failures
 from llmprog.backends.remote.profiles import Profile, built_in_profiles, merged
 from llmprog.backends.remote.wire import ModelCall, TokenCounts
 from llmprog.errors import (
@@ -19,10 +19,7 @@ from llmprog.errors import (
     RequestRefusedError,
     TruncatedStreamError,
 )
-from llmprog.redaction import redact
 from llmprog.types import FinishReason, Logprobs
-
-_SHOWN = 300  # characters of a provider's message, and of an offending value
 
 _QUOTA: Final = frozenset(
     ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error", "insufficient_balance")
@@ -67,42 +64,30 @@ _OVERLOAD: Final = frozenset(
 )
 
 
-def decode_json(data: bytes | str, *, backend: str) -> Any:
-    """The value of a JSON text, read strictly.
+def decode_json(data: str, *, backend: str) -> Any:
+    """The value of an event's data, read strictly.
 
     Raises:
         BadResponseError: It is no JSON, names a key twice, holds NaN or Infinity, or nests too deeply.
     """
     try:
-        return json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except RecursionError:
-        reason = "it nests too deeply"
-    except (ValueError, UnicodeDecodeError) as error:
-        reason = str(error)
-    raise BadResponseError(
-        f"the answer is not usable JSON: {shown(reason)}; it begins {shown(data[:80])}; check the base URL",
-        backend=backend,
-        retryable=True,
-        possibly_billed=True,
-    )
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(n for n in names if names.count(n) > 1)!r} appears twice in one object")
-    return result
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+        return failures.decode_json(data)
+    except ValueError as error:
+        raise BadResponseError(
+            f"an event of the stream is not usable JSON: {error}; it begins {shown(data)}; check the base URL",
+            backend=backend,
+            retryable=True,
+            possibly_billed=True,
+        ) from error
 
 
 def shown(value: object) -> str:
-    """A short repr of something an endpoint sent, without secrets."""
-    text = value if isinstance(value, str) else repr(value)
-    return redact(repr(text[:_SHOWN]) if isinstance(value, str) else text[:_SHOWN])
+    """A short repr of something an endpoint sent, on one line and without secrets."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} nested too deeply to be shown"
+    return repr(failures.clean(text)) if isinstance(value, str) else failures.clean(text)
 
 
 def not_the_protocol(what: str, value: object, *, backend: str) -> BadResponseError:

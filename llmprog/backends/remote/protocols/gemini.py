@@ -132,10 +132,11 @@ class _GeminiReader:
         elif not candidates:
             raise not_the_protocol("neither candidates nor usage", chunk, backend=self._backend)
         deltas: list[Delta] = []
-        for position, candidate in enumerate(candidates):
-            index = count(candidate.get("index"))
-            # Zero is left out, as the endpoint leaves out every value that is its type's default.
-            deltas += self._candidate(position if index is None and len(candidates) > 1 else index or 0, candidate)
+        indices = [count(candidate.get("index")) for candidate in candidates]
+        if not any(indices):  # 0 is left out, as every value that is its type's default may be
+            indices = list(range(len(candidates)))
+        for index, candidate in zip(indices, candidates, strict=True):
+            deltas += self._candidate(index or 0, candidate)
         return deltas
 
     def _candidate(self, sample: int, chunk: Mapping[str, Any]) -> list[Delta]:

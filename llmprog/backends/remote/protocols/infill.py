@@ -108,9 +108,10 @@ class Infiller:
 
     def _edited(self, answer: str, given: list[str]) -> str:
         text = _unfenced(answer)
-        for candidate in (text, text + "\n"):  # the fence takes the place of a last line end
-            if _holds(candidate, given):
-                return candidate
+        if text != answer and given[-1].endswith("\n"):
+            text += "\n"  # which the fence took the place of
+        if _holds(text, given):
+            return text
         raise BadResponseError(
             f"the edited text changed what was given, or left a blank: {shown(text)}; ask for fewer blanks in one "
             "template, or use a local diffusion model, which keeps given text by construction",
