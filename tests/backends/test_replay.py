@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +46,7 @@ from llmprog.types import (
     Usage,
 )
 
+ROOT = Path(__file__).parents[2]
 PROMPT = Prompt.from_text("What is 2 + 2?", system="Be brief.")
 PARAMS = SamplingParams(seed=7)
 
@@ -376,6 +379,38 @@ def test_a_torn_last_line_is_left_out_with_a_warning(path: Path) -> None:
         with capture_logs() as logs:
             assert replayed(path, ask("a"))[0][0].text == "x"
         assert [entry["line"] for entry in logs] == ([] if end == len(whole) - 1 else [4])
+
+
+ENDLESS = """
+import asyncio, sys
+from llmprog.backends import ScriptedBackend
+from llmprog.backends.replay import Recorder, RecordingBackend
+from llmprog.types import Prompt, Request
+
+async def main():
+    backend = RecordingBackend(ScriptedBackend(lambda prompt, sample: prompt * 50), Recorder(sys.argv[1]))
+    i = 0
+    while True:
+        await backend.generate(Request(prompt=Prompt.from_text(f"question {i}")))
+        i += 1
+        if i == 20:
+            print("begun", flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_a_killed_recorder_leaves_a_recording(path: Path) -> None:
+    for _ in range(2):  # the second goes on with what the first left
+        process = subprocess.Popen([sys.executable, "-c", ENDLESS, str(path)], stdout=subprocess.PIPE, cwd=ROOT)
+        with process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.kill()
+        with capture_logs() as logs:
+            (found,) = replayed(path, *[Request(prompt=Prompt.from_text("question 7"))])
+        assert found[0].text == "question 7" * 50
+        assert len(logs) <= 2
 
 
 def test_a_recording_is_continued_after_a_torn_line(path: Path) -> None:
