@@ -57,8 +57,8 @@ class ContentDecoder:
         inflate, out = self._inflate, b""
         while data and inflate is not None and len(out) <= self._left:
             if inflate.eof:
-                if not data.startswith(_GZIP_MAGIC):  # padding; else the next member of a gzip file
-                    data = b""
+                if not data.startswith(_GZIP_MAGIC):  # padding, or too little to tell; else a further gzip member
+                    data = data if data == _GZIP_MAGIC[:1] else b""
                     break
                 inflate = self._inflate = zlib.decompressobj(_ANY_HEADER)
             try:

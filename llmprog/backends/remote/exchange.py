@@ -43,6 +43,7 @@ class Exchange:
         layer: The part that is under way, one after the other.
         protocol: The connection's protocol; ``None`` as long as the request cannot have left.
         reader_error: What the reader of an event stream raised.
+        was_reset: Whether the connection broke within the answer, instead of ending in order.
         stopped_by: Why the task was cancelled, where a timeout or the end of the backend did it.
     """
 
@@ -59,6 +60,7 @@ class Exchange:
         "task",
         "timeouts",
         "timer",
+        "was_reset",
     )
 
     task: asyncio.Task[HttpResponse]
@@ -72,6 +74,7 @@ class Exchange:
         self.protocol: asyncio.BaseProtocol | None = None
         self.reader_error: Exception | None = None
         self.stopped_by: BackendError | None = None
+        self.was_reset = False
         self.ends_at = self.deadline = loop.time() + timeouts.total_s
         self.timer: asyncio.TimerHandle | None = None
 

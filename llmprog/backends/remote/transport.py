@@ -12,6 +12,7 @@ machine's own addresses; ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` name further cer
 from __future__ import annotations
 
 import asyncio
+import base64
 import select
 import sys
 from collections.abc import AsyncGenerator, Mapping
@@ -217,6 +218,9 @@ class Transport:
                 lingers = await _read_events(exchange, pieces, decoder, on_chunk)
                 return HttpResponse(status=status, headers=headers, body=b"")
             return HttpResponse(status=status, headers=headers, body=await _read_body(exchange, pieces, decoder))
+        except (httpx.HTTPError, aiohttp.ClientError):
+            exchange.was_reset = _reset(exchange) is not None  # known until the connection is released
+            raise
         finally:
             if lingers:
                 task = asyncio.get_running_loop().create_task(_linger(pieces, stream))
@@ -324,7 +328,7 @@ class _Target:
             raise OptionError(f"URL {_shown(url)}: {error}; expected is http://HOST/… or https://HOST/…") from None
         if parsed.userinfo:
             raise OptionError(f"URL on host {parsed.host!r} holds a user name or password; keys are sent as headers")
-        if parsed.scheme not in ("http", "https") or not parsed.host:
+        if parsed.scheme not in ("http", "https") or not parsed.host or (parsed.port or 0) > 65_535:
             raise OptionError(f"URL {_shown(url)}: expected is http://HOST/… or https://HOST/…")
         origin = f"{parsed.scheme}://{parsed.netloc.decode('ascii')}"
         sender = AiohttpTransport(verify=_ssl_context(), client=session, proxy=_proxy(parsed))
@@ -333,7 +337,13 @@ class _Target:
 
 def _proxy(url: httpx.URL) -> httpx.Proxy | None:
     found = proxy_url(url.scheme, url.host, url.port)
-    return None if found is None else httpx.Proxy(found)
+    if found is None:
+        return None
+    proxy = httpx.Proxy(found)
+    if proxy.auth is not None:  # as a header, since aiohttp deprecates the class that httpx-aiohttp would make of it
+        proxy.headers["Authorization"] = "Basic " + base64.b64encode(b":".join(proxy.raw_auth or ())).decode("ascii")
+        proxy.auth = None
+    return proxy
 
 
 @cache
@@ -421,13 +431,14 @@ def _is_event_stream(headers: Mapping[str, str]) -> bool:
 
 def _check_end(exchange: Exchange) -> None:
     """A body that only the end of its connection ends must not have ended by a reset."""
-    if isinstance(reset := _connection_error(exchange), OSError):
-        raise reset
+    if (error := _reset(exchange)) is not None:
+        raise error
 
 
-def _connection_error(exchange: Exchange) -> BaseException | None:
-    """Why the connection broke, where it did; aiohttp keeps that in its protocol."""
-    return cast("aiohttp.client_proto.ResponseHandler", exchange.protocol).exception()
+def _reset(exchange: Exchange) -> OSError | None:
+    """How the connection broke, if it did not end in order; aiohttp keeps that in its protocol."""
+    error = cast("aiohttp.client_proto.ResponseHandler", exchange.protocol).exception()
+    return error if isinstance(error, OSError) else None
 
 
 def _failure(exchange: Exchange, error: Exception) -> BackendError:
@@ -435,7 +446,7 @@ def _failure(exchange: Exchange, error: Exception) -> BackendError:
     cause = error.__cause__ if isinstance(error, httpx.HTTPError) and error.__cause__ is not None else error
     origin, sent = exchange.origin, exchange.protocol is not None
     said = redact(" ".join(str(cause).split()))[:200]
-    if isinstance(cause, aiohttp.ClientPayloadError) and not isinstance(_connection_error(exchange), OSError):
+    if isinstance(cause, aiohttp.ClientPayloadError) and not exchange.was_reset:
         return _truncated(exchange, "the connection ended before the answer did")
     if isinstance(cause, aiohttp.ClientResponseError) and not isinstance(cause, aiohttp.ClientHttpProxyError):
         return _bad(exchange, f"not HTTP, or HTTP beyond its limits ({said!r})", retryable=True)
