@@ -57,6 +57,7 @@ class Profile:
         supports_logprobs: Whether token log-probabilities can be asked for.
         sends_neutral: Whether sampling parameters are sent that change nothing (``top_p`` 1, ``top_k`` off,
             ``min_p`` 0), because the server's own defaults are not neutral.
+        top_k_off: What ``top_k`` is sent as to keep all tokens: servers differ in whether 0 or -1 says so.
         omit: Body fields that are never sent, for a model that refuses them.
         prefill: How the beginning of the reply is given.
         prefill_path: Path used instead of the usual one where a reply's beginning is given.
@@ -92,6 +93,7 @@ class Profile:
     supports_min_p: bool = False
     supports_logprobs: bool = False
     sends_neutral: bool = False
+    top_k_off: int = -1
     omit: tuple[str, ...] = ()
     prefill: Prefill = "none"
     prefill_path: str = ""

@@ -89,6 +89,7 @@ class TestRequest:
             "seed": 7,
             "n": 3,
             "logprobs": True,
+            "top_logprobs": 1,
         }
 
     def test_a_stream_asks_for_usage(self):
@@ -99,7 +100,8 @@ class TestRequest:
 
     def test_servers_with_defaults_of_their_own_are_told_the_neutral_values(self):
         sent = body("llamacpp")
-        assert (sent["top_p"], sent["top_k"], sent["min_p"], sent["cache_prompt"]) == (1.0, -1, 0.0, True)
+        assert (sent["top_p"], sent["top_k"], sent["min_p"], sent["cache_prompt"]) == (1.0, 0, 0.0, True)
+        assert body("vllm")["top_k"] == -1
         assert not {"top_p", "top_k", "min_p"} & set(body("openai"))
 
     def test_the_reply_begins_with_the_prefix(self):

@@ -33,7 +33,6 @@ from llmprog.backends.remote.sse import ServerSentEvent
 from llmprog.backends.remote.wire import Choice, HttpRequest, ModelCall, Reply, ReplyReader, TokenCounts
 from llmprog.types import Delta, FinishReason, Prompt
 
-_TOP_K_OFF = -1  # vLLM, SGLang and llama.cpp all read it as "keep all"; 0 is refused by some of their versions
 _MOST_CHOICES = 4096  # an index beyond it is a broken answer, not a sample
 
 
@@ -64,7 +63,7 @@ class OpenAIChat:
             if profile.prefill == "continue_final_message":
                 body |= {"add_generation_prompt": False, "continue_final_message": True}
         if params.logprobs:
-            body["logprobs"] = True
+            body |= {"logprobs": True, "top_logprobs": 1}  # some servers report none unless told how many
         if params.guided is not None:
             body = merged(body, guided_fields(params.guided, profile, backend=self._backend))
         if call.stream:
@@ -121,7 +120,7 @@ def sampling_fields(call: ModelCall, profile: Profile) -> dict[str, Any]:
     if params.top_p != 1 or neutral:
         body["top_p"] = params.top_p
     if params.top_k or (neutral and profile.supports_top_k):
-        body["top_k"] = params.top_k or _TOP_K_OFF
+        body["top_k"] = params.top_k or profile.top_k_off
     if params.min_p or (neutral and profile.supports_min_p):
         body["min_p"] = params.min_p
     if params.stop:
