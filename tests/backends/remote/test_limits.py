@@ -136,7 +136,7 @@ async def test_calls_in_flight_never_exceed_the_limit():
     assert (limit.in_use, limit.num_waiting) == (0, 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 6))
 def test_cancelling_at_any_point_leaks_nothing(seed, start):
     rng = random.Random(seed)

@@ -9,6 +9,7 @@ from llmprog.backends.remote.retry_after import LONGEST_S, duration_s, retry_aft
 NOW = 1_790_000_000.0  # 2026-09-21 14:13:20 UTC
 
 
+@pytest.mark.fault("network", "Retry-After: each form, past, NaN, 10⁹", "read, 0, skipped, at most a day")
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
@@ -59,6 +60,7 @@ def test_milliseconds_come_first_and_no_header_says_nothing():
     assert retry_after_s({"retry-after-ms": "many", "retry-after": "9"}, NOW) == 9.0
 
 
+@pytest.mark.fault("process", "wall clock ± 1 day", "Retry-After is measured from the answer's own date")
 def test_a_wrong_clock_does_not_matter_where_the_answer_carries_its_date():
     headers = {"date": "Mon, 21 Sep 2026 14:13:20 GMT", "retry-after": "Mon, 21 Sep 2026 14:13:50 GMT"}
     for clock in (NOW, NOW - 86_400, NOW + 86_400):
