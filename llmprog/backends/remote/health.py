@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from llmprog.errors import BackendError, EndpointDownError, QuotaError
+from llmprog.errors import EndpointDownError, QuotaError
 
 _WINDOW = 20  # calls the circuit breaker looks back on
 _FAILED_SHARE = 0.5
@@ -134,12 +134,12 @@ class EndpointHealth:
         self._paused_until: float | None = None
         self._parked_until = -float("inf")
         self._parked_why = ""
-        self._quota_error: BackendError | None = None
+        self._stopped: tuple[str, int | str | None] | None = None  # no error: it would keep its frames alive
 
     @property
     def stopped(self) -> str | None:
         """Why the endpoint is not called again; ``None`` where it may be."""
-        return None if self._quota_error is None else str(self._quota_error)
+        return None if self._stopped is None else self._stopped[0]
 
     @property
     def blocked_for_s(self) -> float:
@@ -159,7 +159,7 @@ class EndpointHealth:
     def may_send(self) -> bool:
         """Whether a call may be sent right now."""
         is_parked = bool(self._parked_why) and self.parked_for_s > 0
-        return self._quota_error is None and not is_parked and self.blocked_for_s <= 0
+        return self._stopped is None and not is_parked and self.blocked_for_s <= 0
 
     def pause(self, seconds: float) -> None:
         """Have all calls wait for ``seconds``."""
@@ -174,7 +174,7 @@ class EndpointHealth:
 
     def stop(self, error: QuotaError) -> None:
         """Refuse all further calls for the same reason."""
-        self._quota_error = error
+        self._stopped = str(error), error.status
 
     def refuse_if_down(self) -> None:
         """Return where the endpoint may be called, now or after a wait.
@@ -183,9 +183,10 @@ class EndpointHealth:
             QuotaError: It is stopped.
             EndpointDownError: It is parked.
         """
-        if self._quota_error is not None:
-            error = QuotaError("", backend=self._backend, status=self._quota_error.status)
-            error.args = (f"{self._quota_error} (not called again in this process)",)
+        if self._stopped is not None:
+            why, status = self._stopped
+            error = QuotaError("", backend=self._backend, status=status)
+            error.args = (f"{why} (not called again in this process)",)
             raise error
         if self._parked_why and self.parked_for_s > 0:
             raise self.down_error(self._parked_why, self.parked_for_s)
