@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class Result:
                 "num_valid": self.votes.num_valid,
                 "num_allowed": self.votes.num_allowed,
             }
-        usage = {name: getattr(self.usage, name) for name in ("calls", "prompt_tokens", "completion_tokens", "usd")}
+        usage = asdict(self.usage)
         content = {
             "program": self.program,
             "input": self.input,

@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from llmprog import Program, checker, generator
+from llmprog import Program, Prompt, Usage, checker, generator
 from llmprog.backends import ScriptedBackend
+from llmprog.events import CallSettled, CompletionDelta
 from llmprog.nodes import Verdict
 from llmprog.search import BeamSearch, SelfConsistency
 from llmprog.terminal import Progress, answer_line, graph_tree, live_progress, plain, print_result, spent_line
+from llmprog.types import Delta, Request
 
 
 def shown(renderable: object, *, terminal: bool = False) -> str:
@@ -88,3 +90,49 @@ def test_progress_counts_what_happened() -> None:
     result = words.run("", seed=1, on_event=progress)
     assert progress.num_thoughts == len(result.graph)
     assert progress.line().startswith(f"{len(result.graph)} thoughts, ")
+
+
+ASKED = Request(prompt=Prompt.from_text("q"), num_samples=2)
+
+
+def piece(text: str, **options: object) -> CompletionDelta:
+    return CompletionDelta("node", ASKED, Delta(sample=options.pop("sample", 0), text=text, **options))  # type: ignore[arg-type]
+
+
+def settled() -> CallSettled:
+    return CallSettled("node", ASKED, Usage(calls=2), 0.1)
+
+
+def streamed(*events: object) -> str:
+    console = Console(file=io.StringIO(), width=20)
+    with live_progress(console, enabled=True) as progress:
+        for event in events:
+            progress(event)  # type: ignore[arg-type]
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_pieces_follow_one_another_where_there_is_no_terminal() -> None:
+    assert streamed(piece("One "), piece("two\nthree"), settled()) == "One two\nthree\n"
+
+
+def test_of_several_samples_the_first_is_shown_until_its_call_has_settled() -> None:
+    shown_text = streamed(piece("a"), piece("x", sample=1), piece("b"), settled(), piece("y", sample=1), settled())
+    assert shown_text == "ab\ny\n"
+
+
+def test_reasoning_and_reply_are_apart_and_a_replacement_starts_anew() -> None:
+    assert streamed(piece("hm", is_reasoning=True), piece("Yes"), settled()) == "hm\n\nYes\n"
+    assert streamed(piece("_ _"), piece("a _", replaces=True), settled()) == "_ _\na _\n"
+
+
+def test_streamed_text_is_defused() -> None:
+    assert streamed(piece("\x1b]52;c;AAAA\x07red\x1b[31m"), settled()) == "]52;c;AAAAred[31m\n"
+
+
+def test_a_terminal_shows_the_end_of_what_is_written() -> None:
+    progress = Progress()
+    for line in range(30):
+        progress(piece(f"line {line}\n"))
+    text = shown(progress)
+    assert "line 29" in text
+    assert "line 3\n" not in text

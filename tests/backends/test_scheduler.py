@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from llmprog import Blank, Completion, Prompt, Template, Usage
+from llmprog import Blank, Choices, Completion, Prompt, Template, Usage
 from llmprog.backends import Capabilities, Scheduler, ScriptedBackend
 from llmprog.errors import BackendError, CapabilityError, OptionError
-from llmprog.types import Logprobs, Request, SamplingParams
+from llmprog.types import Delta, Logprobs, Request, SamplingParams
 
 PROMPT = Prompt.from_text("q")
 
@@ -135,3 +135,40 @@ async def test_scoring_is_counted():
     assert [s.total for s in await scheduler.score("node", PROMPT, ["a", "b"])] == [-1.0, -1.0]
     assert scheduler.usage.calls == 1
     assert scheduler.usage.completion_tokens == 2
+
+
+class Typing(ScriptedBackend):
+    """Writes letter by letter."""
+
+    def __init__(self):
+        super().__init__(lambda text, sample: f"abc{sample}")
+        self.capabilities = Capabilities(n=True, seed=True, stream="append")
+
+    async def stream(self, request, on_delta):
+        completions = await self.generate(request)
+        for sample, completion in enumerate(completions):
+            for letter in completion.text:
+                on_delta(Delta(sample=sample, text=letter))
+        return completions
+
+
+async def test_pieces_are_told_where_somebody_listens_and_the_backend_streams():
+    told = []
+    request = asking(2, first_sample=1)
+    assert [c.text for c in await Scheduler(Typing(), on_delta=told.append).generate("node", request)] == [
+        "abc1",
+        "abc2",
+    ]
+    assert "".join(event.delta.text for event in told if event.delta.sample == 1) == "abc2"
+    assert all(event.node == "node" and event.request is request for event in told)
+    told.clear()
+    await Scheduler(ScriptedBackend({"q": "x"}), on_delta=told.append).generate("node", asking())
+    assert told == []
+
+
+async def test_what_a_backend_cannot_give_is_refused_before_it_is_called():
+    backend = ScriptedBackend({"q": "x"})
+    for params in (SamplingParams(logprobs=True), SamplingParams(guided=Choices(("a", "b")))):
+        with pytest.raises(CapabilityError):
+            await Scheduler(backend).generate("node", Request(prompt=PROMPT, params=params))
+    assert backend.requests == []
