@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -203,7 +204,7 @@ _requests = st.builds(
 
 
 @given(_requests, _completions)
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_text_survives(tmp_path: Path, request_: Request, completion: Completion) -> None:
     path = tmp_path / "any.jsonl"
     path.unlink(missing_ok=True)
@@ -353,19 +354,19 @@ async def test_a_prompt_that_was_only_scored_is_no_request(path: Path) -> None:
 def test_misses_stay_cheap_in_a_large_recording(path: Path) -> None:
     filler = "abc " * 2000
     with Recorder(path) as recorder:
-        for i in range(400):
+        for i in range(100):
             request = request_to_json(ask(f"{filler}{i}{filler}"))
             recorder.write({"kind": "generate", "request": request, "completions": []})
 
     async def run() -> float:
         backend = ReplayBackend(path)
-        begun = asyncio.get_running_loop().time()
-        for i in range(30):
+        begun = time.process_time()
+        for i in range(10):
             with pytest.raises(ReplayMissError):
                 await backend.generate(ask(f"{filler}x{i}{filler[::-1]}"))
-        return asyncio.get_running_loop().time() - begun
+        return time.process_time() - begun
 
-    assert asyncio.run(run()) < 10
+    assert asyncio.run(run()) < 5
 
 
 # --------------------------------------------------------------------------------------------------- files
@@ -374,7 +375,7 @@ def test_misses_stay_cheap_in_a_large_recording(path: Path) -> None:
 def test_a_torn_last_line_is_left_out_with_a_warning(path: Path) -> None:
     record(path, ScriptedBackend(lambda prompt, sample: "x"), ask("a"), ask("b"))
     whole = path.read_bytes()
-    for end in range(len(whole) - 1, whole.rindex(b'{"kind"'), -7):
+    for end in range(len(whole) - 1, whole.rindex(b'{"kind"'), -23):
         path.write_bytes(whole[:end])
         with capture_logs() as logs:
             assert replayed(path, ask("a"))[0][0].text == "x"

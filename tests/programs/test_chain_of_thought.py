@@ -70,10 +70,10 @@ def test_the_parser_never_raises_and_drops_nothing_but_marks(text: str) -> None:
     ["\\boxed{", "*", "Answer: ", "$", "answer is ", "\n", "answer\n", "}{", "_ *", "<answer ", "\\text{\\boxed{"],
 )
 def test_hostile_replies_are_read_in_linear_time(unit: str) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     stated_answer(unit * (200_000 // len(unit)))
     stated_answer("Answer: " + unit * (200_000 // len(unit)))
-    assert time.perf_counter() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 def test_one_chain_is_asked_for_and_answered() -> None:
