@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from llmprog.backends import registry
 from llmprog.backends.base import Backend
-from llmprog.backends.registry import BackendInfo, module_of, open_backend, parse_id, schemes
+from llmprog.backends.registry import BackendInfo, module_of, open_backend, parse_id, schemes, with_options
 from llmprog.backends.remote.backend import RemoteBackend
 from llmprog.errors import LLMProgError
 from llmprog.types import Prompt, Request, SamplingParams
@@ -47,14 +48,17 @@ def is_pattern(backend_id: str) -> bool:
 async def examine(backend_id: str) -> Diagnosis:
     """Open a backend, call it once, cheaply, and say what came of it. Never raises for what is wrong with it."""
     try:
-        backend = open_backend(backend_id)
+        options = registry.describe_options(backend_id)
+        # A diagnosis does not wait for an endpoint to recover.
+        once = {"max_attempts": "1"} if "max_attempts" in options else {}
+        backend = open_backend(backend_id if "max_attempts=" in backend_id else with_options(backend_id, once))
     except LLMProgError as error:
         return Diagnosis(id=backend_id, ok=False, fix=str(error))
     try:
         prompt = Prompt.from_text(_probe_text(backend_id))
         if isinstance(backend, RemoteBackend):
-            return await _examine_remote(backend, prompt)
-        return await _examine_other(backend, prompt)
+            return await _examine_remote(backend_id, backend, prompt)
+        return await _examine_other(backend_id, backend, prompt)
     except LLMProgError as error:
         return Diagnosis(id=backend_id, ok=False, fix=str(error))
     finally:
@@ -67,7 +71,7 @@ def _probe_text(backend_id: str) -> str:
     return (exact or list(infos))[0].probe
 
 
-async def _examine_remote(backend: RemoteBackend, prompt: Prompt) -> Diagnosis:
+async def _examine_remote(backend_id: str, backend: RemoteBackend, prompt: Prompt) -> Diagnosis:
     probe = await backend.probe(prompt, _MAX_TOKENS)
     found = [f"model {probe.model}" if probe.model else "model not named"]
     if probe.num_asked > 1:
@@ -87,10 +91,10 @@ async def _examine_remote(backend: RemoteBackend, prompt: Prompt) -> Diagnosis:
     fixes = [f"the full call was refused: {probe.refusal}"] if probe.refusal else []
     if probe.usd is None and probe.has_usage:
         fixes.append("name a file of prices with ?prices=FILE to have costs counted")
-    return Diagnosis(id=backend.id, ok=True, found=tuple(found), fix="; ".join(fixes), latency_ms=1000 * probe.total_s)
+    return Diagnosis(id=backend_id, ok=True, found=tuple(found), fix="; ".join(fixes), latency_ms=1000 * probe.total_s)
 
 
-async def _examine_other(backend: Backend, prompt: Prompt) -> Diagnosis:
+async def _examine_other(backend_id: str, backend: Backend, prompt: Prompt) -> Diagnosis:
     can = backend.capabilities
     count = 2 if can.n else 1
     begun = time.monotonic()
@@ -101,4 +105,4 @@ async def _examine_other(backend: Backend, prompt: Prompt) -> Diagnosis:
     names = [name for name in ("n", "logprobs", "score", "infill", "seed") if getattr(can, name)]
     complete = len(completions) == count
     fix = "" if complete else f"it returned {len(completions)} of {count} samples"
-    return Diagnosis(id=backend.id, ok=complete, found=tuple(names), fix=fix, latency_ms=latency_ms)
+    return Diagnosis(id=backend_id, ok=complete, found=tuple(names), fix=fix, latency_ms=latency_ms)

@@ -16,8 +16,6 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import structlog
-
 from llmprog.backends.base import Capabilities
 from llmprog.backends.recording import (
     Recorder,
@@ -33,6 +31,7 @@ from llmprog.backends.recording import (
 )
 from llmprog.backends.registry import BackendInfo
 from llmprog.errors import CapabilityError, LLMProgError, OptionError, ReplayMissError
+from llmprog.log import Log
 from llmprog.redaction import redact
 from llmprog.types import Blank, Completion, Delta, Logprobs, Prompt, Request, SamplingParams, Template
 
@@ -45,7 +44,7 @@ _SHOWN = 40  # characters shown of each side of a difference
 T = TypeVar("T")
 Asked = Prompt | Template
 
-log = structlog.get_logger("llmprog.replay")
+log = Log("llmprog.replay")
 
 
 def open_backend(name: str, options: Mapping[str, str]) -> ReplayBackend:

@@ -23,18 +23,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-import structlog
 import torch
 
 from llmprog.backends.local.decoders.base import Continuation, Decoder, Row, Written
 from llmprog.errors import BackendError, LLMProgError
+from llmprog.log import Log
 
 GATHER_TURNS = 3
 """Turns of an idle event loop without a submission after which its submissions are handed over."""
 GATHER_WINDOW_S = 0.0003
 """The least time without a submission before that; a reply may pass through a thread before the next is asked for."""
 
-_log = structlog.get_logger(__name__)
+_log = Log("llmprog.local")
 
 
 @dataclass(slots=True, eq=False)

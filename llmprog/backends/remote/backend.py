@@ -23,7 +23,7 @@ from llmprog.backends.remote.profiles import Profile, get_profile
 from llmprog.backends.remote.protocols import open_infiller, open_protocol, open_scorer
 from llmprog.backends.remote.streamed import StreamedReply
 from llmprog.backends.remote.transport import Timeouts, Transport
-from llmprog.backends.remote.wire import HttpRequest, ModelCall, OnChunk, Reply, TokenCounts
+from llmprog.backends.remote.wire import Choice, HttpRequest, ModelCall, OnChunk, Reply, TokenCounts
 from llmprog.errors import BadResponseError, OptionError, RequestRefusedError
 from llmprog.redaction import redact
 from llmprog.tasks import gather_or_cancel
@@ -324,16 +324,18 @@ class RemoteBackend:
                 tokens_per_minute=options.tokens_per_minute,
                 max_attempts=options.max_attempts,
                 deadline_s=options.deadline_s,
+                total_s=options.total_s,
             ),
             transport=Transport(backend=self._id, max_connections=options.max_concurrency, timeouts=timeouts),
         )
 
     def _completions(self, reply: Reply, params: SamplingParams, *, is_first: bool) -> list[Completion]:
         """The completions of a reply; its prompt is counted in the first of them."""
+        choices = [_stopped(choice, params.stop) for choice in reply.choices]
         shares = _shares(reply.tokens.completion, [len(c.text) + len(c.reasoning or "") for c in reply.choices])
         model = None if reply.model is None else redact(reply.model)
         completions = []
-        for index, (choice, written) in enumerate(zip(reply.choices, shares, strict=True)):
+        for index, (choice, written) in enumerate(zip(choices, shares, strict=True)):
             tokens = (
                 replace(reply.tokens, completion=written)
                 if index == 0
@@ -399,7 +401,8 @@ class RemoteModule:
         """The provider, and which key is missing."""
         if self.scheme in _URL_SCHEMES:
             summary = "any server that speaks OpenAI's protocol: vLLM, SGLang, llama.cpp, Ollama"
-            return [BackendInfo(id=f"{self.scheme}://HOST:PORT/v1#MODEL", summary=summary)]
+            address = "HOST:PORT" if self.scheme == "http" else "HOST"
+            return [BackendInfo(id=f"{self.scheme}://{address}/v1#MODEL", summary=summary)]
         profile = get_profile(self.scheme)
         key = _key_source(self.scheme, profile, RemoteOptions())
         missing = "" if key.is_found else f"set {key.hint}"
@@ -449,6 +452,19 @@ def _key_source(backend_id: str, profile: Profile, options: RemoteOptions) -> Ke
 def _group(prompt: Prompt) -> Hashable:
     """What calls with a common beginning have in common, so that they are sent together."""
     return prompt.text[:_SHARED_PREFIX]
+
+
+def _stopped(choice: Choice, stop: Sequence[str]) -> Choice:
+    """A choice that ends before the first stop text, for servers that do not see to that."""
+    found = [place for text in stop if (place := choice.text.find(text)) >= 0]
+    if not found:
+        return choice
+    text, logprobs = choice.text[: min(found)], choice.logprobs
+    if logprobs is not None:
+        ends = itertools.accumulate(map(len, logprobs.tokens))
+        kept = sum(end <= len(text) for end in ends)
+        logprobs = Logprobs(tokens=logprobs.tokens[:kept], logprobs=logprobs.logprobs[:kept])
+    return replace(choice, text=text, finish_reason="stop", logprobs=logprobs)
 
 
 def _num_tokens(result: object) -> int | None:

@@ -17,8 +17,6 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Generic, Protocol, TypeVar
 
-import structlog
-
 from llmprog.backends.remote.failures import clean, decode_json, failure, is_error_object
 from llmprog.backends.remote.health import EndpointHealth, RetryBudget
 from llmprog.backends.remote.limits import AdaptiveConcurrency, Allotment, CallRate, Slot
@@ -36,6 +34,7 @@ from llmprog.errors import (
     RateLimitError,
     RequestRefusedError,
 )
+from llmprog.log import Log
 
 T = TypeVar("T")
 
@@ -46,7 +45,7 @@ _WELL = (AuthenticationError, RequestRefusedError, CapabilityError, QuotaError) 
 
 _to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
-_log = structlog.get_logger("llmprog.remote")
+_log = Log("llmprog.remote")
 
 
 class HttpExchange(Protocol):

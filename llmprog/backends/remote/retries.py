@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from llmprog.backends.remote.health import PoisonTest, RetryBudget
 from llmprog.errors import BackendError, EndpointDownError, RequestRefusedError
+from llmprog.log import Log
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ _FIRST_BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 30.0
 _VOLATILE = re.compile(r"[\w-]*\d[\w-]*")  # words with digits: request ids, times
 
-_log = structlog.get_logger("llmprog.remote")
+_log = Log("llmprog.remote")
 
 
 @dataclass(slots=True)

@@ -164,7 +164,7 @@ async def test_a_refusal_for_another_reason_is_raised(talk, wire):
 @pytest.mark.fault("provider", "a reply without choices", "BadResponseError after the allowed attempts")
 async def test_a_reply_without_choices_is_an_error(talk):
     _, backend = await talk(lambda body: answer(), "max_attempts=1")
-    with pytest.raises(BadResponseError, match="without a single completion|choices"):
+    with pytest.raises(BadResponseError, match=r"without a single completion|choices"):
         await backend.generate(asking())
 
 
@@ -177,6 +177,12 @@ async def test_each_sample_has_a_seed_of_its_own(talk):
     assert len(set(seeds[:3])) == 3
     assert seeds[3] in seeds[:3]
     assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+async def test_a_reply_ends_before_a_stop_text_that_the_server_ignored(talk):
+    _, backend = await talk(lambda body: answer("one\ntwo END three"))
+    (completion,) = await backend.generate(asking(stop=("END", "\n\n")))
+    assert (completion.text, completion.finish_reason) == ("one\ntwo ", "stop")
 
 
 # ---------------------------------------------------------------------------------------------- usage and prices

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import asyncio
 
-from llmprog.background_loop import run_sync
 from llmprog.backends.remote.pool import LoopPool
+from llmprog.background_loop import run_sync
 
 
 class Item:

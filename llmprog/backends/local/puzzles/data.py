@@ -39,19 +39,19 @@ from llmprog.backends.local.puzzles.split import Split, split_of_numbers, split_
 Shape = tuple[int, int, int]
 
 MIXTURE: dict[str, float] = {
-    "propose4": 17.0,
-    "propose3": 12.0,
+    "propose4": 20.0,
+    "propose3": 14.0,
     "propose2": 10.0,
     "propose5": 1.0,
-    "evaluate3": 40.0,
-    "evaluate2": 11.0,
-    "evaluate1": 5.0,
+    "evaluate3": 28.0,
+    "evaluate2": 12.0,
+    "evaluate1": 4.0,
     "evaluate4": 1.5,
-    "cot4": 11.0,
+    "cot4": 12.0,
     "cot3": 4.0,
     "io4": 2.0,
-    "arithmetic": 8.0,
-    "sudoku": 4.5,
+    "arithmetic": 9.0,
+    "sudoku": 5.0,
 }
 """Relative number of examples of each kind."""
 
@@ -281,26 +281,44 @@ def _open_solutions(state: State, target: int, split: Split) -> list[tuple[Move,
 
 
 def judgement(state: State, target: int) -> str:
-    """Reasoning and verdict: for two and three numbers, every result of one step and what it leads to."""
+    """Reasoning and verdict: for two and three numbers, every result of one step and whether it will do.
+
+    Of two numbers a result will do that is the target. Of three, one will do that is among the numbers from which the
+    third leads to the target, and these stand in front of the results: they are what one step makes of the third
+    number and the target, since ``r + c = t`` and ``c - r = t`` and ``r - c = t`` ask for their sum or difference,
+    ``r * c = t``, ``r / c = t`` and ``c / r = t`` for their quotient or product. Three numbers are sure or impossible:
+    whether a number near the target is in reach would take three such lists.
+    """
     lines: list[str] = []
+    word = verdict(state, target)
     if len(state) == 2:
         results = [apply(operator, *state) for operator in OPERATORS]
         flags = [_flag(None if result is None else frozenset((result,)), target) for result in results]
         lines.append(_judged(f"{state[0]} {state[1]}:", results, flags))
     elif len(state) == 3:
         for (i, j), rest in zip(combinations(range(3), 2), (2, 1, 0), strict=True):
+            needed = _needed(state[rest], target)
             results = [apply(operator, state[i], state[j]) for operator in OPERATORS]
-            flags = []
-            for result in results:
-                left = None if result is None else tuple(sorted((result, state[rest])))
-                flags.append(_flag(None if left is None else reachable_numbers(left), target))
-            lines.append(_judged(f"{state[i]} {state[j]} | {state[rest]}:", results, flags))
-    return "\n".join((*lines, verdict(state, target)))
+            flags = ["yes" if result is not None and result in needed else "no" for result in results]
+            lines.append(_judged(f"{state[i]} {state[j]} | {state[rest]}: {_numbers(needed)}:", results, flags))
+        word = "sure" if word == "sure" else "impossible"
+    return "\n".join((*lines, word))
+
+
+def _needed(third: int, target: int) -> list[int | None]:
+    """The numbers from which one step with ``third`` leads to ``target``, as results of one step on the two."""
+    if third == 0:
+        return [target, target, None, None]
+    return [apply(operator, *sorted((third, target))) for operator in OPERATORS]
 
 
 def _judged(head: str, results: Sequence[int | None], flags: Sequence[str]) -> str:
-    facts = ", ".join(f"{'x' if r is None else r} {flag}" for r, flag in zip(results, flags, strict=True))
+    facts = ", ".join(f"{_numbers([result])} {flag}" for result, flag in zip(results, flags, strict=True))
     return f"{head} {facts}"
+
+
+def _numbers(results: Sequence[int | None]) -> str:
+    return " ".join("x" if result is None else str(result) for result in results)
 
 
 def _flag(reached: frozenset[int] | None, target: int) -> str:

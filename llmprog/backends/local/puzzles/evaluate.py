@@ -22,7 +22,7 @@ from torch import Tensor
 from llmprog.backends.local import attention_masks
 from llmprog.backends.local.puzzles.data import ExampleStream, Question, judgement, random_question, sudoku_grids
 from llmprog.backends.local.puzzles.language import EncodedPrompt, PuzzleTokenizer
-from llmprog.backends.local.puzzles.moves import State, legal_moves, reachable_numbers, verdict
+from llmprog.backends.local.puzzles.moves import State, legal_moves, reachable_numbers
 from llmprog.backends.local.puzzles.split import Split, classic_puzzles, held_out_states, split_of_text
 from llmprog.backends.local.transformer import Transformer
 from llmprog.backends.local.weights import load_weights
@@ -157,12 +157,11 @@ def measure_verdicts(sampler: Sampler, split: Split, count: int, rng: Random) ->
     for name, chosen in (("3", three), ("2", two), ("1", one)):
         prompts = [sampler.tokenizer.evaluate_prompt(state, TARGET) for state in chosen]
         texts = sampler.complete(prompts, 0.0)
-        truth = [verdict(state, TARGET) for state in chosen]
-        said = [text.rsplit("\n", 1)[-1] for text in texts]
+        written = [judgement(state, TARGET) for state in chosen]
+        said, truth = ([text.rsplit("\n", 1)[-1] for text in which] for which in (texts, written))
         results[f"verdict_{name}"] = _share(a == b for a, b in zip(said, truth, strict=True))
         if name != "1":
-            exact = [text == judgement(state, TARGET) for text, state in zip(texts, chosen, strict=True)]
-            results[f"reasoning_{name}"] = _share(exact)
+            results[f"reasoning_{name}"] = _share(a == b for a, b in zip(texts, written, strict=True))
             found = [a == "sure" for a, b in zip(said, truth, strict=True) if b == "sure"]
             results[f"sure_recall_{name}"] = _share(found)
             right = [b == "sure" for a, b in zip(said, truth, strict=True) if a == "sure"]

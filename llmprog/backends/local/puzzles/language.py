@@ -5,6 +5,7 @@ above them only the target and, for evaluations, the wish to have the numbers ju
 
     propose     Input: 4 9 10 13 / Possible next steps:              13 - 9 = 4 (left: 4 4 10)  ...
     evaluate    Evaluate ... / 4 6                                    4 6: 10 no, 2 no, 24 yes, x no / sure
+                Evaluate ... / 5 6 6                                  5 6 | 6: 30 18 144 4: 11 no, ... / ... / sure
     cot         Input: 4 9 10 13 / Steps:                             three steps / Answer: (13 - 9) * (10 - 4) = 24
     io          Input: 4 9 10 13 / Answer:                            (13 - 9) * (10 - 4) = 24
     arithmetic  Question: What is (17 + 25) * 3 - 40? / Reasoning:    17 + 25 = 42 / ... / Answer: 86
@@ -180,7 +181,7 @@ class PuzzleTokenizer:
 
     def evaluate_prompt(self, numbers: Sequence[int], target: int) -> EncodedPrompt:
         """Ask for a verdict; three and two numbers are reasoned about."""
-        canvas, block = {3: (44, 11), 2: (14, 7)}.get(len(numbers), (2, 2))
+        canvas, block = {3: (60, 20), 2: (14, 7)}.get(len(numbers), (2, 2))
         return self._number_prompt("evaluate", (target,), numbers, canvas, block)
 
     def cot_prompt(self, numbers: Sequence[int], target: int) -> EncodedPrompt:

@@ -52,15 +52,15 @@ class TrainingOptions:
         seed: Fixes initial weights, examples and masks.
     """
 
-    steps: int = 3180
+    steps: int = 4200
     warmup_steps: int = 100
-    decay_steps: int = 850
+    decay_steps: int = 1400
     matrix_lr: float = 5e-3
     vector_lr: float = 3e-3
     weight_decay: float = 0.02
     clip_norm: float = 1.0
     workers: int = 2
-    flag_weight: float = 6.0
+    flag_weight: float = 3.0
     seed: int = 24
 
     def schedule(self, step: int) -> float:
