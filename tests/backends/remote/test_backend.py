@@ -185,6 +185,23 @@ async def test_a_reply_ends_before_a_stop_text_that_the_server_ignored(talk):
     assert (completion.text, completion.finish_reason) == ("one\ntwo ", "stop")
 
 
+@pytest.mark.fault("provider", "length, content_filter", "finish reasons, not errors")
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+async def test_a_reply_cut_short_is_an_outcome(talk, reason):
+    body = answer("half a")
+    body["choices"][0]["finish_reason"] = reason
+    server, backend = await talk(lambda _: body)
+    (completion,) = await backend.generate(asking())
+    assert (completion.text, completion.finish_reason) == ("half a", reason)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.fault("provider", "changed model id", "the completion says who answered")
+async def test_the_model_that_answered_is_named(talk):
+    _, backend = await talk(lambda _: answer("x", model="tiny-3-preview"))
+    assert (await backend.generate(asking()))[0].model == "tiny-3-preview"
+
+
 # ---------------------------------------------------------------------------------------------- usage and prices
 
 
@@ -245,6 +262,15 @@ async def test_a_stream_that_breaks_off_is_tried_again_from_the_beginning(talk, 
         Delta(sample=0, text="", replaces=True),
         Delta(sample=0, text="Right"),
     ]
+
+
+@pytest.mark.fault("sse", "an error object in mid-stream", "tried again if it is an overload")
+async def test_an_error_in_mid_stream_is_tried_again(talk, wire):
+    error = 'data: {"error": {"message": "overloaded", "type": "overloaded_error", "code": 529}}\n\n'
+    attempts = iter([[*events("Wro", finish=""), error], events("Right")])
+    _, backend = await talk(lambda _: wire.STREAM_HEAD + b"".join(map(wire.chunk, next(attempts))) + wire.chunk(b""))
+    (completion,) = await backend.stream(asking(), lambda _: None)
+    assert completion.text == "Right"
 
 
 @pytest.mark.fault("sse", "every attempt cut", "TruncatedStreamError, possibly billed; never a completion")

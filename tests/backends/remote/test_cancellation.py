@@ -136,6 +136,7 @@ async def test_cancelled_while_it_waits_for_a_slot(endpoint, times):
     assert [request.path for request in endpoint.requests] == ["/head/v1/chat", "/ok/v1/chat"]
 
 
+@pytest.mark.fault("concurrency", "cancelled at each await, up to three times", "no slot, no connection left")
 @pytest.mark.parametrize("times", [1, 2, 3])
 async def test_cancelled_at_each_await(endpoint, times):
     """After any number of turns of the loop, from before the task has begun until it is over."""
@@ -187,6 +188,7 @@ async def test_an_enclosing_timeout_is_a_timeout(endpoint):
         assert (await post(opened, f"{endpoint.url}/ok")).status == 200
 
 
+@pytest.mark.fault("concurrency", "one of many branches raises", "the others leave nothing open")
 async def test_a_task_group_that_fails_leaves_nothing_open(endpoint):
     async with transport(max_connections=20) as opened:
         with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012 - a group is a block
@@ -199,6 +201,7 @@ async def test_a_task_group_that_fails_leaves_nothing_open(endpoint):
         assert opened.num_open == 0
 
 
+@pytest.mark.fault("concurrency", "streams cancelled at random points", "no slot, no connection left")
 async def test_streams_cancelled_at_random_points(endpoint):
     seed = random.randrange(2**32)
     rng = random.Random(seed)

@@ -70,6 +70,7 @@ def test_fields_comments_and_types():
     ]
 
 
+@pytest.mark.fault("sse", "CR, LF and CRLF, byte by byte", "the same events")
 @pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
 def test_every_line_end_whole_and_byte_by_byte(end):
     stream = end.join([b"data: 1", b"data: 2", b"", b"event: e", b"data: 3", b"", b""])
@@ -85,10 +86,12 @@ def test_an_event_is_there_the_moment_its_blank_line_is():
     assert parser.feed(b"\ndata: 2\n\n") == [ServerSentEvent("message", "2")]
 
 
+@pytest.mark.fault("sse", "U+2028, U+2029, U+0085 in text", "text, no line ends")
 def test_line_separators_of_unicode_are_text():
     assert data_of("data: a\u2028b\u2029c\u0085d\x0b\x0c\x1ce\n\n".encode()) == ["a\u2028b\u2029c\u0085d\x0b\x0c\x1ce"]
 
 
+@pytest.mark.fault("sse", "byte order mark", "dropped at the beginning only")
 def test_a_byte_order_mark_counts_at_the_beginning_only():
     bom = "\ufeff".encode()
     assert data_of(bom + b"data: 1\n\n") == ["1"]
@@ -98,16 +101,19 @@ def test_a_byte_order_mark_counts_at_the_beginning_only():
     assert data_of(bom[:2]) == []
 
 
+@pytest.mark.fault("sse", "undecodable bytes", "U+FFFD")
 def test_undecodable_bytes_are_replaced():
     assert data_of(b"data: a\xffb\xe2\x82\ndata: \x80\n\n") == ["a\ufffdb\ufffd\n\ufffd"]
 
 
+@pytest.mark.fault("sse", "no blank line at the end", "the last event counts")
 def test_an_unterminated_last_event_counts_at_the_end():
     assert data_of(b"data: 1\n\ndata: 2\n") == ["1", "2"]
     assert data_of(b"data: 1\n\ndata: [DO", b"NE]") == ["1", "[DONE]"]
     assert data_of(b"data: 1\n\nevent: x\n: y") == ["1"]
 
 
+@pytest.mark.fault("sse", "an event without end", "refused at its size limit")
 @pytest.mark.parametrize("line", [b"data: ", b": ", b"event: ", b"nonsense"])
 def test_an_event_without_end_is_refused(line):
     with pytest.raises(ValueError, match="more than 1000 bytes"):
@@ -127,6 +133,7 @@ def test_an_event_split_at_every_byte(name):
         assert parse(stream[:at], stream[at:]) == whole, at
 
 
+@pytest.mark.fault("sse", "random splits of recorded streams", "identical events")
 def test_random_splits_parse_identically():
     seed = random.randrange(2**32)
     rng = random.Random(seed)

@@ -160,6 +160,7 @@ async def test_a_compressed_event_stream(serve, wire):
 # --- the fault catalogue: network ---------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("network", "refused connection", "ConnectionFailedError, retryable, not billed")
 async def test_refused_connection():
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # bound and not listening: nobody else can listen there
@@ -172,6 +173,7 @@ async def test_refused_connection():
     assert KEY not in repr(caught.value.__dict__) + str(caught.value)
 
 
+@pytest.mark.fault("network", "unknown host", "ConnectionFailedError, retryable")
 async def test_unknown_host():
     async with transport() as opened:
         with pytest.raises(ConnectionFailedError, match="no such host") as caught:
@@ -179,6 +181,7 @@ async def test_unknown_host():
     assert not caught.value.possibly_billed
 
 
+@pytest.mark.fault("network", "never accepts", "ConnectionFailedError after connect_s")
 async def test_connect_timeout_when_the_server_accepts_nothing_more():
     with socket.socket() as listening, contextlib.ExitStack() as stack:
         listening.bind(("127.0.0.1", 0))
@@ -196,6 +199,7 @@ async def test_connect_timeout_when_the_server_accepts_nothing_more():
     assert not caught.value.possibly_billed
 
 
+@pytest.mark.fault("network", "TLS to a server without it", "ConnectionFailedError")
 async def test_tls_to_a_server_without_it():
     def speak(reader, writer):
         writer.write(b"HTTP/1.0 400 Bad Request\r\n\r\n")
@@ -209,6 +213,7 @@ async def test_tls_to_a_server_without_it():
     assert not caught.value.possibly_billed
 
 
+@pytest.mark.fault("network", "connects and never answers", "ConnectionFailedError after first_byte_s, possibly billed")
 async def test_connects_and_never_answers(serve):
     async def handler(request, writer):
         await asyncio.sleep(60)
@@ -222,6 +227,7 @@ async def test_connects_and_never_answers(serve):
         assert caught.value.possibly_billed
 
 
+@pytest.mark.fault("network", "reset before the answer", "ConnectionFailedError, possibly billed")
 async def test_reset_before_the_answer(serve):
     async def handler(request, writer):
         reset(writer)
@@ -234,6 +240,7 @@ async def test_reset_before_the_answer(serve):
     assert caught.value.possibly_billed
 
 
+@pytest.mark.fault("network", "reset in mid-body", "an error, possibly billed; never half a body")
 @pytest.mark.parametrize(
     "head",
     [
@@ -258,6 +265,7 @@ async def test_reset_in_mid_body(serve, wire, head):
     assert caught.value.possibly_billed
 
 
+@pytest.mark.fault("network", "clean end without terminator", "TruncatedStreamError")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -291,6 +299,7 @@ async def test_an_answer_that_the_end_of_its_connection_ends(serve):
         assert (await post(opened, server)).body == b"[1]"
 
 
+@pytest.mark.fault("network", "keep-alive drip", "ConnectionFailedError after idle_s")
 async def test_keep_alive_drip_in_a_stream_times_out(serve, wire):
     async def handler(request, writer):
         writer.write(wire.STREAM_HEAD + wire.chunk("data: a\n\n"))
@@ -304,6 +313,7 @@ async def test_keep_alive_drip_in_a_stream_times_out(serve, wire):
     assert caught.value.possibly_billed
 
 
+@pytest.mark.fault("network", "blank lines instead of a body", "ConnectionFailedError after idle_s")
 async def test_blank_lines_before_a_plain_body_time_out(serve):
     async def handler(request, writer):
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n")
@@ -340,6 +350,7 @@ async def test_waiting_for_a_free_connection_counts_towards_the_total(serve):
     assert len(server.requests) == 1
 
 
+@pytest.mark.fault("sse", "[DONE] with the socket left open", "the reply, at once")
 async def test_done_with_the_socket_left_open(serve, wire):
     async def handler(request, writer):
         writer.write(wire.STREAM_HEAD + wire.chunk("data: a\n\ndata: [DONE]\n\n"))
@@ -354,6 +365,7 @@ async def test_done_with_the_socket_left_open(serve, wire):
         await until(lambda: server.num_open == 0)  # closed, not left behind
 
 
+@pytest.mark.fault("sse", "an event split at every byte", "the same events")
 async def test_an_event_split_at_every_byte(serve, wire):
     stream = "data: é\u2028\n\nevent: x\r\ndata: b\r\n\r\ndata: [DONE]\n\n".encode()
 
@@ -397,6 +409,7 @@ async def test_html_with_status_200_is_returned_as_it_is(serve, wire):
     assert (answer.headers["content-type"], answer.body) == ("text/html", b"<html>sign in</html>")
 
 
+@pytest.mark.fault("network", "an answer that is no HTTP", "an error")
 async def test_what_is_no_http(serve):
     server = await serve(b"220 smtp.example ESMTP\r\n\r\n")
     async with transport() as opened:
@@ -404,6 +417,7 @@ async def test_what_is_no_http(serve):
             await post(opened, server)
 
 
+@pytest.mark.fault("network", "infinite body", "BadResponseError at max_body_bytes")
 @pytest.mark.parametrize("kind", [b"application/json", b"text/event-stream"])
 async def test_an_infinite_body(serve, wire, kind):
     async def handler(request, writer):
@@ -428,6 +442,7 @@ async def test_a_body_announced_too_long_is_not_read(serve):
             await post(opened, server)
 
 
+@pytest.mark.fault("network", "gzip bomb", "BadResponseError at max_body_bytes")
 async def test_a_gzip_bomb(serve, wire):
     bomb = gzip.compress(bytes(20_000_000))
     server = await serve(wire.http(200, bomb, content_encoding="gzip"))
@@ -470,6 +485,7 @@ def test_a_decoder_gives_the_same_for_any_pieces():
         assert not decoder.is_cut
 
 
+@pytest.mark.fault("network", "redirect", "BadResponseError; the key goes nowhere")
 @pytest.mark.parametrize(
     "location", ["https://user:pw@evil.example/v1?key=1", "/elsewhere", "//evil.example:99/x", "", "http://[::1"]
 )
@@ -487,6 +503,7 @@ async def test_a_redirect_is_refused(serve, wire, status, location):
     assert not any(secret in text for secret in ("pw", "key=1", KEY))
 
 
+@pytest.mark.fault("network", "stale keep-alive connection", "another is used")
 async def test_a_connection_closed_while_idle_is_not_used(wire):
     """The server closes after its answer without saying so; the next request must not be lost with it."""
     asked, closed = threading.Event(), threading.Event()
@@ -514,6 +531,7 @@ async def test_a_connection_closed_while_idle_is_not_used(wire):
         thread.join(10)
 
 
+@pytest.mark.fault("network", "a request lost with its connection", "ConnectionFailedError, retryable")
 async def test_a_request_lost_with_its_connection_is_an_ordinary_failure(serve, wire):
     async def handler(request, writer):
         if len(server.requests) % 2:
@@ -568,6 +586,7 @@ async def test_closing_what_was_never_used():
     await Transport(backend="test:model", max_connections=1).aclose()
 
 
+@pytest.mark.fault("concurrency", "a second event loop", "refused; each loop has its own connections")
 async def test_a_second_event_loop_is_refused_and_may_close(serve, wire):
     server = await serve(wire.http(200, {}))
     errors = []
