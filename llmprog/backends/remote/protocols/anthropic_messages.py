@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmprog.backends.remote.guided import guided_fields
-from llmprog.backends.remote.profiles import Profile, merged
+from llmprog.backends.remote.profiles import merged
 from llmprog.backends.remote.protocols.common import (
+    BoundProtocol,
     as_object,
     check_call,
     complete_body,
@@ -30,17 +31,8 @@ from llmprog.types import Delta, FinishReason
 _HOTTEST = 1.0
 
 
-class AnthropicMessages:
-    """Calls and replies of the messages endpoint.
-
-    Args:
-        backend: Id of the backend, for errors.
-        profile: How the endpoint deviates.
-    """
-
-    def __init__(self, backend: str, profile: Profile) -> None:
-        self._backend = backend
-        self._profile = profile
+class AnthropicMessages(BoundProtocol):
+    """Calls and replies of the messages endpoint."""
 
     def request(self, call: ModelCall) -> HttpRequest:
         profile, params, prompt = self._profile, call.params, call.prompt

@@ -64,6 +64,19 @@ _OVERLOAD: Final = frozenset(
 )
 
 
+class BoundProtocol:
+    """A wire protocol for one backend: what all of them are made with.
+
+    Args:
+        backend: Id of the backend, for errors.
+        profile: How the endpoint deviates from the protocol.
+    """
+
+    def __init__(self, backend: str, profile: Profile) -> None:
+        self._backend = backend
+        self._profile = profile
+
+
 def decode_json(data: str, *, backend: str) -> Any:
     """The value of an event's data, read strictly.
 

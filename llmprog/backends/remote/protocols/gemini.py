@@ -7,8 +7,9 @@ from typing import Any
 from urllib.parse import quote
 
 from llmprog.backends.remote.guided import guided_fields
-from llmprog.backends.remote.profiles import Profile, merged
+from llmprog.backends.remote.profiles import merged
 from llmprog.backends.remote.protocols.common import (
+    BoundProtocol,
     as_object,
     check_call,
     complete_body,
@@ -30,17 +31,8 @@ from llmprog.backends.remote.wire import Choice, HttpRequest, ModelCall, Reply, 
 from llmprog.types import Delta, FinishReason
 
 
-class Gemini:
-    """Calls and replies of generateContent.
-
-    Args:
-        backend: Id of the backend, for errors.
-        profile: How the endpoint deviates.
-    """
-
-    def __init__(self, backend: str, profile: Profile) -> None:
-        self._backend = backend
-        self._profile = profile
+class Gemini(BoundProtocol):
+    """Calls and replies of generateContent."""
 
     def request(self, call: ModelCall) -> HttpRequest:
         profile, params, messages = self._profile, call.params, call.prompt.messages

@@ -8,6 +8,7 @@ from typing import Any
 from llmprog.backends.remote.guided import guided_fields
 from llmprog.backends.remote.profiles import Profile, merged
 from llmprog.backends.remote.protocols.common import (
+    BoundProtocol,
     as_object,
     check_call,
     complete_body,
@@ -36,17 +37,8 @@ from llmprog.types import Delta, FinishReason, Prompt
 _MOST_CHOICES = 4096  # an index beyond it is a broken answer, not a sample
 
 
-class OpenAIChat:
-    """Calls and replies of chat completions.
-
-    Args:
-        backend: Id of the backend, for errors.
-        profile: How the endpoint deviates.
-    """
-
-    def __init__(self, backend: str, profile: Profile) -> None:
-        self._backend = backend
-        self._profile = profile
+class OpenAIChat(BoundProtocol):
+    """Calls and replies of chat completions."""
 
     def request(self, call: ModelCall) -> HttpRequest:
         profile, params = self._profile, call.params

@@ -12,6 +12,7 @@ from typing import Any
 from llmprog.backends.remote.guided import guided_fields
 from llmprog.backends.remote.profiles import Profile, merged
 from llmprog.backends.remote.protocols.common import (
+    BoundProtocol,
     as_object,
     check_call,
     complete_body,
@@ -45,17 +46,8 @@ from llmprog.errors import CapabilityError
 from llmprog.types import Logprobs, Prompt
 
 
-class OpenAICompletions:
-    """Calls and replies of text completions; the conversation is sent as one plain text.
-
-    Args:
-        backend: Id of the backend, for errors.
-        profile: How the endpoint deviates.
-    """
-
-    def __init__(self, backend: str, profile: Profile) -> None:
-        self._backend = backend
-        self._profile = profile
+class OpenAICompletions(BoundProtocol):
+    """Calls and replies of text completions; the conversation is sent as one plain text."""
 
     def request(self, call: ModelCall) -> HttpRequest:
         profile, params = self._profile, call.params

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from llmprog.backends.remote.guided import guided_fields
-from llmprog.backends.remote.profiles import Profile, merged
+from llmprog.backends.remote.profiles import merged
 from llmprog.backends.remote.protocols.common import (
+    BoundProtocol,
     as_object,
     check_call,
     complete_body,
@@ -32,17 +33,8 @@ _REASONING: Final = frozenset(("response.reasoning_summary_text.delta", "respons
 _END: Final = frozenset(("response.completed", "response.incomplete", "response.failed", "response.cancelled"))
 
 
-class OpenAIResponses:
-    """Calls and replies of the responses endpoint.
-
-    Args:
-        backend: Id of the backend, for errors.
-        profile: How the endpoint deviates.
-    """
-
-    def __init__(self, backend: str, profile: Profile) -> None:
-        self._backend = backend
-        self._profile = profile
+class OpenAIResponses(BoundProtocol):
+    """Calls and replies of the responses endpoint."""
 
     def request(self, call: ModelCall) -> HttpRequest:
         profile, params = self._profile, call.params
