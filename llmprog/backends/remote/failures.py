@@ -46,8 +46,21 @@ _SPENT_CODES = frozenset(
     }
 )
 _SPENT_WORDS = ("credit balance is too low", "you have reached your specified")  # a 400 of Anthropic's, without a code
-_RATE_CODES = frozenset({"rate_limit_error", "rate_limit_exceeded", "rate_limited", "too_many_requests"})
-_OVERLOAD_CODES = frozenset({"overloaded", "overloaded_error", "engine_overloaded", "server_overloaded", "unavailable"})
+# Providers' codes for what HTTP has a status for: what counts where an answer has none of its own, or hides behind 400.
+_STATUS_OF_CODE = {
+    code: status
+    for status, codes in {
+        400: "badrequesterror bad_request context_length_exceeded exceed_context_size_error failed_precondition "
+        "invalid_argument invalid_prompt invalid_request_error request_too_large",
+        401: "authentication_error invalid_api_key permission_denied permission_error unauthenticated",
+        404: "model_not_found not_found not_found_error notfounderror",
+        429: "rate_limit_error rate_limit_exceeded rate_limited resource_exhausted too_many_requests",
+        500: "api_error internal internal_server_error internalservererror server_error",
+        503: "deadline_exceeded engine_overloaded overloaded overloaded_error server_overloaded service_unavailable "
+        "timeout timeout_error unavailable unavailable_error",
+    }.items()
+    for code in codes.split()
+}
 _REPLY_KEYS = frozenset({"choices", "candidates", "content", "output"})
 _TAG = re.compile(r"<[^<>]*>")
 
@@ -55,8 +68,8 @@ _TAG = re.compile(r"<[^<>]*>")
 @dataclass(frozen=True, slots=True)
 class _ErrorBody:
     message: str
-    codes: frozenset[str]  # lower-case
     number: int | None  # the error's own idea of a status
+    coded: int | None  # the status its code stands for
     retry_after_s: float | None
     is_spent: bool
 
@@ -89,7 +102,9 @@ def failure(response: HttpResponse, *, backend: str, key_hint: str, now: float) 
     body = _read(response.body)
     status = response.status
     if 200 <= status < 300:
-        status = body.number or (400 if any("invalid" in code for code in body.codes) else 502)
+        status = body.number or body.coded or 502
+    elif status == 400 and body.coded in (429, 503):  # some gateways say 400 to everything
+        status = body.coded
     wait_s = retry_after_s(response.headers, now)
     wait_s = body.retry_after_s if wait_s is None else wait_s
     said = f"status {response.status}: {body.message!r}" if body.message else f"status {response.status}"
@@ -100,12 +115,12 @@ def failure(response: HttpResponse, *, backend: str, key_hint: str, now: float) 
         return QuotaError(
             f"{said}; its credit or quota is spent: top it up, or use another key", **_of(backend, status)
         )
-    if status == 429 or body.codes & _RATE_CODES:
+    if status == 429:
         return RateLimitError(said, retryable=True, retry_after_s=wait_s, **_of(backend, status))
     if status in (401, 403):
         advice = f"set {key_hint} to a key that may do this" if key_hint else "it wants a key, and none is configured"
         return AuthenticationError(f"{said}; {advice}", **_of(backend, status))
-    if status in _RETRYABLE or status >= 500 or body.codes & _OVERLOAD_CODES:
+    if status in _RETRYABLE or status >= 500:
         billed = status in _MAYBE_BILLED or response.status < 300
         return BackendError(said, retryable=True, retry_after_s=wait_s, possibly_billed=billed, **_of(backend, status))
     if status < 400:
@@ -113,6 +128,14 @@ def failure(response: HttpResponse, *, backend: str, key_hint: str, now: float) 
     if status == 404:
         said += "; check the model's name and the base URL"
     return RequestRefusedError(said, **_of(backend, status))
+
+
+def failure_in_reply(error: Mapping[str, Any], *, backend: str) -> BackendError:
+    """The error that an error object is that stands in a reply or a stream that had begun."""
+    body = json.dumps(error, default=str).encode()
+    found = failure(HttpResponse(status=200, headers={}, body=body), backend=backend, key_hint="", now=0.0)
+    found.possibly_billed = True
+    return found
 
 
 def is_error_object(value: Any) -> bool:
@@ -140,26 +163,30 @@ def _read(body: bytes) -> _ErrorBody:
     try:
         value = decode_json(text)
     except ValueError:
-        return _ErrorBody(clean(text), frozenset(), None, None, is_spent=_names_spent(text))
+        return _ErrorBody(clean(text), None, None, None, is_spent=_names_spent(text))
     while isinstance(value, list) and value:  # Gemini answers some errors as a list of one
         value = value[0]
     if not isinstance(value, dict):
-        return _ErrorBody(clean(str(value)), frozenset(), None, None, is_spent=False)
+        return _ErrorBody(clean(str(value)), None, None, None, is_spent=False)
     error = value.get("error")
     inner: Mapping[str, Any] = error if isinstance(error, dict) else value
     details = _details(inner.get("details"))
     message = _message(error, inner, value) or text
     codes = [inner.get(name) for name in ("code", "type", "status")]
     codes += [detail.get(name) for detail in details for name in ("reason", "error_code")]
-    number = inner.get("code")
     words = frozenset(code.lower() for code in codes if isinstance(code, str))
     return _ErrorBody(
         clean(message),
-        words,
-        number if type(number) is int and 400 <= number < 600 else None,
+        next((number for code in codes if (number := _as_status(code)) is not None), None),
+        next((_STATUS_OF_CODE[word] for word in sorted(words) if word in _STATUS_OF_CODE), None),
         next((wait for detail in details if (wait := _delay(detail)) is not None), None),
         bool(words & _SPENT_CODES) or _names_spent(message) or any(_is_daily(detail) for detail in details),
     )
+
+
+def _as_status(code: Any) -> int | None:
+    number = int(code) if isinstance(code, str) and re.fullmatch("[45][0-9][0-9]", code) else code
+    return number if type(number) is int and 400 <= number < 600 else None
 
 
 def _message(error: Any, inner: Mapping[str, Any], value: Mapping[str, Any]) -> str:

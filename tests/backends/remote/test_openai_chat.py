@@ -272,7 +272,7 @@ class TestParse:
             ({"message": "Too long", "type": "BadRequestError", "code": 400}, RequestRefusedError, False),
             ({"message": "Bad gateway", "code": 502}, BackendError, True),
             ({"message": "Busy", "type": "overloaded_error"}, BackendError, True),
-            ("something", BackendError, False),
+            ("something", BackendError, True),
         ],
     )
     def test_an_error_object_in_a_success(self, error, kind, retryable):

@@ -10,58 +10,12 @@ from llmprog.backends.remote import failures
 from llmprog.backends.remote.profiles import Profile, built_in_profiles, merged
 from llmprog.backends.remote.wire import ModelCall, TokenCounts
 from llmprog.errors import (
-    AuthenticationError,
     BackendError,
     BadResponseError,
     CapabilityError,
-    QuotaError,
-    RateLimitError,
-    RequestRefusedError,
     TruncatedStreamError,
 )
 from llmprog.types import FinishReason, Logprobs
-
-_QUOTA: Final = frozenset(
-    ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error", "insufficient_balance")
-)
-_RATE: Final = frozenset(("rate_limit_exceeded", "rate_limit_error", "resource_exhausted", "too_many_requests"))
-_KEY: Final = frozenset(
-    ("authentication_error", "permission_error", "invalid_api_key", "unauthenticated", "permission_denied")
-)
-_REFUSED: Final = frozenset(
-    (
-        "invalid_request_error",
-        "badrequesterror",
-        "bad_request",
-        "not_found_error",
-        "notfounderror",
-        "not_found",
-        "model_not_found",
-        "request_too_large",
-        "context_length_exceeded",
-        "exceed_context_size_error",
-        "invalid_argument",
-        "failed_precondition",
-        "invalid_prompt",
-    )
-)
-_OVERLOAD: Final = frozenset(
-    (
-        "overloaded_error",
-        "overloaded",
-        "server_error",
-        "internal_server_error",
-        "internalservererror",
-        "api_error",
-        "internal",
-        "unavailable",
-        "unavailable_error",
-        "service_unavailable",
-        "deadline_exceeded",
-        "timeout_error",
-        "timeout",
-    )
-)
 
 
 class BoundProtocol:
@@ -166,45 +120,11 @@ def provider_error(body: Mapping[str, Any], *, backend: str, is_error: bool = Fa
         backend: Id for the error.
         is_error: Whether the stream named this event an error.
     """
-    error = body.get("error")
-    if not error and (is_error or body.get("object") == "error" or body.get("type") == "error"):
-        error = body
-    if not error:
-        return None
-    if not isinstance(error, dict):
-        error = {"message": error}
-    message = error.get("message") or error.get("detail") or error
-    codes = [error.get(key) for key in ("code", "type", "status")]
-    words = {code.lower() for code in codes if isinstance(code, str)}
-    numbers = [
-        int(c)
-        for c in codes
-        if (isinstance(c, int) and not isinstance(c, bool)) or (isinstance(c, str) and c.isdecimal() and len(c) < 4)
-    ]
-    status = next((code for code in codes if isinstance(code, int | str) and not isinstance(code, bool) and code), None)
-    kind, retryable = _classify(words, numbers[0] if numbers else 0)
-    return kind(
-        f"the endpoint reports an error: {shown(message)}",
-        backend=backend,
-        status=status,
-        retryable=retryable,
-        possibly_billed=True,
-    )
-
-
-def _classify(words: set[str], number: int) -> tuple[type[BackendError], bool]:
-    """The class of an error and whether the same call may succeed later."""
-    if words & _QUOTA or number == 402:
-        return QuotaError, False
-    if words & _RATE or number == 429:
-        return RateLimitError, True
-    if words & _KEY or number in {401, 403}:
-        return AuthenticationError, False
-    if words & _OVERLOAD or number in {408, 409} or number >= 500:
-        return BackendError, True
-    if words & _REFUSED or 400 <= number < 500:
-        return RequestRefusedError, False
-    return BackendError, False
+    if body.get("error"):
+        return failures.failure_in_reply({"error": body["error"]}, backend=backend)
+    if is_error or body.get("object") == "error" or body.get("type") == "error":
+        return failures.failure_in_reply(body, backend=backend)
+    return None
 
 
 def truncated(what: str, *, backend: str) -> TruncatedStreamError:
