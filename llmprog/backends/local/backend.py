@@ -388,7 +388,7 @@ def _make_decoder(model: Transformer, vocabulary: Vocabulary, options: LocalOpti
         UnmaskOptions(
             unmask=options.unmask or "threshold",
             steps=options.steps,
-            threshold=0.9 if options.threshold is None else options.threshold,
+            threshold=0.99 if options.threshold is None else options.threshold,
             fallback=options.fallback or "leftmost",
             guidance_scale=options.guidance_scale or 0.0,
         ),

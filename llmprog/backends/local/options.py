@@ -67,7 +67,7 @@ class LocalOptions:
     )
     threshold: float | None = field(
         default=None,
-        metadata=_about("confidence in [0, 1] from which unmask=threshold reveals (default 0.9)", "masked_diffusion"),
+        metadata=_about("confidence in [0, 1] from which unmask=threshold reveals (default 0.99)", "masked_diffusion"),
     )
     fallback: Fallback | None = field(
         default=None,

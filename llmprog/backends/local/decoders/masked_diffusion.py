@@ -59,7 +59,7 @@ class UnmaskOptions:
 
     unmask: UnmaskRule = "threshold"
     steps: int | None = None
-    threshold: float = 0.9
+    threshold: float = 0.99
     fallback: Fallback = "confident"
     guidance_scale: float = 0.0
 

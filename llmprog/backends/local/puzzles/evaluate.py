@@ -44,7 +44,7 @@ class Sampler:
     """
 
     def __init__(
-        self, model: Transformer, mode: str, *, seed: int = 0, alpha0: float = 0.1, threshold: float = 0.9
+        self, model: Transformer, mode: str, *, seed: int = 0, alpha0: float = 0.1, threshold: float = 0.99
     ) -> None:
         self.model = model
         self.mode = mode
