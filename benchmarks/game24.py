@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -196,7 +197,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--concurrency", type=int, default=4)
     parser.add_argument("--num-samples", type=int, default=16, help="proposals per state")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="bfloat16" if torch.cpu.get_capabilities().get("amx_bf16") else "float32",
+        help="default: bfloat16 where the CPU has matrix instructions for it; diffusion is more than twice as fast",
+    )
     parser.add_argument("--ceiling", action="store_true", help="also judge by exhaustive search")
     parser.add_argument("--decoders", nargs="+", choices=DECODERS, default=DECODERS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
