@@ -21,7 +21,7 @@ Takes: TypeAlias = Literal["nothing", "completion", "completions", "model"]
 CheckerKind: TypeAlias = Literal["state", "vote", "pairwise"]
 
 _COMPLETION_NAMES = ("completion", "completions")
-_SAMPLING_NAMES = ("temperature", "max_tokens", "top_p", "top_k", "min_p", "stop")
+_SAMPLING_NAMES = ("temperature", "max_tokens", "top_p", "top_k", "min_p", "stop", "logprobs", "guided")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmprog import Checker, Completion, Generator, Verdict, checker, generator
+from llmprog import Checker, Choices, Completion, Generator, Verdict, checker, generator
 from llmprog.errors import DeclarationError, OptionError
 
 
@@ -131,3 +131,19 @@ def test_optional_parameters_beyond_the_state_are_left_alone():
 
 def test_a_verdict_is_valid_and_scores_nothing_by_default():
     assert Verdict() == Verdict(valid=True, score=0.0, reason="")
+
+
+def test_a_parser_gets_only_completions_of_the_form_asked_for():
+    @generator(prompt="?", n=3, guided=Choices(("a", "b")), logprobs=True)
+    def letters(state, completion):
+        return [completion]
+
+    @checker(prompt="?", n=3)
+    def whole(state, completions):
+        return len(completions)
+
+    said = [Completion(text="a"), Completion(text="c", violation="'c' is none of the options"), Completion(text="b")]
+    assert letters.params.guided == Choices(("a", "b"))
+    assert letters.params.logprobs
+    assert letters.parse_each((0,), said) == [(0, ["a"]), (2, ["b"])]
+    assert whole.parse_each((0,), said) == [(0, 2)]
