@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -46,6 +47,7 @@ def refresh(page: Path) -> None:
     moved = 0
     last = None
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        shutil.copytree(ROOT / "docs/recordings", "docs/recordings")
         sys.path.insert(0, folder)
         for block in pages.blocks_of(page):
             new = block.text

@@ -18,6 +18,7 @@ import io
 import re
 import runpy
 import shlex
+import shutil
 import sys
 import tomllib
 import types
@@ -170,6 +171,7 @@ def empty_folder(tmp_path, monkeypatch):
     """The current folder, importable, and forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    shutil.copytree(ROOT / "docs/recordings", tmp_path / "docs/recordings")  # by the path they have in a checkout
     monkeypatch.setenv("COLUMNS", WIDTH)
     before = set(sys.modules)
     yield tmp_path

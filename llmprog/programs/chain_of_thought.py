@@ -26,7 +26,7 @@ _MARKS = r"[\s*_#>`~-]*"
 _STATED = re.compile(
     rf"^{_MARKS}(?:(?:the|my)\s+)?(?:final\s+|correct\s+)?answer{_MARKS}[:：=](?P<answer>.*)$", re.IGNORECASE
 )
-_SENTENCE = re.compile(r"\banswer\s+(?:is|was|=)\s*:?\s+(?P<answer>\S.*)$", re.IGNORECASE)
+_SENTENCE = re.compile(r"\banswer\b[^.:=?!]{0,80}?\s(?:is|was|=)\s*:?\s+(?P<answer>\S.*)$", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"[\s.…_?]*|[<\[(].*\banswer\b.*[>\])]", re.IGNORECASE)
 _BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\{|\}")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{(?P<inner>[^{}]*)\}")
@@ -71,7 +71,8 @@ def stated_answer(reply: str) -> str | None:
     r"""The answer that a reply states, ``None`` if it states none.
 
     It is what follows ``Answer:`` on the last line that begins so, or the line after it; else the last ``\boxed{…}``;
-    else what follows ``answer is`` on the last line. Markdown, LaTeX and a final full stop around it are dropped.
+    else what follows ``answer is``, or ``answer to … is``, on the last line. Markdown, LaTeX and a final full stop
+    around it are dropped.
     """
     lines = [line.strip() for line in reply[-_MAX_REPLY:].splitlines()]
     lines = [line for line in lines if line and line.strip("*_#>`~- $[]\\")]

@@ -34,6 +34,7 @@ from llmprog.types import Completion
         (r"So it is $\boxed{\text{twelve}}$", "twelve"),
         (r"First \boxed{3}, no: \boxed{12}", "12"),
         ("We add them up. The answer is 12.", "12"),
+        ("The answer to this question is Paris.", "Paris"),
         ("So the final answer is: twelve legs", "twelve legs"),
         ("Answer: $1,234.50", "$1,234.50"),
         ("Answer: e.g. 3.5", "e.g. 3.5"),
