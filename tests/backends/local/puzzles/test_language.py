@@ -20,7 +20,7 @@ TOKENIZER = PuzzleTokenizer()
     [
         "13 - 9 = 4 (left: 4 4 10)\n10 - 4 = 6 (left: 4 6)",
         "4 6 = 24 (left: 24)",
-        "5 6 | 6: 11 no, 1 no, 30 yes, x no\n4 6 | 5: 1 near, 2 near, x no, x near\nsure",
+        "5 6 | 6: 30 18 144 4: 11 no, 1 no, 30 yes, x no\n4 6: 10 no, 2 no, 24 yes, x no\nsure",
         "Answer: (13 - 9) * (10 - 4) = 24",
         "((1 + 2) * 3) / 4 = 200",
         "1 2 3 4\n3 4 1 2\n",
