@@ -68,7 +68,7 @@ def test_proposals() -> None:
     prompt = TOKENIZER.encode_prompt("Input: 13 4 10 9\nPossible next steps:\n")
     assert prompt.task == "propose"
     assert words("Input: 13 4 10 9\nPossible next steps:") == ["<propose>", "24", "4", "4", "9", "10", "13"]
-    assert (prompt.canvas_length, prompt.block_length) == (44, 11)
+    assert (prompt.canvas_length, prompt.block_length) == (60, 20)
     assert words("Input: 1 2\nPossible next 7 steps:")[2] == "7"
     assert words("Input: 1 2\nPossible next steps:", lines=8)[2] == "8"
     assert words("Input: 1 2\nPossible next 99 steps:")[2] == str(MAX_LINES)
@@ -97,7 +97,7 @@ def test_evaluations() -> None:
     text = "Evaluate if given numbers can reach 24 (sure/likely/impossible)\n10 14\n10 + 14 = 24\nsure\n"
     assert words(text + "4 4 10") == ["<evaluate>", "24", "4", "4", "10"]
     assert words(text + "Input: 10, 4 4\n") == ["<evaluate>", "24", "4", "4", "10"]
-    lengths = {1: 2, 2: 14, 3: 44, 4: 2}
+    lengths = {1: 2, 2: 14, 3: 60, 4: 2}
     for count, length in lengths.items():
         prompt = TOKENIZER.encode_prompt(text + " ".join(["3"] * count))
         assert (prompt.task, prompt.canvas_length) == ("evaluate", length)
