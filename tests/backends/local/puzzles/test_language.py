@@ -68,7 +68,7 @@ def test_proposals() -> None:
     prompt = TOKENIZER.encode_prompt("Input: 13 4 10 9\nPossible next steps:\n")
     assert prompt.task == "propose"
     assert words("Input: 13 4 10 9\nPossible next steps:") == ["<propose>", "24", "4", "4", "9", "10", "13"]
-    assert (prompt.canvas_length, prompt.block_length) == (60, 20)
+    assert (prompt.canvas_length, prompt.block_length) == (44, 11)
     assert words("Input: 1 2\nPossible next 7 steps:")[2] == "7"
     assert words("Input: 1 2\nPossible next steps:", lines=8)[2] == "8"
     assert words("Input: 1 2\nPossible next 99 steps:")[2] == str(MAX_LINES)
