@@ -61,9 +61,11 @@ def serving(command, log):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    # Hugging Face's server lists what its cache holds, and fails where there is none.
+    environment = {**OFFLINE, "HF_HUB_CACHE": str(log.parent)}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(port) if word == "PORT" else word for word in command], env=OFFLINE, stdout=output, stderr=output
+            [str(port) if word == "PORT" else word for word in command], env=environment, stdout=output, stderr=output
         )
     url = f"http://127.0.0.1:{port}/v1"
     try:

@@ -170,7 +170,7 @@ class RemoteBackend:
             http = infiller.request(self._model, template, seeded)
             size = len(str(http.body)) // _CHARACTERS_PER_TOKEN + params.max_tokens
             reply = await self._send(http, _group(template.prompt), size, lambda body: infiller.parse(body, template))
-            return self._completions(reply, params, is_first=True)[0]
+            return self._completions(reply, params)[0]
 
         return await gather_or_cancel(one(i) for i in range(num_samples))
 
@@ -196,7 +196,7 @@ class RemoteBackend:
             begun = time.monotonic()
             reply = await self._call(Request(prompt=prompt, params=replace(params, logprobs=False)), prompt, 0, 1, None)
         ended = time.monotonic()
-        usages = [completion.usage for completion in self._completions(reply, params, is_first=True)]
+        usages = [completion.usage for completion in self._completions(reply, params)]
         return Probe(
             model=None if reply.model is None else redact(reply.model),
             num_asked=count,
@@ -242,7 +242,7 @@ class RemoteBackend:
                 raise
             self._honours_n = False  # perhaps it refuses n; what else it may refuse it refuses again
             return await self._samples(request, prompt, offset, count, on_delta)
-        completions = self._completions(reply, request.params, is_first=offset == 0)[:count]
+        completions = self._completions(reply, request.params)[:count]
         if not completions:
             raise BadResponseError("a reply without a single completion", backend=self._id, possibly_billed=True)
         if count > 1:
@@ -327,7 +327,7 @@ class RemoteBackend:
             transport=Transport(backend=self._id, max_connections=options.max_concurrency, timeouts=timeouts),
         )
 
-    def _completions(self, reply: Reply, params: SamplingParams, *, is_first: bool) -> list[Completion]:
+    def _completions(self, reply: Reply, params: SamplingParams) -> list[Completion]:
         """The completions of a reply; its prompt is counted in the first of them."""
         choices = [_stopped(choice, params.stop) for choice in reply.choices]
         shares = _shares(reply.tokens.completion, [len(c.text) + len(c.reasoning or "") for c in reply.choices])

@@ -169,7 +169,7 @@ async def test_a_reply_without_choices_is_an_error(talk):
 
 
 async def test_each_sample_has_a_seed_of_its_own(talk):
-    server, backend = await talk(numbered)
+    server, backend = await talk(numbered, "server=llamacpp")  # which draws one sample per call
     scheduler = Scheduler(backend)
     await scheduler.generate("node", asking(3, seed=7))
     await scheduler.generate("node", asking(1, first_sample=2, seed=7))
