@@ -68,7 +68,7 @@ async def examine(backend_id: str) -> Diagnosis:
 def _probe_text(backend_id: str) -> str:
     infos = module_of(parse_id(backend_id)[0]).list_backends()
     exact = [info for info in infos if info.id == backend_id.partition("?")[0]]
-    return (exact or list(infos))[0].probe
+    return next(iter([*exact, *infos, BackendInfo(id=backend_id, summary="")])).probe
 
 
 async def _examine_remote(backend_id: str, backend: RemoteBackend, prompt: Prompt) -> Diagnosis:

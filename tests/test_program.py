@@ -1,4 +1,4 @@
-"""The example of ``shared/design/architecture.md``, verbatim with its bodies filled in, on a scripted backend."""
+"""The example of the architecture page, verbatim with its bodies filled in, on a scripted backend."""
 
 from __future__ import annotations
 

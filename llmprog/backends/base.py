@@ -21,6 +21,9 @@ from llmprog.types import (
     Template,
 )
 
+GUIDED_KINDS: dict[str, type[Guided]] = {"json": JsonSchema, "regex": Regex, "choices": Choices}
+"""The kinds of guided output, by the names they have in ``Capabilities.guided`` and in recordings."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
@@ -118,4 +121,4 @@ def refuse_unsupported(backend: Backend, params: SamplingParams) -> None:
 
 def guided_kind(guided: Guided) -> str:
     """The name of a kind of guided output in ``Capabilities.guided``."""
-    return {JsonSchema: "json", Regex: "regex", Choices: "choices"}[type(guided)]
+    return next(kind for kind, made in GUIDED_KINDS.items() if isinstance(guided, made))

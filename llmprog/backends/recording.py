@@ -19,20 +19,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any, cast
 
-from llmprog.backends.base import Backend, Capabilities, StreamingBackend
+from llmprog.backends.base import GUIDED_KINDS, Backend, Capabilities, StreamingBackend, guided_kind
 from llmprog.errors import BackendError, OptionError
 from llmprog.redaction import redact
 from llmprog.types import (
     Blank,
-    Choices,
     Completion,
     Delta,
     Guided,
-    JsonSchema,
     Logprobs,
     Message,
     Prompt,
-    Regex,
     Request,
     SamplingParams,
     Template,
@@ -43,7 +40,6 @@ FORMAT = "llmprog-recording"
 VERSION = 1
 
 _MAX_HEADER = 65_536
-_GUIDED: dict[str, type[Guided]] = {"json": JsonSchema, "regex": Regex, "choices": Choices}
 # JSON joins the escapes of two lone surrogates to one character; such a line is written unescaped.
 _SPLIT_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 # Words of the format itself, which no secret can black out.
@@ -326,16 +322,15 @@ def logprobs_from_json(value: Mapping[str, Any]) -> Logprobs:
 def _guided_to_json(guided: Guided | None) -> dict[str, Any] | None:
     if guided is None:
         return None
-    kind = next(name for name, made in _GUIDED.items() if isinstance(guided, made))
     given = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(guided).items()}
-    return {"type": kind, **given}
+    return {"type": guided_kind(guided), **given}
 
 
 def _guided_from_json(value: Mapping[str, Any] | None) -> Guided | None:
     if value is None:
         return None
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k != "type"}
-    return _GUIDED[value["type"]](**given)
+    return GUIDED_KINDS[value["type"]](**given)
 
 
 def _capabilities_to_json(value: Capabilities) -> dict[str, Any]:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from pydantic import SecretStr
 
+from llmprog.backends.remote.profiles import Auth
 from llmprog.errors import AuthenticationError
 from llmprog.redaction import register_secret
-
-Auth = Literal["bearer", "x-api-key", "x-goog-api-key", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
