@@ -9,6 +9,10 @@
     ├── OptionError           an option or parameter has an unknown name or a bad value
     ├── MissingExtraError     a feature needs a package that is not installed
     ├── NodeError             a node's own function raised (``.node``; the cause is chained)
+    ├── BudgetExceededError   the budget does not allow the next call
+    ├── StoreError            a run store cannot be read or written
+    │   ├── RunLockedError        another process is at work on the run
+    │   └── ProgramChangedError   a run cannot be resumed, since its program is another now
     └── BackendError              a model call failed (``.backend``, ``.status``, ``.retryable``, ``.retry_after_s``)
         ├── CapabilityError       the backend cannot do what was asked
         ├── ModelFileError        weights or tokenizer files are missing or malformed
@@ -86,6 +90,22 @@ class NodeError(LLMProgError):
     def __init__(self, node: str, message: str) -> None:
         self.node = node
         super().__init__(f"node {node!r}: {message}")
+
+
+class BudgetExceededError(LLMProgError):
+    """The budget does not allow the next call; the message says which limit and how much of it is spent."""
+
+
+class StoreError(LLMProgError):
+    """A run store cannot be read or written: a full disk, a missing file, a file of a newer version, for some."""
+
+
+class RunLockedError(StoreError):
+    """Another process is at work on the run; the message names it."""
+
+
+class ProgramChangedError(StoreError):
+    """The program, or how it is run, is not what the run was begun with; the message shows the difference."""
 
 
 class BackendError(LLMProgError):

@@ -108,6 +108,14 @@ class Choices:
 
 Guided = JsonSchema | Regex | Choices
 
+GUIDED_KINDS: dict[str, type[Guided]] = {"json": JsonSchema, "regex": Regex, "choices": Choices}
+"""The kinds of guided output, by the names they have in ``Capabilities.guided`` and in recordings."""
+
+
+def guided_kind(guided: Guided) -> str:
+    """The name of a kind of guided output in ``Capabilities.guided``."""
+    return next(kind for kind, made in GUIDED_KINDS.items() if isinstance(guided, made))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
@@ -189,6 +197,19 @@ class Request:
         params["guided"] = None if guided is None else [type(guided).__name__, *astuple(guided)]
         content = [[[m.role, m.content] for m in asked.messages], asked.prefix, parts, params]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """A question for likelihoods: how probable each of ``continuations`` is after ``prompt``."""
+
+    prompt: Prompt
+    continuations: tuple[str, ...]
+
+    def digest(self) -> str:
+        """Hex digest of the question: equal questions, equal digests."""
+        content = [[[m.role, m.content] for m in self.prompt.messages], self.prompt.prefix, self.continuations]
+        return hashlib.sha256(json.dumps(content).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

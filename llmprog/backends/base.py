@@ -8,21 +8,15 @@ from typing import Literal, Protocol, runtime_checkable
 
 from llmprog.errors import CapabilityError
 from llmprog.types import (
-    Choices,
     Completion,
     Delta,
-    Guided,
-    JsonSchema,
     Logprobs,
     Prompt,
-    Regex,
     Request,
     SamplingParams,
     Template,
+    guided_kind,
 )
-
-GUIDED_KINDS: dict[str, type[Guided]] = {"json": JsonSchema, "regex": Regex, "choices": Choices}
-"""The kinds of guided output, by the names they have in ``Capabilities.guided`` and in recordings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,8 +111,3 @@ def refuse_unsupported(backend: Backend, params: SamplingParams) -> None:
             f"it cannot be held to {params.guided!r:.200}; it can to {', '.join(sorted(can.guided)) or 'no form'}",
             backend=backend.id,
         )
-
-
-def guided_kind(guided: Guided) -> str:
-    """The name of a kind of guided output in ``Capabilities.guided``."""
-    return next(kind for kind, made in GUIDED_KINDS.items() if isinstance(guided, made))

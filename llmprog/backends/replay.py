@@ -22,15 +22,17 @@ from llmprog.backends.recording import (
     RecordingBackend,
     capabilities_from_json,
     check_header,
+    tell_whole,
+)
+from llmprog.backends.registry import BackendInfo
+from llmprog.errors import CapabilityError, LLMProgError, OptionError, ReplayMissError
+from llmprog.json_values import (
     completion_from_json,
     logprobs_from_json,
     prompt_from_json,
     request_from_json,
     score_digest,
-    tell_whole,
 )
-from llmprog.backends.registry import BackendInfo
-from llmprog.errors import CapabilityError, LLMProgError, OptionError, ReplayMissError
 from llmprog.log import Log
 from llmprog.redaction import redact
 from llmprog.types import Blank, Completion, Delta, Logprobs, Prompt, Request, SamplingParams, Template

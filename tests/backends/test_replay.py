@@ -19,7 +19,6 @@ from structlog.testing import capture_logs
 
 from llmprog.backends import Capabilities, ScriptedBackend, StreamingBackend
 from llmprog.backends.base import Backend
-from llmprog.backends.recording import completion_from_json, completion_to_json, request_from_json, request_to_json
 from llmprog.backends.replay import (
     Recorder,
     RecordingBackend,
@@ -29,6 +28,7 @@ from llmprog.backends.replay import (
     open_backend,
 )
 from llmprog.errors import BackendError, CapabilityError, OptionError, ReplayMissError
+from llmprog.json_values import completion_from_json, completion_to_json, request_from_json, request_to_json
 from llmprog.programs import arithmetic, game24
 from llmprog.redaction import register_secret
 from llmprog.types import (

@@ -7,11 +7,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
-from llmprog.backends.base import guided_kind
 from llmprog.backends.remote.failures import decode_json
 from llmprog.backends.remote.profiles import GuidedKind, GuidedStyle, Profile, built_in_profiles
 from llmprog.errors import CapabilityError, OptionError
-from llmprog.types import Choices, Guided, JsonSchema, Regex
+from llmprog.types import Choices, Guided, JsonSchema, Regex, guided_kind
 
 _SCHEMA_NAME = "reply"
 _LONGEST: Final = 8_000_000  # characters of a text that is checked at all
