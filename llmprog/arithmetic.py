@@ -37,6 +37,7 @@ Operator = Literal["+", "-", "*", "/", "negate"]
 
 _SPELLINGS: dict[str, BinaryOperator] = {"+": "+", "-": "-", "−": "-", "*": "*", "×": "*", "/": "/", "÷": "/"}
 _PRECEDENCE: dict[Operator, int] = {"+": 1, "-": 1, "*": 2, "/": 2, "negate": 3}
+_BINARY = frozenset(_SPELLINGS.values())
 _ATOM = 4
 
 _TOKEN = re.compile(r"[ \t\r\n]*(?:(?P<number>[0-9]+(?:\.[0-9]+)?)|(?P<symbol>[-−+*×/÷()]))")
@@ -121,8 +122,19 @@ class Expression:
         return cls(postfix)
 
     def joined(self, operator: BinaryOperator, right: Expression) -> Expression:
-        """The expression ``self operator right``."""
-        return Expression((*self.postfix, *right.postfix, operator))
+        """The expression ``self operator right``.
+
+        Raises:
+            ArithmeticValueError: It has more than 512 numbers and operators.
+        """
+        postfix = (*self.postfix, *right.postfix, operator)
+        if len(postfix) > MAX_NODES or operator not in _BINARY:
+            return Expression(postfix)  # which refuses it
+        # Two expressions joined are one: checking every number again at every step of a search would take longer than
+        # the step itself.
+        joined = object.__new__(Expression)
+        object.__setattr__(joined, "postfix", postfix)
+        return joined
 
     def numbers(self) -> tuple[Fraction, ...]:
         """The numbers written in the expression, in the order of its text."""

@@ -8,7 +8,9 @@ by the program from verified steps instead of being asked for.
 
 from __future__ import annotations
 
+import operator
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -107,6 +109,7 @@ _STEP = re.compile(rf"\s*(?:[-*•]\s+|\d+[.)]\s+)?{_NUMBER}\s*([-−+*×/÷])\s
 _LEFT = re.compile(r"\(\s*left\s*:([^()]*)\)", re.IGNORECASE)
 _MAX_LINE = 200
 _SIGNS = {"−": "-", "×": "*", "÷": "/"}
+_APPLY = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 
 
 @generator(
@@ -131,39 +134,53 @@ def take_step(state: Numbers, first: str, sign: str, second: str, result: str, r
     """The state after the step ``first sign second = result``; ``fault`` says what is wrong with it."""
     text = f"{first} {sign} {second} = {result}"
     try:
-        a, b, claimed = (Fraction(number) for number in (first, second, result))
+        a, b, claimed = _number(first), _number(second), _number(result)
     except (ValueError, ZeroDivisionError):
         return _refused(state, text, "it cannot be read")
-    remaining = list(zip(state.left, state.expressions, strict=True))
+    left, expressions = list(state.left), list(state.expressions)
     used: list[Expression] = []
     for number in (a, b):
-        found = next((item for item in remaining if item[0] == number), None)
-        if found is None:
+        if number not in left:
             return _refused(state, text, f"{format_number(number)} is not among the numbers left")
-        remaining.remove(found)
-        used.append(found[1])
+        place = left.index(number)
+        del left[place]
+        used.append(expressions.pop(place))
     if sign == "/" and not b:
         return _refused(state, text, "it divides by zero")
-    exact = {"+": a + b, "-": a - b, "*": a * b, "/": a / b if b else a}[sign]
+    exact = _APPLY[sign](a, b)
     if exact != claimed:
         return _refused(state, text, f"{format_number(a)} {sign} {format_number(b)} is {format_number(exact)}")
     try:
         made = used[0].joined(sign, used[1])  # type: ignore[arg-type]  # one of + - * / by the pattern
     except ExpressionError as error:
         return _refused(state, text, str(error))
+    place = bisect_left(left, exact)
     # By value and text: the order in which equal numbers were made must not make two states of one.
-    after = sorted([*remaining, (exact, made)], key=lambda item: (item[0], str(item[1])))
-    left = tuple(number for number, _ in after)
+    while place < len(left) and left[place] == exact and str(expressions[place]) <= str(made):
+        place += 1
+    left.insert(place, exact)
+    expressions.insert(place, made)
+    shown = " ".join(map(format_number, left))
     said = _LEFT.search(rest)
-    if said and not _says(said[1], left):
-        return _refused(state, text, f"left are {' '.join(map(format_number, left))}, not {said[1].strip()}")
-    step = f"{text} (left: {' '.join(map(format_number, left))})"
-    return Numbers(left, state.target, (*state.steps, step), tuple(made for _, made in after))
+    if said and said[1].strip() != shown and not _says(said[1], left):
+        return _refused(state, text, f"left are {shown}, not {said[1].strip()}")
+    return Numbers(tuple(left), state.target, (*state.steps, f"{text} (left: {shown})"), tuple(expressions))
 
 
-def _says(text: str, left: tuple[Fraction, ...]) -> bool:
+@lru_cache(maxsize=10_000)
+def _number(text: str) -> Fraction:
+    """The number that ``text`` spells; remembered, since a search reads the same few again and again.
+
+    Raises:
+        ValueError: It spells none.
+        ZeroDivisionError: Its denominator is 0.
+    """
+    return Fraction(text)
+
+
+def _says(text: str, left: list[Fraction]) -> bool:
     try:
-        return sorted(Fraction(word) for word in text.replace(",", " ").split()) == list(left)
+        return sorted(Fraction(word) for word in text.replace(",", " ").split()) == left
     except (ValueError, ZeroDivisionError):
         return False
 
@@ -200,9 +217,11 @@ def promising(state: Numbers, completions: list[str]) -> float:
     return value_of_words(completions, VALUES, otherwise=VALUES["impossible"])
 
 
-def thought_key(state: Numbers) -> tuple[tuple[Fraction, ...], str]:
+def thought_key(state: Numbers) -> str:
     """States with the same numbers left are one thought; a refused step never stands for a good one."""
-    return state.left, f"{state.steps[-1]}: {state.fault}" if state.fault else ""
+    # A text, since the hash of a fraction is slow and not remembered.
+    left = " ".join(map(str, state.left))
+    return f"{left}; {state.steps[-1]}: {state.fault}" if state.fault else left
 
 
 # --------------------------------------------------------------------------------- whole solutions at once
