@@ -1,0 +1,32 @@
+"""The command line, ``llmprog``: one module per group of commands, each of which registers them when imported."""
+
+from __future__ import annotations
+
+import sys
+
+from llmprog.cli import listing as listing
+from llmprog.cli import run as run
+from llmprog.cli.app import EXIT_BACKEND, EXIT_INTERRUPTED, EXIT_USAGE
+from llmprog.cli.app import app as app
+
+
+def main() -> None:
+    """Entry point of the ``llmprog`` command: every error of ours is one line on stderr and an exit code."""
+    from llmprog.errors import BackendError, LLMProgError, MissingExtraError
+
+    try:
+        app(standalone_mode=True)
+    except (BackendError, MissingExtraError) as error:
+        _fail(error, EXIT_BACKEND)
+    except LLMProgError as error:
+        _fail(error, EXIT_USAGE)
+    except KeyboardInterrupt:
+        sys.stderr.write("llmprog: interrupted\n")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _fail(error: Exception, code: int) -> None:
+    from llmprog.terminal import plain
+
+    sys.stderr.write(f"llmprog: error: {plain(str(error))}\n")
+    sys.exit(code)
