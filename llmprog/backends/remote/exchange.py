@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, Protocol
 
-from llmprog.backends.remote.wire import HttpResponse
 from llmprog.errors import BackendError, ConnectionFailedError, OptionError
 
 Layer = Literal["queue", "connect", "first byte", "idle"]
@@ -36,19 +35,28 @@ class Timeouts:
                 raise OptionError(f"Timeouts({field.name}={value!r}): allowed is a finite number of seconds > 0")
 
 
+class Connected(Protocol):
+    """What an exchange knows of its connection."""
+
+    def exception(self) -> BaseException | None:
+        """How it broke; ``None`` where it is open, or ended in order."""
+        ...
+
+
 class Exchange:
-    """One exchange under way: its task, its timer, and how far it has come.
+    """One exchange under way: who called, its timer, and how far it has come.
 
     Attributes:
         layer: The part that is under way, one after the other.
-        protocol: The connection's protocol; ``None`` as long as the request cannot have left.
+        protocol: The connection; ``None`` as long as the request cannot have left.
         reader_error: What the reader of an event stream raised.
         was_reset: Whether the connection broke within the answer, instead of ending in order.
-        stopped_by: Why the task was cancelled, where a timeout or the end of the backend did it.
+        stopped_by: Why the caller was cancelled, where a timeout or the end of the backend did it.
     """
 
     __slots__ = (
         "backend",
+        "caller",
         "deadline",
         "ends_at",
         "layer",
@@ -57,21 +65,26 @@ class Exchange:
         "protocol",
         "reader_error",
         "stopped_by",
-        "task",
         "timeouts",
         "timer",
         "was_reset",
     )
 
-    task: asyncio.Task[HttpResponse]
-
-    def __init__(self, backend: str, origin: str, timeouts: Timeouts, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        backend: str,
+        origin: str,
+        timeouts: Timeouts,
+        loop: asyncio.AbstractEventLoop,
+        caller: asyncio.Task[object],
+    ) -> None:
         self.backend = backend
         self.origin = origin
         self.timeouts = timeouts
         self.loop = loop
+        self.caller = caller
         self.layer: Layer = "queue"
-        self.protocol: asyncio.BaseProtocol | None = None
+        self.protocol: Connected | None = None
         self.reader_error: Exception | None = None
         self.stopped_by: BackendError | None = None
         self.was_reset = False
@@ -95,17 +108,33 @@ class Exchange:
         if self.timer is not None:
             self.timer.cancel()
 
-    def connected(self, protocol: asyncio.BaseProtocol) -> None:
+    def connected(self, protocol: Connected) -> None:
         """There is a connection, and the request goes out on it."""
         self.protocol = protocol
         self.enter("first byte", self.timeouts.first_byte_s)
 
     def stop(self, message: str, *, retryable: bool = True) -> None:
-        """End the exchange with an error."""
-        self.stopped_by = ConnectionFailedError(
-            message, backend=self.backend, retryable=retryable, possibly_billed=self.protocol is not None
-        )
-        self.task.cancel()
+        """End the exchange with an error; the first reason counts."""
+        if self.stopped_by is None:
+            self.stopped_by = ConnectionFailedError(
+                message, backend=self.backend, retryable=retryable, possibly_billed=self.protocol is not None
+            )
+            self.caller.cancel()
+
+    @property
+    def reset(self) -> OSError | None:
+        """How the connection broke, if it did not end in order."""
+        error = None if self.protocol is None else self.protocol.exception()
+        return error if isinstance(error, OSError) else None
+
+    def refuse_reset(self) -> None:
+        """Return where the body ended in order: one that only the end of its connection ends may not end by a reset.
+
+        Raises:
+            OSError: It did.
+        """
+        if (error := self.reset) is not None:
+            raise error
 
     def _on_time(self) -> None:
         if self.loop.time() < self.deadline:

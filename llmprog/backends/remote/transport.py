@@ -1,12 +1,14 @@
 """One HTTP exchange: bytes out, bytes in, bounded in time and size.
 
-The only importer of httpx. Requests and responses are httpx's; the connections are aiohttp's (through httpx-aiohttp),
-because httpx's own pool looks at every connection for every request. ``httpx.AsyncClient`` is left out: of what it
-adds, redirects and cookies are unwanted here, and the timeouts are kept by one timer per exchange.
+The only importer of HTTP libraries. Connections, TLS, proxies and the parser of answers are aiohttp's: its pool does
+not slow down with what is in flight. Its session is left out, since of what that adds, redirects, cookies and retries
+are unwanted here, and it takes longer than all the rest. A request is written in one piece, before its caller first
+waits. Addresses and certificate authorities are read as httpx reads them.
 
-Every exchange runs in a task of its own, so that a timeout is told from a cancelled caller, however they coincide.
-Proxies are taken from the environment (``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``, ``NO_PROXY``), never for this
-machine's own addresses; ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` name further certificate authorities.
+An exchange runs in its caller's task; a timeout cancels that task and takes the cancellation back, as
+``asyncio.timeout`` does, so that it is told from a cancelled caller, however they coincide. Proxies are taken from the
+environment (``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``, ``NO_PROXY``), never for this machine's own addresses;
+``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` name further certificate authorities.
 """
 
 from __future__ import annotations
@@ -15,28 +17,41 @@ import asyncio
 import base64
 import select
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, cast
-from urllib.parse import urljoin, urlsplit
 from weakref import WeakSet
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
+from aiohttp.http import HttpProcessingError
+from multidict import CIMultiDict
+from yarl import URL
 
-from llmprog.backends.remote.content_encoding import ACCEPTED_ENCODINGS, ContentDecoder
+from llmprog.backends.remote.answers import (
+    bad_answer,
+    decoder_for,
+    is_event_stream,
+    read_body,
+    read_events,
+    redirect,
+    shown,
+    truncated,
+)
+from llmprog.backends.remote.content_encoding import ACCEPTED_ENCODINGS
 from llmprog.backends.remote.exchange import Exchange, Timeouts
 from llmprog.backends.remote.proxies import proxy_url
-from llmprog.backends.remote.wire import HttpResponse, OnChunk, Progress
-from llmprog.errors import BackendError, BadResponseError, ConnectionFailedError, OptionError, TruncatedStreamError
+from llmprog.backends.remote.wire import HttpResponse, OnChunk
+from llmprog.errors import BackendError, ConnectionFailedError, OptionError
 from llmprog.redaction import redact
 
 if TYPE_CHECKING:
     import ssl
+
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.connector import Connection
 
 __all__ = ["Timeouts", "Transport"]
 
@@ -44,6 +59,7 @@ _KEEPALIVE_S = 4.0  # less than the 5 s after which uvicorn (vLLM, SGLang) and N
 _SETTLE_S = 5.0  # longest that closing waits for what is under way
 _LINGER_S = 0.25  # how long a finished stream may take to end, so that its connection can be used again
 _MAX_TARGETS = 1_000
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # the exchange's own timer sees to them all
 
 
 class Transport:
@@ -77,11 +93,12 @@ class Transport:
         self._max_body_bytes = max_body_bytes
         self._slots = asyncio.Semaphore(max_connections)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._session: aiohttp.ClientSession | None = None
+        self._connector: _Connector | None = None
         self._targets: dict[str, _Target] = {}
         self._exchanges: set[Exchange] = set()
         self._lingering: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._ended = asyncio.Event()  # set when the last exchange ends after closing has begun
 
     @property
     def num_open(self) -> int:
@@ -114,26 +131,28 @@ class Transport:
             self._enter(loop)
         target = self._targets.get(url) or self._target(url)
         _check_headers(headers)
-        exchange = Exchange(self._backend, target.origin, self._timeouts, loop)
-        request = _Request(method, target.url, headers, body)
         caller = cast("asyncio.Task[object]", asyncio.current_task(loop))
+        exchange = Exchange(self._backend, target.origin, self._timeouts, loop, caller)
         num_cancels = caller.cancelling()
-        exchange.task = loop.create_task(self._run(exchange, target.sender, request, on_chunk))
         self._exchanges.add(exchange)
         try:
-            # A cancelled caller cancels the task and waits for its end. That is soon, and cancelling it again does no
-            # harm, since a connection is closed without waiting for anything.
-            return await exchange.task
-        except asyncio.CancelledError:
-            if exchange.stopped_by is None or caller.cancelling() > num_cancels:
-                raise
-            raise exchange.stopped_by from None
-        except Exception:
-            if caller.cancelling() > num_cancels:  # it failed in the very moment it was cancelled
+            return await self._run(exchange, target, target.head(method, headers, body), on_chunk)
+        except (Exception, asyncio.CancelledError) as error:
+            own = exchange.stopped_by
+            if caller.cancelling() > num_cancels + (own is not None):  # the caller was cancelled, whatever else was
+                if isinstance(error, asyncio.CancelledError):
+                    raise
                 raise asyncio.CancelledError from None
+            if own is not None:
+                raise own from None
             raise
         finally:
+            exchange.disarm()
+            if exchange.stopped_by is not None:
+                caller.uncancel()
             self._exchanges.discard(exchange)
+            if self._closed and not self._exchanges:
+                self._ended.set()
 
     async def aclose(self) -> None:
         """Close every connection; exchanges under way fail. Calling it twice is harmless."""
@@ -147,16 +166,17 @@ class Transport:
 
     async def _close(self) -> None:
         await asyncio.sleep(0)  # a task that has not begun could not release what it is to release
-        tasks: list[asyncio.Task[HttpResponse] | asyncio.Task[None]] = [*self._lingering]
         for exchange in tuple(self._exchanges):
             exchange.stop("the backend was closed while the call was under way", retryable=False)
-            tasks.append(exchange.task)
         for lingering in self._lingering:
             lingering.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=_SETTLE_S)
-        if self._session is not None:
-            await self._session.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_S):
+                if self._exchanges:
+                    await self._ended.wait()
+                await asyncio.gather(*self._lingering, return_exceptions=True)
+        if self._connector is not None:
+            await self._connector.close()
 
     def _enter(self, loop: asyncio.AbstractEventLoop) -> None:
         """Bind to the loop of the first exchange; refuse any other."""
@@ -168,128 +188,92 @@ class Transport:
                 backend=self._backend,
             )
         self._loop = loop
-        connector = _Connector(limit=0, keepalive_timeout=_KEEPALIVE_S, ssl=_ssl_context())
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": "llmprog", "Accept-Encoding": ACCEPTED_ENCODINGS},
-        )
+        self._connector = _Connector(limit=0, keepalive_timeout=_KEEPALIVE_S, ssl=_ssl_context())
 
     def _target(self, url: str) -> _Target:
         """Where ``url`` leads to, remembered."""
         if len(self._targets) >= _MAX_TARGETS:
             self._targets.clear()
-        target = self._targets[url] = _Target.of(url, cast("aiohttp.ClientSession", self._session))
+        target = self._targets[url] = _Target.of(url)
         return target
 
-    async def _run(
-        self, exchange: Exchange, sender: AiohttpTransport, request: httpx.Request, on_chunk: OnChunk | None
-    ) -> HttpResponse:
-        """The body of an exchange's task: whatever goes wrong becomes one of our errors."""
+    async def _run(self, exchange: Exchange, target: _Target, request: bytes, on_chunk: OnChunk | None) -> HttpResponse:
+        """The answer; whatever goes wrong becomes one of our errors."""
         try:
             if self._slots.locked():
                 exchange.enter("queue", self._timeouts.total_s)
             async with self._slots:
                 exchange.enter("connect", self._timeouts.connect_s)
-                _current.set(exchange)
-                response = await sender.handle_async_request(request)
-                exchange.enter("idle", self._timeouts.idle_s)
-                return await self._read(exchange, response, on_chunk)
-        except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+                connection = await cast("_Connector", self._connector).open(target.route)
+                return await self._converse(exchange, target, connection, request, on_chunk)
+        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
             if error is exchange.reader_error:
                 raise
             failure = _failure(exchange, error)
-        finally:
-            exchange.disarm()
-        # Raised out here so that the library's error, whose repr shows the request's headers, is not chained to it.
+        # Raised out here so that the library's error, which may show the request's headers, is not chained to it.
         raise failure
 
-    async def _read(self, exchange: Exchange, response: httpx.Response, on_chunk: OnChunk | None) -> HttpResponse:
-        """The answer whose head has come; its connection is released, or closed where the answer is not read up."""
-        stream = cast("httpx.AsyncByteStream", response.stream)
-        pieces = cast("AsyncGenerator[bytes, None]", stream.__aiter__())
-        lingers = False
+    async def _converse(
+        self, exchange: Exchange, target: _Target, connection: Connection, request: bytes, on_chunk: OnChunk | None
+    ) -> HttpResponse:
+        """One request and its answer; the connection is released, or closed where the answer is not read up."""
+        protocol, transport = cast("ResponseHandler", connection.protocol), connection.transport
+        has_head = False
+        unfinished: aiohttp.StreamReader | None = None
         try:
-            status, headers = response.status_code, _headers(response)
+            if transport is None:
+                raise aiohttp.ServerDisconnectedError
+            protocol.set_response_params(read_until_eof=True, auto_decompress=False)
+            exchange.connected(protocol)
+            transport.write(request)
+            message, payload = await protocol.read()
+            while 100 <= message.code < 200 and message.code != 101:  # interim answers
+                message, payload = await protocol.read()
+            has_head = not transport.get_write_buffer_size()  # an answer to half a request leaves the rest in the way
+            exchange.enter("idle", self._timeouts.idle_s)
+            status, headers = message.code, _headers(message.raw_headers)
             if 300 <= status < 400:
-                raise _redirect(exchange, str(response.request.url), status, headers.get("location", ""))
-            decoder = self._decoder(exchange, headers)
-            if on_chunk is not None and 200 <= status < 300 and _is_event_stream(headers):
-                lingers = await _read_events(exchange, pieces, decoder, on_chunk)
+                raise redirect(exchange, target.url, status, headers.get("location", ""))
+            decoder = decoder_for(exchange, headers, self._max_body_bytes)
+            if on_chunk is not None and 200 <= status < 300 and is_event_stream(headers):
+                if await read_events(exchange, payload.readany, decoder, on_chunk):
+                    unfinished = payload
                 return HttpResponse(status=status, headers=headers, body=b"")
-            return HttpResponse(status=status, headers=headers, body=await _read_body(exchange, pieces, decoder))
-        except (httpx.HTTPError, aiohttp.ClientError):
-            exchange.was_reset = _reset(exchange) is not None  # known until the connection is released
+            body = await read_body(exchange, payload.readany, decoder)
+            return HttpResponse(status=status, headers=headers, body=body)
+        except (aiohttp.ClientError, HttpProcessingError):
+            exchange.was_reset = exchange.reset is not None  # known until the connection is released
             raise
         finally:
-            if lingers:
-                task = asyncio.get_running_loop().create_task(_linger(pieces, stream))
+            if unfinished is not None:
+                task = asyncio.get_running_loop().create_task(_linger(connection, unfinished))
                 self._lingering.add(task)
                 task.add_done_callback(self._lingering.discard)
+            elif has_head:
+                connection.release()  # which closes it, if the answer was not read up
             else:
-                await pieces.aclose()
-                await stream.aclose()
-
-    def _decoder(self, exchange: Exchange, headers: Mapping[str, str]) -> ContentDecoder:
-        """For the answer's body, unless that is known to be too long."""
-        length = headers.get("content-length", "")
-        if length.isdecimal() and int(length[:20]) > self._max_body_bytes:
-            raise _bad(
-                exchange, f"an answer of {length[:20]} bytes; allowed are {self._max_body_bytes} (max_body_bytes)"
-            )
-        try:
-            return ContentDecoder(headers.get("content-encoding", ""), self._max_body_bytes)
-        except ValueError as error:
-            raise _bad(exchange, str(error)) from None
-
-
-class _Request(httpx.Request):
-    """A request that is made without copying its headers into ``httpx.Headers`` and out again.
-
-    That copying takes as long as everything else that httpx does for an exchange; the transport below reads nothing
-    but these attributes.
-    """
-
-    def __init__(self, method: str, url: httpx.URL, headers: Mapping[str, str], body: bytes | None) -> None:
-        self.method = method
-        self.url = url
-        self.headers = cast("httpx.Headers", headers)
-        self.extensions = {}
-        self._body = body or b""
-
-    @property
-    def content(self) -> bytes:
-        return self._body
-
-
-_current: ContextVar[Exchange] = ContextVar("llmprog_exchange")
+                connection.close()
 
 
 class _Connector(aiohttp.TCPConnector):
-    """A pool that tells an exchange when it has its connection, and hands out none that the server has closed."""
+    """A pool that hands out no connection that the server has closed."""
 
     def __init__(self, *, limit: int, keepalive_timeout: float, ssl: ssl.SSLContext) -> None:
         super().__init__(limit=limit, keepalive_timeout=keepalive_timeout, ssl=ssl)
         self._used_before: WeakSet[asyncio.BaseProtocol] = WeakSet()
 
-    async def connect(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[aiohttp.tracing.Trace],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
-    ) -> aiohttp.connector.Connection:
+    async def open(self, route: aiohttp.ClientRequest) -> Connection:
+        """A connection to where ``route`` leads, new or used before; the caller releases or closes it."""
         while True:
-            connection = await super().connect(req, traces, timeout)
+            connection = await self.connect(route, [], _NO_TIMEOUT)
             protocol = cast("asyncio.BaseProtocol", connection.protocol)
             if protocol not in self._used_before:
                 self._used_before.add(protocol)
-                break
+                return connection
             # Whatever has come on an idle connection ends it: most often the server's own end, not yet noticed.
             if connection.transport is None or not _has_input(connection.transport):
-                break
+                return connection
             connection.close()
-        _current.get().connected(protocol)
-        return connection
 
 
 def _has_input(transport: asyncio.Transport) -> bool:
@@ -307,16 +291,20 @@ class _Target:
 
     Attributes:
         origin: Scheme, host and port, for messages.
-        sender: Direct, or through a proxy.
+        address: What a request line asks for.
+        lines: Header lines that every request has.
+        route: What the pool needs to know of a request; all requests to this target share it.
     """
 
-    url: httpx.URL
+    url: str
     origin: str
-    sender: AiohttpTransport
+    address: str
+    lines: str
+    route: aiohttp.ClientRequest
 
     @classmethod
-    def of(cls, url: str, session: aiohttp.ClientSession) -> _Target:
-        """The target of ``url``.
+    def of(cls, url: str) -> _Target:
+        """The target of ``url``, for the running loop.
 
         Raises:
             OptionError: It is no absolute http or https URL, it holds a user name or password, or its proxy cannot
@@ -325,25 +313,42 @@ class _Target:
         try:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as error:
-            raise OptionError(f"URL {_shown(url)}: {error}; expected is http://HOST/… or https://HOST/…") from None
+            raise OptionError(f"URL {shown(url)}: {error}; expected is http://HOST/… or https://HOST/…") from None
         if parsed.userinfo:
             raise OptionError(f"URL on host {parsed.host!r} holds a user name or password; keys are sent as headers")
         if parsed.scheme not in ("http", "https") or not parsed.host or (parsed.port or 0) > 65_535:
-            raise OptionError(f"URL {_shown(url)}: expected is http://HOST/… or https://HOST/…")
+            raise OptionError(f"URL {shown(url)}: expected is http://HOST/… or https://HOST/…")
         origin = f"{parsed.scheme}://{parsed.netloc.decode('ascii')}"
-        sender = AiohttpTransport(verify=_ssl_context(), client=session, proxy=_proxy(parsed))
-        return cls(parsed, origin, sender)
+        address = URL(str(parsed))
+        host = address.host_port_subcomponent or ""
+        proxy, authorization = _proxy(parsed)
+        lines = f"Host: {host}\r\nUser-Agent: llmprog\r\nAccept-Encoding: {ACCEPTED_ENCODINGS}\r\n"
+        is_forwarded = proxy is not None and parsed.scheme == "http"
+        if is_forwarded and authorization is not None:
+            lines += f"Proxy-Authorization: {authorization}\r\n"
+        # aiohttp writes the host into these headers when it connects, and tells connections apart by them.
+        tunnel = None if authorization is None else CIMultiDict({"Authorization": authorization, "Host": host})
+        route = aiohttp.ClientRequest(
+            "GET", address, loop=asyncio.get_running_loop(), proxy=proxy, proxy_headers=tunnel
+        )
+        return cls(url, origin, str(address) if is_forwarded else address.raw_path_qs, lines, route)
+
+    def head(self, method: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
+        """A whole request, body included."""
+        own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        length = "" if body is None else f"Content-Length: {len(body)}\r\n"
+        head = f"{method} {self.address} HTTP/1.1\r\n{self.lines}{own}{length}\r\n".encode("ascii")
+        return head + body if body else head
 
 
-def _proxy(url: httpx.URL) -> httpx.Proxy | None:
+def _proxy(url: httpx.URL) -> tuple[URL | None, str | None]:
+    """The proxy for ``url`` and the authorization it wants."""
     found = proxy_url(url.scheme, url.host, url.port)
     if found is None:
-        return None
+        return None, None
     proxy = httpx.Proxy(found)
-    if proxy.auth is not None:  # as a header, since aiohttp deprecates the class that httpx-aiohttp would make of it
-        proxy.headers["Authorization"] = "Basic " + base64.b64encode(b":".join(proxy.raw_auth or ())).decode("ascii")
-        proxy.auth = None
-    return proxy
+    user = None if proxy.auth is None else b":".join(proxy.raw_auth or ())
+    return URL(str(proxy.url)), None if user is None else "Basic " + base64.b64encode(user).decode("ascii")
 
 
 @cache
@@ -352,60 +357,15 @@ def _ssl_context() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _decoded(exchange: Exchange, decoder: ContentDecoder, piece: bytes) -> bytes:
-    try:
-        return decoder.decode(piece)
-    except OverflowError as error:
-        raise _bad(exchange, str(error)) from None
-    except ValueError as error:
-        raise _bad(exchange, str(error), retryable=True) from None
-
-
-async def _read_body(exchange: Exchange, pieces: AsyncGenerator[bytes, None], decoder: ContentDecoder) -> bytes:
-    """The whole decoded body."""
-    body = []
-    async for piece in pieces:
-        data = _decoded(exchange, decoder, piece)
-        body.append(data)
-        if data and not data.isspace():  # some providers send blank lines while a request waits for its turn
-            exchange.enter("idle", exchange.timeouts.idle_s)
-    _check_end(exchange)
-    if decoder.is_cut:
-        raise _truncated(exchange, "the compressed body lacks its end")
-    return body[0] if len(body) == 1 else b"".join(body)
-
-
-async def _read_events(
-    exchange: Exchange, pieces: AsyncGenerator[bytes, None], decoder: ContentDecoder, on_chunk: OnChunk
-) -> bool:
-    """Hand an event stream on; ``True`` where its reader has all it needs before the stream ends."""
-    async for piece in pieces:
-        data = _decoded(exchange, decoder, piece)
-        if not data:
-            continue
-        try:
-            progress = on_chunk(data)
-        except Exception as error:
-            exchange.reader_error = error
-            raise
-        if progress is Progress.DONE:
-            return True
-        if progress is Progress.EVENT:
-            exchange.enter("idle", exchange.timeouts.idle_s)
-    _check_end(exchange)
-    return False
-
-
-async def _linger(pieces: AsyncGenerator[bytes, None], stream: httpx.AsyncByteStream) -> None:
+async def _linger(connection: Connection, payload: aiohttp.StreamReader) -> None:
     """Read a finished reply to its end, if that is near, so that its connection can be used again; else close it."""
     try:
-        with suppress(TimeoutError, httpx.HTTPError, aiohttp.ClientError, OSError):
+        with suppress(TimeoutError, aiohttp.ClientError, OSError):
             async with asyncio.timeout(_LINGER_S):
-                async for _ in pieces:
+                while await payload.readany():
                     pass
     finally:
-        await pieces.aclose()
-        await stream.aclose()
+        connection.release()  # which closes it, if the end did not come
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:
@@ -417,48 +377,31 @@ def _check_headers(headers: Mapping[str, str]) -> None:
             )
 
 
-def _headers(response: httpx.Response) -> dict[str, str]:
+def _headers(raw: tuple[tuple[bytes, bytes], ...]) -> dict[str, str]:
     headers: dict[str, str] = {}
-    for raw_name, raw_value in response.headers.raw:
+    for raw_name, raw_value in raw:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
 
 
-def _is_event_stream(headers: Mapping[str, str]) -> bool:
-    return headers.get("content-type", "").partition(";")[0].strip().lower() == "text/event-stream"
-
-
-def _check_end(exchange: Exchange) -> None:
-    """A body that only the end of its connection ends must not have ended by a reset."""
-    if (error := _reset(exchange)) is not None:
-        raise error
-
-
-def _reset(exchange: Exchange) -> OSError | None:
-    """How the connection broke, if it did not end in order; aiohttp keeps that in its protocol."""
-    error = cast("aiohttp.client_proto.ResponseHandler", exchange.protocol).exception()
-    return error if isinstance(error, OSError) else None
-
-
 def _failure(exchange: Exchange, error: Exception) -> BackendError:
     """Our error for one of the libraries'."""
-    cause = error.__cause__ if isinstance(error, httpx.HTTPError) and error.__cause__ is not None else error
     origin, sent = exchange.origin, exchange.protocol is not None
-    said = redact(" ".join(str(cause).split()))[:200]
-    if isinstance(cause, aiohttp.ClientPayloadError) and not exchange.was_reset:
-        return _truncated(exchange, "the connection ended before the answer did")
-    if isinstance(cause, aiohttp.ClientResponseError) and not isinstance(cause, aiohttp.ClientHttpProxyError):
-        return _bad(exchange, f"not HTTP, or HTTP beyond its limits ({said!r})", retryable=True)
+    said = redact(" ".join(str(error).split()))[:200]
+    if isinstance(error, aiohttp.ClientPayloadError) and not exchange.was_reset:
+        return truncated(exchange, "the connection ended before the answer did")
+    if isinstance(error, HttpProcessingError):
+        return bad_answer(exchange, f"not HTTP, or HTTP beyond its limits ({said!r})", retryable=True)
     retryable = True
-    if isinstance(cause, aiohttp.ClientConnectorCertificateError):
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
         retryable = False
         message = f"{origin}: its certificate is not trusted ({said}); SSL_CERT_FILE can name further authorities"
-    elif isinstance(cause, aiohttp.ClientConnectorDNSError):
+    elif isinstance(error, aiohttp.ClientConnectorDNSError):
         message = f"{origin}: no such host ({said}); check the base URL and the network"
-    elif isinstance(cause, aiohttp.ClientConnectorSSLError):
+    elif isinstance(error, aiohttp.ClientConnectorSSLError):
         message = f"{origin}: the TLS handshake failed ({said}); check that the server speaks https"
-    elif isinstance(cause, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
+    elif isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
         message = f"{origin}: its proxy failed ({said}); check HTTPS_PROXY and HTTP_PROXY, or set NO_PROXY"
     elif not sent:
         message = f"{origin}: cannot connect ({said}); check that the server runs and the base URL is right"
@@ -467,38 +410,3 @@ def _failure(exchange: Exchange, error: Exception) -> BackendError:
     else:
         message = f"{origin}: the connection broke within the answer ({said})"
     return ConnectionFailedError(message, backend=exchange.backend, retryable=retryable, possibly_billed=sent)
-
-
-def _redirect(exchange: Exchange, url: str, status: int, location: str) -> BadResponseError:
-    """The refusal of a redirect; of its address only the host is shown."""
-    try:
-        there = urlsplit(urljoin(url, location))
-        host = f"{there.hostname}:{there.port}" if there.port else there.hostname or ""
-    except ValueError:
-        host = location
-    what = f"a redirect (HTTP {status}) to host {_shown(host)}" if location else f"HTTP {status} with no place to go"
-    advice = "is not followed and no key is sent there; if that is the right address, use it as the base URL"
-    return _bad(exchange, f"{what}, which {advice}", status=status, billed=False)
-
-
-def _bad(
-    exchange: Exchange, what: str, *, retryable: bool = False, status: int | None = None, billed: bool = True
-) -> BadResponseError:
-    return BadResponseError(
-        f"{exchange.origin} sent {what}",
-        backend=exchange.backend,
-        status=status,
-        retryable=retryable,
-        possibly_billed=billed,
-    )
-
-
-def _truncated(exchange: Exchange, why: str) -> TruncatedStreamError:
-    message = f"{exchange.origin}: {why}"
-    return TruncatedStreamError(message, backend=exchange.backend, retryable=True, possibly_billed=True)
-
-
-def _shown(text: str) -> str:
-    """A short, harmless form of a text that came from outside."""
-    text = redact(text.partition("?")[0].rpartition("@")[2])
-    return repr(text if len(text) <= 100 else f"{text[:100]}…")
