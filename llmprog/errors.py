@@ -32,6 +32,7 @@ Messages say what failed, the offending value, what is allowed and what to do ne
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class LLMProgError(Exception):
@@ -93,7 +94,13 @@ class NodeError(LLMProgError):
 
 
 class BudgetExceededError(LLMProgError):
-    """The budget does not allow the next call; the message says which limit and how much of it is spent."""
+    """The budget does not allow the next call; the message says which limit and how much of it is spent.
+
+    Attributes:
+        completions: Those of the call's completions that it did allow, from the first on.
+    """
+
+    completions: tuple[Any, ...] = ()
 
 
 class StoreError(LLMProgError):

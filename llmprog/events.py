@@ -58,12 +58,14 @@ class CallSettled:
         request: What it asked.
         usage: What the call cost.
         duration_s: Seconds from sending to settling.
+        is_recalled: Whether it was not sent now: its answer came from the run's journal or from the cache.
     """
 
     node: str
     request: Request | None
     usage: Usage
     duration_s: float
+    is_recalled: bool = False
 
 
 @dataclass(slots=True)

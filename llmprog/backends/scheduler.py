@@ -5,14 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+from llmprog.backends.accounts import Accounts, parts_of, samples_of
 from llmprog.backends.base import Backend, StreamingBackend, refuse_unsupported
-from llmprog.errors import BackendError, LLMProgError, OptionError
+from llmprog.backends.bounds import most_usage, times
+from llmprog.errors import BackendError, BudgetExceededError, LLMProgError, OptionError
 from llmprog.events import CallSettled, CompletionDelta
 from llmprog.tasks import gather_or_cancel
-from llmprog.types import Completion, Logprobs, Prompt, Request, Template, Usage, sample_seed, total_usage
+from llmprog.types import (
+    Completion,
+    Logprobs,
+    Prompt,
+    Request,
+    Scoring,
+    Template,
+    Usage,
+    sample_seed,
+    total_usage,
+)
 
 _ROUNDS_FOR_MISSING_SAMPLES = 3
 
@@ -27,6 +40,7 @@ class Scheduler:
         default: The backend of every node without one of its own.
         by_node: Backends of particular nodes.
         max_concurrency: Calls in flight per backend.
+        accounts: Where calls are paid and kept; by default there is no limit and no record.
         on_settled: Told of every call that came back.
         on_delta: Told of every piece of a completion, from backends that stream; without it nothing is streamed.
     """
@@ -37,6 +51,7 @@ class Scheduler:
         by_node: Mapping[str, Backend] | None = None,
         *,
         max_concurrency: int = 1024,
+        accounts: Accounts | None = None,
         on_settled: Callable[[CallSettled], None] | None = None,
         on_delta: Callable[[CompletionDelta], None] | None = None,
     ) -> None:
@@ -45,6 +60,7 @@ class Scheduler:
         self.usage = Usage()
         self._default = default
         self._by_node = dict(by_node or {})
+        self._accounts = accounts
         self._on_settled = on_settled
         self._on_delta = on_delta
         backends = [b for b in (default, *self._by_node.values()) if b is not None]
@@ -63,51 +79,127 @@ class Scheduler:
 
         Raises:
             BackendError: The backend failed, or kept returning too few samples.
+            BudgetExceededError: The budget does not allow all of them; ``completions`` are those it did allow.
         """
         backend = self._backend(node)
         refuse_unsupported(backend, request.params)
+        if self._accounts is not None:
+            known = await self._accounts.recall(node, backend, request)
+            if known:
+                return await self._complete(node, backend, request, known)
+        return await self._ask(node, backend, request)
+
+    async def _complete(
+        self, node: str, backend: Backend, request: Request, known: dict[int, Completion]
+    ) -> Sequence[Completion]:
+        """The known completions, and those that are missing among them."""
+        for part in parts_of(request, known):
+            usage = total_usage([known[i] for i in samples_of(part)])
+            self._record(CallSettled(node, part, usage, 0.0, is_recalled=True))
+        gaps = parts_of(request, [i for i in samples_of(request) if i not in known])
+        drawn = await self._gather([self._ask(node, backend, gap) for gap in gaps])
+        known.update(zip((i for gap in gaps for i in samples_of(gap)), drawn, strict=True))
+        return [known[i] for i in samples_of(request)]
+
+    async def _ask(self, node: str, backend: Backend, request: Request) -> Sequence[Completion]:
         if request.num_samples == 1 or backend.capabilities.n:
             return await self._all_samples(node, backend, request)
-        singles = await gather_or_cancel(
-            self._all_samples(node, backend, replace(request, num_samples=1, first_sample=request.first_sample + i))
-            for i in range(request.num_samples)
+        return await self._gather(
+            self._all_samples(node, backend, replace(request, num_samples=1, first_sample=i))
+            for i in samples_of(request)
         )
-        return [completion for single in singles for completion in single]
+
+    async def _gather(self, work: Iterable[Coroutine[Any, Any, Sequence[Completion]]]) -> list[Completion]:
+        """The completions of all ``work`` in order; where the budget ends, what is under way is not cancelled."""
+
+        async def outcome(one: Coroutine[Any, Any, Sequence[Completion]]) -> Sequence[Completion] | BudgetExceededError:
+            try:
+                return await one
+            except BudgetExceededError as error:
+                return error
+
+        found: list[Completion] = []
+        for result in await gather_or_cancel(outcome(one) for one in work):
+            if isinstance(result, BudgetExceededError):
+                result.completions = (*found, *result.completions)
+                raise result
+            found += result
+        return found
 
     async def _all_samples(self, node: str, backend: Backend, request: Request) -> Sequence[Completion]:
-        found = list(await self._settle(node, backend, request))
-        for _ in range(_ROUNDS_FOR_MISSING_SAMPLES):
+        found: list[Completion] = []
+        rest = request
+        num_short = 0  # answers with fewer samples than were asked for
+        while True:
+            try:
+                num_asked, completions = await self._settle(node, backend, rest)
+            except BudgetExceededError as error:
+                error.completions = tuple(found)
+                raise
+            found += completions
             missing = request.num_samples - len(found)
             if missing <= 0:
-                break
+                return found
+            num_short += len(completions) < num_asked
+            if num_short > _ROUNDS_FOR_MISSING_SAMPLES:
+                raise BackendError(
+                    f"returned {len(found)} of {request.num_samples} samples; ask for fewer at once", backend=backend.id
+                )
             rest = replace(request, num_samples=missing, first_sample=request.first_sample + len(found))
-            found += await self._settle(node, backend, rest)
-        if len(found) < request.num_samples:
-            raise BackendError(
-                f"returned {len(found)} of {request.num_samples} samples; ask for fewer at once", backend=backend.id
-            )
-        return found[: request.num_samples]
 
     async def score(self, node: str, prompt: Prompt, continuations: Sequence[str]) -> Sequence[Logprobs]:
         """The log-probability of each continuation given the prompt."""
         backend = self._backend(node)
+        accounts = self._accounts
+        scoring = Scoring(prompt, tuple(continuations))
+        if accounts is not None and (known := accounts.recall_scores(node, scoring)) is not None:
+            self._record(CallSettled(node, None, _usage_of(known), 0.0, is_recalled=True))
+            return known
+
+        async def send() -> Sequence[Logprobs]:
+            with _as_backend_error(backend):
+                return await backend.score(prompt, continuations)
+
         async with self._slots[id(backend)]:
             begun = time.monotonic()
-            with _as_backend_error(backend):
-                scores = await backend.score(prompt, continuations)
-        usage = Usage(calls=1, completion_tokens=sum(len(s.tokens) for s in scores))
-        self._record(CallSettled(node, None, usage, time.monotonic() - begun))
+            if accounts is None:
+                scores = await send()
+            else:
+                bound = most_usage(backend, scoring)
+                await accounts.reserve(bound, 1)
+                scores = await accounts.call(node, backend, scoring, bound, send)
+        self._record(CallSettled(node, None, _usage_of(scores), time.monotonic() - begun))
         return scores
 
-    async def _settle(self, node: str, backend: Backend, request: Request) -> Sequence[Completion]:
+    async def _settle(self, node: str, backend: Backend, request: Request) -> tuple[int, Sequence[Completion]]:
+        """How many samples of ``request`` the budget had room for, and those of them that came back."""
         async with self._slots[id(backend)]:
             begun = time.monotonic()
-            with _as_backend_error(backend):
+            if self._accounts is not None:
+                request, completions = await self._pay(self._accounts, node, backend, request)
+            else:
                 completions = await self._draw(node, backend, request)
         self._record(CallSettled(node, request, total_usage(completions), time.monotonic() - begun))
-        return completions
+        return request.num_samples, completions[: request.num_samples]
+
+    async def _pay(
+        self, accounts: Accounts, node: str, backend: Backend, request: Request
+    ) -> tuple[Request, Sequence[Completion]]:
+        """That part of ``request`` that the budget has room for, and its completions."""
+        each = most_usage(backend, request)
+        granted = await accounts.reserve(each, request.num_samples)
+        part = request if granted == request.num_samples else replace(request, num_samples=granted)
+
+        async def send() -> Sequence[Completion]:
+            return (await self._draw(node, backend, part))[:granted]
+
+        return part, await accounts.call(node, backend, part, times(each, granted), send)
 
     async def _draw(self, node: str, backend: Backend, request: Request) -> Sequence[Completion]:
+        with _as_backend_error(backend):
+            return await self._drawn(node, backend, request)
+
+    async def _drawn(self, node: str, backend: Backend, request: Request) -> Sequence[Completion]:
         if isinstance(request.prompt, Template):
             # infill has no sample index: later samples are told apart by their seed
             params = replace(request.params, seed=sample_seed(request.params.seed, request.first_sample))
@@ -123,6 +215,10 @@ class Scheduler:
             self._on_settled(event)
 
 
+def _usage_of(scores: Sequence[Logprobs]) -> Usage:
+    return Usage(calls=1, completion_tokens=sum(len(s.tokens) for s in scores))
+
+
 @contextlib.contextmanager
 def _as_backend_error(backend: Backend) -> Iterator[None]:
     """Whatever a backend raises that is no error of ours becomes one, so that the run's partial result is kept."""
@@ -131,4 +227,5 @@ def _as_backend_error(backend: Backend) -> Iterator[None]:
     except LLMProgError:
         raise
     except Exception as error:  # a third party's code: named and raised again
-        raise BackendError(f"it raised {type(error).__name__}: {str(error)[:500]}", backend=backend.id) from error
+        what = f"it raised {type(error).__name__}: {str(error)[:500]}"
+        raise BackendError(what, backend=backend.id, possibly_billed=True) from error
