@@ -59,8 +59,9 @@ clean: ## Remove the virtual environment, caches and build outputs
 	rm -rf $(VENV) build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find llmprog tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# Compiled for any x86-64 of the last ten years: on virtual machines "native" may name instructions that then fault.
 $(VENV)/.llama-cpp: $(STAMP)
-	$(PIP) "llama-cpp-python[server]"
+	CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF" $(PIP) "llama-cpp-python[server]"
 	@touch $@
 
 # The stamp is written last, so an interrupted set-up starts again, and edited requirements are installed anew.
