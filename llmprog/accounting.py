@@ -77,3 +77,17 @@ class Spending(Protocol):
     def take_thoughts(self, count: int) -> int:
         """How many of ``count`` new thoughts the budget allows; they count as made."""
         ...
+
+    @property
+    def deadline(self) -> float | None:
+        """When the time is up, in seconds of ``time.monotonic``."""
+        ...
+
+    def out_of_time(self) -> bool:
+        """Whether the time is up; if so, ``exhausted`` says it."""
+        ...
+
+    @property
+    def exhausted(self) -> str | None:
+        """Which limit first stopped something, and how much of it was spent; ``None`` where none did."""
+        ...

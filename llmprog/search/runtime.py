@@ -11,13 +11,16 @@ import asyncio
 import contextlib
 import inspect
 import random
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
+from llmprog.accounting import Spending
 from llmprog.compile import CompiledProgram
-from llmprog.errors import DeclarationError, LLMProgError, NodeError
+from llmprog.errors import BudgetExceededError, DeclarationError, LLMProgError, NodeError
 from llmprog.events import ControllerEvent, Event, RunFinished, ThoughtChecked, ThoughtExpanded, ThoughtsCompared
 from llmprog.nodes import Checker, Generator, Verdict
 from llmprog.search.calls import Caller, Calls, ModelHandle, derive_seed
@@ -40,7 +43,8 @@ class SearchOutcome:
         graph: Everything it found.
         thought: The solving thought, else the best so far; ``None`` if there is none.
         reached_goal: Whether ``thought`` satisfies the program's goal.
-        stopped: ``goal``, ``exhausted``, or the controller's own reason (``max_depth``, ``num_samples`` …).
+        stopped: ``goal``, ``exhausted``, ``budget``, ``interrupted``, or the controller's own reason (``max_depth``,
+            ``num_samples`` …).
         votes: The vote, for controllers that hold one.
     """
 
@@ -85,6 +89,8 @@ class Search:
             give equal graphs.
         max_in_flight: Actions dispatched and not yet committed at any time.
         observe: Called with every event, in order; it must not block.
+        spending: Limits the number of thoughts and the time; calls are limited where they are made.
+        stop: Once set, the search asks for nothing more, takes in what is under way and ends.
     """
 
     def __init__(
@@ -95,6 +101,8 @@ class Search:
         seed: int,
         max_in_flight: int = 1024,
         observe: Callable[[Event], None] | None = None,
+        spending: Spending | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
         declared = program.program
         self.program = program
@@ -109,6 +117,10 @@ class Search:
         )
         self.max_in_flight = max_in_flight
         self._observe = observe
+        self._spending = spending
+        self._stop = stop
+        self._is_ending = False  # nothing new is begun any more
+        self._out_of_budget = False
         self._goal = declared.goal
         self._generators = [(self.graph.add_generator(g.name), g) for g in program.generators]
         self._expanders = [(i, g) for i, g in self._generators if not g.aggregates]
@@ -122,8 +134,17 @@ class Search:
 
     async def run(self, start: Any) -> SearchOutcome:
         """Search from the state ``start`` until the controller stops, a goal ends it or nothing is left to do."""
+        deadline = None if self._spending is None else self._spending.deadline
+        left_s = None if deadline is None else deadline - time.monotonic()
+        limit = asyncio.timeout(left_s)
         try:
-            stopped = await self._loop(start)
+            async with limit:
+                stopped = await self._loop(start)
+        except TimeoutError:
+            if not limit.expired() or self._spending is None:
+                raise
+            self._spending.out_of_time()
+            stopped = "budget"
         finally:
             await self._cancel_rest()
         outcome = self.outcome(stopped)
@@ -146,6 +167,8 @@ class Search:
 
     async def _loop(self, start: Any) -> str:
         graph, pending, controller = self.graph, self._pending, self.controller
+        if self._spending is not None and not self._spending.take_thoughts(1):
+            raise BudgetExceededError(f"the budget is spent: {self._spending.exhausted}; raise thoughts to go on")
         graph.add(start, self._key(start))
         if self._is_goal(start):
             graph.mark_goal(0)
@@ -162,18 +185,34 @@ class Search:
                     pending.append(_Pending(action, self._dispatch(action)))
             if not pending:
                 return "exhausted"
-            head = pending.popleft()
-            if isinstance(head.work, asyncio.Task):
-                result = await head.work
-                self._tasks.discard(head.work)
-            else:
-                result = head.work
-            self._commit(head.action, result)
+            await self._take_in(pending.popleft())
             if self._goal_thought is not None:
                 return "goal"
+            if self._out_of_budget or (self._stop is not None and self._stop.is_set()):
+                return await self._end("budget" if self._out_of_budget else "interrupted")
             commits += 1
             if commits % _COMMITS_BETWEEN_YIELDS == 0:
                 await asyncio.sleep(0)  # a search without model calls must stay cancellable
+
+    async def _take_in(self, head: _Pending) -> None:
+        """Wait for the work and let its result enter the graph."""
+        result = head.work
+        if isinstance(head.work, asyncio.Task):
+            try:
+                result = await head.work
+            except BudgetExceededError:
+                self._out_of_budget = True
+                return
+            finally:
+                self._tasks.discard(head.work)
+        self._commit(head.action, result)
+
+    async def _end(self, reason: str) -> str:
+        """Take in what is under way, since it is paid for, and begin nothing new."""
+        self._is_ending = True
+        while self._pending and self._goal_thought is None:
+            await self._take_in(self._pending.popleft())
+        return reason if self._goal_thought is None else "goal"
 
     async def _cancel_rest(self) -> None:
         for task in self._tasks:
@@ -252,7 +291,13 @@ class Search:
         if request is None:
             made = [self._candidate(state, number, 0, None) for state in self._moves(generator, subject)]
         else:
-            completions = await self.calls.caller.generate(generator.name, request)
+            try:
+                completions = await self.calls.caller.generate(generator.name, request)
+            except BudgetExceededError as error:
+                if not error.completions:
+                    raise
+                completions = error.completions
+                self._out_of_budget = True
             parsed = run_function(
                 generator,
                 lambda: [(i, self._as_states(generator, r)) for i, r in generator.parse_each((subject,), completions)],
@@ -315,7 +360,7 @@ class Search:
     # -- judging
 
     def _start_judging(self, made: Iterable[_Candidate]) -> None:
-        if not self.program.judges:
+        if not self.program.judges or self._is_ending:
             return
         for candidate in made:
             needless = not candidate.is_valid or (candidate.is_goal and self.controller.stop_on_goal)
@@ -327,8 +372,8 @@ class Search:
     def _judgement_of(self, candidate: _Candidate) -> asyncio.Task[list[tuple[str, Verdict]]] | None:
         """What the judges say of a state that enters the graph; ``None`` if they are not asked."""
         begun = self._judgements.pop(candidate.key, None)
-        if begun is None:
-            return None
+        if begun is None or self._is_ending:
+            return None if begun is None else begun[1]
         state, work = begun
         if state is candidate.state or (state == candidate.state and repr(state) == repr(candidate.state)):
             return work
@@ -373,6 +418,9 @@ class Search:
         references: dict[int, int] = {}
         checks: list[tuple[int, Any]] = []
         for candidate in made:
+            if self._spending is not None and graph.find(candidate.key) is None and not self._spending.take_thoughts(1):
+                self._out_of_budget = True
+                break
             completion = candidate.completion
             reference = -1
             if completion is not None:
@@ -394,7 +442,7 @@ class Search:
                 if self.controller.stop_on_goal and self._goal_thought is None:
                     self._goal_thought = thought
             checks.append((thought, self._judgement_of(candidate)))
-        samples = tuple(candidate.sample for candidate in made)
+        samples = tuple(candidate.sample for candidate in made[: len(children)])
         said = tuple(completions) if references else ()
         self._tell(ThoughtExpanded(parents, tuple(children), tuple(is_new), samples, said, tag))
         for thought, work in checks:
