@@ -24,6 +24,7 @@ class ThoughtExpanded:
         samples: Index of the completion that produced ``children[i]``.
         completions: ``completions[i]`` is what ``children[i]`` was parsed from, ``None`` for a plain Python move; empty
             where no model was called.
+        requests: ``requests[i]`` is what ``completions[i]`` is a sample of.
         tag: The tag of the ``Expand`` or ``Merge`` action that asked for it.
     """
 
@@ -33,6 +34,7 @@ class ThoughtExpanded:
     samples: tuple[int, ...]
     completions: tuple[Completion | None, ...]
     tag: int
+    requests: tuple[Request | None, ...] = ()
 
 
 @dataclass(slots=True)

@@ -63,6 +63,7 @@ class _Candidate(NamedTuple):
     generator: int
     sample: int
     completion: Completion | None
+    request: Request | None
     verdicts: list[tuple[str, Verdict]]
     is_valid: bool
     is_goal: bool
@@ -245,7 +246,7 @@ class Search:
         if all(generator.takes == "nothing" for _, generator in generators):
             made: list[_Candidate] = []
             for number, generator in generators:
-                made.extend(self._candidate(state, number, 0, None) for state in self._moves(generator, subject))
+                made.extend(self._candidate(state, number) for state in self._moves(generator, subject))
             return made
         requests = [
             self.calls.next_samples(generator, self._question(generator, number, subject, thought), num_samples)
@@ -289,7 +290,7 @@ class Search:
         if request is None and generator.takes != "nothing":
             return await self._run_async_generator(number, generator, subject, occasion)
         if request is None:
-            made = [self._candidate(state, number, 0, None) for state in self._moves(generator, subject)]
+            made = [self._candidate(state, number) for state in self._moves(generator, subject)]
         else:
             try:
                 completions = await self.calls.caller.generate(generator.name, request)
@@ -303,7 +304,7 @@ class Search:
                 lambda: [(i, self._as_states(generator, r)) for i, r in generator.parse_each((subject,), completions)],
             )
             made = [
-                self._candidate(state, number, request.first_sample + i, completions[i])
+                self._candidate(state, number, request.first_sample + i, completions[i], request)
                 for i, states in parsed
                 for state in states
             ]
@@ -316,7 +317,7 @@ class Search:
         candidates: list[_Candidate] = []
 
         def take(state: Any) -> None:
-            candidates.append(self._candidate(state, number, 0, None))
+            candidates.append(self._candidate(state, number))
             self._start_judging(candidates[-1:])  # while the node still thinks of the next one
 
         try:
@@ -349,13 +350,21 @@ class Search:
             raise NodeError(generator.name, f"returned {made!r}; allowed are an iterable of states, one state or None")
         return list(made)
 
-    def _candidate(self, state: Any, generator: int, sample: int, completion: Completion | None) -> _Candidate:
+    def _candidate(
+        self,
+        state: Any,
+        generator: int,
+        sample: int = 0,
+        completion: Completion | None = None,
+        request: Request | None = None,
+    ) -> _Candidate:
         key = self._key(state)
         if self.graph.find(key) is not None:
-            return _Candidate(state, key, generator, sample, completion, [], True, False)
+            return _Candidate(state, key, generator, sample, completion, request, [], True, False)
         verdicts = apply_rules(self.program.rules, state)
         valid = not verdicts or verdicts[-1][1].valid
-        return _Candidate(state, key, generator, sample, completion, verdicts, valid, valid and self._is_goal(state))
+        is_goal = valid and self._is_goal(state)
+        return _Candidate(state, key, generator, sample, completion, request, verdicts, valid, is_goal)
 
     # -- judging
 
@@ -444,7 +453,8 @@ class Search:
             checks.append((thought, self._judgement_of(candidate)))
         samples = tuple(candidate.sample for candidate in made[: len(children)])
         said = tuple(completions) if references else ()
-        self._tell(ThoughtExpanded(parents, tuple(children), tuple(is_new), samples, said, tag))
+        asked = tuple(candidate.request for candidate in made[: len(children)]) if references else ()
+        self._tell(ThoughtExpanded(parents, tuple(children), tuple(is_new), samples, said, tag, asked))
         for thought, work in checks:
             if work is None:
                 self._tell(ThoughtChecked(thought))
