@@ -1,0 +1,1 @@
+"""Runs that lose nothing: stores, journals, budgets, the cache."""
