@@ -2,13 +2,14 @@
 
     python benchmarks/throughput.py                          # 20,000 calls at 50, 500 and 1,000 in flight
     python benchmarks/throughput.py --calls 2000 --only llmprog,aiohttp
-    python benchmarks/throughput.py --cancel 10000           # streams cancelled at random points instead
+    python benchmarks/throughput.py --cancel 10000           # cancel so many streams under way at random points instead
 
 The endpoint is a process of its own with a fixed latency. ``llmprog`` is a backend opened by id behind a scheduler,
-with all that a run has: limits, breaker, retries, parsing, usage and prices; ``transport`` is its HTTP layer alone;
-``aiohttp`` is the limit: the connections below it and no more. The ``openai`` client is measured if it is installed, on
-``--openai-calls`` calls, as 20,000 of them take minutes. CPU is user and system time of this process, so it does not
-count the server; on a machine with other work to do, all columns grow alike.
+with all that a run has: limits, breaker, retries, parsing, usage and prices; ``transport`` is its HTTP layer alone, on
+connections of aiohttp; ``aiohttp`` is that library's own client session. The ``openai`` client is measured if it is
+installed, on ``--openai-calls`` calls, as 20,000 of them take many minutes; the table says so. CPU is user and system
+time of this process, so it does not count the server; on a machine with other work to do, all columns grow alike. No
+client can make more than 1,000 calls per second with 50 in flight over 50 ms.
 """
 
 from __future__ import annotations
@@ -17,24 +18,16 @@ import argparse
 import asyncio
 import gc
 import json
-import random
 import resource
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
+from cancellation import cancel_streams, num_descriptors, run
 from loopback import Server, start_server
 
 PROMPT = "Use the numbers 4, 9, 10 and 13, each once, to reach 24. Propose the next steps. " * 3
 BODY = {"model": "bench", "messages": [{"role": "user", "content": PROMPT}], "temperature": 0.7, "max_tokens": 100}
-Call = Callable[[], Awaitable[object]]
-
-
-def num_descriptors() -> int:
-    """Open descriptors of this process."""
-    return len(list(Path("/dev/fd").iterdir()))
 
 
 def peak_mb() -> float:
@@ -112,19 +105,6 @@ async def openai_client(server: Server, in_flight: int):
 CLIENTS = {"llmprog": llmprog_client, "transport": transport_client, "aiohttp": aiohttp_client, "openai": openai_client}
 
 
-async def run(call: Call, num_calls: int, in_flight: int) -> None:
-    """``num_calls`` calls, ``in_flight`` of them at any time."""
-    left = iter(range(num_calls))
-
-    async def caller() -> None:
-        for _ in left:
-            await call()
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(in_flight):
-            group.create_task(caller())
-
-
 async def measure(client: str, server: Server, num_calls: int, in_flight: int) -> None:
     """Print one row of the table."""
     baseline = num_descriptors()
@@ -157,62 +137,6 @@ async def throughput(arguments: argparse.Namespace) -> None:
                 await measure(client, server, num_calls, in_flight)
 
 
-async def cancellation(num_streams: int, in_flight: int, seed: int) -> None:
-    """Cancel streams at random points, some of them twice; print what is left open."""
-    from llmprog.backends.remote.sse import SSEParser
-    from llmprog.backends.remote.transport import Transport
-    from llmprog.backends.remote.wire import Progress
-
-    rng = random.Random(seed)
-    body = json.dumps(BODY | {"stream": True}).encode()
-    baseline = num_descriptors()
-    cancelled = finished = 0
-    with start_server(latency_ms=5, stream_ms=40, pieces=8) as server:
-        transport = Transport(backend="bench", max_connections=in_flight)
-
-        def reader() -> Callable[[bytes], Progress]:
-            parser = SSEParser()
-
-            def on_chunk(chunk: bytes) -> Progress:
-                events = parser.feed(chunk)
-                if any(event.data == "[DONE]" for event in events):
-                    return Progress.DONE
-                return Progress.EVENT if events else Progress.NOTHING
-
-            return on_chunk
-
-        async def stream() -> object:
-            return await transport.exchange("POST", f"{server.url}/chat/completions", {}, body, reader())
-
-        async def start_and_cancel() -> None:
-            nonlocal cancelled, finished
-            task = asyncio.create_task(stream())
-            await asyncio.sleep(rng.random() * 0.12)
-            for _ in range(rng.choice((1, 1, 2))):
-                task.cancel()
-                await asyncio.sleep(0)
-            outcome = (await asyncio.gather(task, return_exceptions=True))[0]
-            if isinstance(outcome, asyncio.CancelledError):
-                cancelled += 1
-            elif isinstance(outcome, BaseException):
-                raise outcome
-            else:
-                finished += 1
-
-        start = time.perf_counter()
-        await run(start_and_cancel, num_streams, in_flight)
-        wall = time.perf_counter() - start
-        open_after = transport.num_open
-        await run(stream, in_flight, in_flight)  # every slot is free, or this would not end
-        await transport.aclose()
-        await asyncio.sleep(0.1)
-        stats = await asyncio.to_thread(server.stats)
-    print(f"{num_streams:,} streams in {wall:.1f} s, seed {seed}: {cancelled:,} cancelled, {finished:,} finished first")
-    print(f"exchanges left open: {open_after}; all {in_flight} slots served a further stream")
-    kept = stats["connections"] - 1  # less the one that asked
-    print(f"descriptors left open: {num_descriptors() - baseline}; connections the server still has: {kept}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--calls", type=int, default=20_000)
@@ -220,13 +144,13 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, nargs="+", default=[50, 500, 1_000])
     parser.add_argument("--latency-ms", type=float, default=50.0)
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(CLIENTS), metavar="CLIENT,…")
-    parser.add_argument("--cancel", type=int, metavar="STREAMS", help="cancel so many streams instead")
+    parser.add_argument("--cancel", type=int, metavar="STREAMS", help="cancel so many streams under way instead")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8_192)), hard))
     if arguments.cancel:
-        asyncio.run(cancellation(arguments.cancel, min(arguments.in_flight[0], arguments.cancel), arguments.seed))
+        asyncio.run(cancel_streams(arguments.cancel, min(arguments.in_flight[0], arguments.cancel), arguments.seed))
     else:
         asyncio.run(throughput(arguments))
 
