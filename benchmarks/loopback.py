@@ -6,7 +6,9 @@
     with start_server(latency_ms=50, answer="latency:answer") as server:
         ...  # server.url is a base URL such as http://127.0.0.1:40321/v1; server.stats() counts what it saw
 
-It is a bare ``asyncio.Protocol``, so that on a machine of few cores the client is what is measured. ``answer`` names a
+It is a bare ``asyncio.Protocol``, and makes an answer while its latency runs, so that on a machine of few cores the
+client is what is measured: what the server itself costs comes on top of the latency only where it is out of breath. The
+last millisecond before an answer is due is waited for awake, since a selector sleeps in whole ones. ``answer`` names a
 function ``(request: dict, sample_index: int) -> str`` as ``module:function``; the module is imported from the current
 directory or from beside this file. Faults are drawn per request from a seeded generator, in per cent: ``429`` and any
 other status, ``reset`` (the connection is aborted before an answer), ``truncate`` (an answer that stops half-way).
@@ -25,13 +27,16 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 Answer = Callable[[dict[str, Any], int], str]
 CREATED = 1_700_000_000
+SELECTOR_S = 0.001  # how late a selector may wake up
 
 
 def count_words(request: dict[str, Any], sample_index: int) -> str:
@@ -67,6 +72,13 @@ class Behaviour:
         self.failed = 0
         self.most_in_flight = 0
         self.in_flight = 0
+        self.unmade: deque[Connection] = deque()
+
+    def make_next(self) -> None:
+        """Make one answer that is not due yet; one at a time, so that requests which come meanwhile are seen."""
+        if self.unmade:
+            self.unmade.popleft().make()
+            asyncio.get_running_loop().call_soon(self.make_next)
 
     def draw_latency_s(self) -> float:
         """Seconds until the next answer."""
@@ -89,7 +101,11 @@ class Connection(asyncio.Protocol):
     def __init__(self, behaviour: Behaviour, loop: asyncio.AbstractEventLoop) -> None:
         self.behaviour, self.loop = behaviour, loop
         self.buffer = b""
-        self.pending: asyncio.TimerHandle | None = None
+        self.pending: asyncio.Handle | None = None
+        self.asked = b""
+        self.fault: str | None = None
+        self.due = 0.0
+        self.made: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: Any = transport
@@ -100,6 +116,8 @@ class Connection(asyncio.Protocol):
         if self.pending is not None:
             self.pending.cancel()
             self.settle()
+            if self.made is None and self in self.behaviour.unmade:
+                self.behaviour.unmade.remove(self)
 
     def settle(self) -> None:
         """The request under way is over."""
@@ -137,8 +155,12 @@ class Connection(asyncio.Protocol):
         b.requests += 1
         b.in_flight += 1
         b.most_in_flight = max(b.most_in_flight, b.in_flight)
-        fault = b.draw_fault()
-        self.pending = self.loop.call_later(b.draw_latency_s(), self.reply, json.loads(body), fault)
+        self.asked, self.fault, self.made = body, b.draw_fault(), None
+        self.due = self.loop.time() + b.draw_latency_s()
+        self.pending = self.loop.call_at(self.due - SELECTOR_S, self.reply)
+        b.unmade.append(self)
+        if len(b.unmade) == 1:
+            self.loop.call_soon(b.make_next)
         return None
 
     def send(self, status: int, body: bytes, *, cut: int = 0, headers: bytes = b"") -> None:
@@ -148,29 +170,52 @@ class Connection(asyncio.Protocol):
             % (status, len(body), headers, body[: len(body) - cut])
         )
 
-    def reply(self, request: dict[str, Any], fault: str | None) -> None:
-        """Answer a chat completion, or fail as planned."""
-        if fault is not None:
+    def reply(self) -> None:
+        """Answer, as soon as that is due."""
+        if self.loop.time() < self.due:
+            self.pending = self.loop.call_soon(self.reply)
+            return
+        if self.made is None:
+            self.behaviour.unmade.remove(self)
+            self.make()
+        if self.fault is not None:
             self.behaviour.failed += 1
+        self.made()  # type: ignore[misc]  # make has set it
+
+    def make(self) -> None:
+        """Make the answer to a chat completion, or the fault that is planned instead."""
+        fault = self.fault
         if fault == "reset":
-            self.settle()
-            return self.transport.abort()
+            self.made = self.reset
+            return
         if fault is not None and fault.isdigit():
-            self.settle()
             error = {"error": {"message": "a planned fault", "type": "planned", "code": None}}
-            return self.send(int(fault), json.dumps(error).encode(), headers=b"retry-after: 0\r\n")
+            self.made = partial(self.finish, int(fault), json.dumps(error).encode(), headers=b"retry-after: 0\r\n")
+            return
+        request = json.loads(self.asked)
         texts = [self.behaviour.answer(request, index) for index in range(int(request.get("n") or 1))]
         if request.get("stream"):
-            return self.stream(request, texts, truncate=fault is not None)
+            self.made = partial(self.stream, request, texts, truncate=fault is not None)
+            return
         choices = [
             {"index": i, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
             for i, text in enumerate(texts)
         ]
         answer = self.frame(request, "chat.completion", choices) | {"usage": self.usage(request, texts)}
         data = json.dumps(answer).encode()
+        self.made = partial(self.finish, 200, data, cut=len(data) // 2 if fault else 0)
+
+    def reset(self) -> None:
+        """Abort the connection instead of an answer."""
         self.settle()
-        self.send(200, data, cut=len(data) // 2 if fault else 0)
-        return self.transport.close() if fault else None
+        self.transport.abort()
+
+    def finish(self, status: int, body: bytes, *, cut: int = 0, headers: bytes = b"") -> None:
+        """Write a plain answer; one that is cut ends with its connection."""
+        self.settle()
+        self.send(status, body, cut=cut, headers=headers)
+        if cut:
+            self.transport.close()
 
     def stream(self, request: dict[str, Any], texts: list[str], *, truncate: bool) -> None:
         """Answer with server-sent events, each in a chunk of its own."""
