@@ -223,8 +223,9 @@ def spent_line(result: Result) -> str:
     """What the run cost and how to repeat it."""
     usage = result.usage
     money = "unknown cost" if usage.usd is None else f"${usage.usd:.4f}"
+    cached = f" (and {usage.cache_hits} answered from the cache)" if usage.cache_hits else ""
     return (
-        f"{usage.calls} calls, {usage.prompt_tokens} prompt + {usage.completion_tokens} completion tokens, {money}, "
+        f"{usage.calls} calls{cached}, {usage.prompt_tokens} prompt + {usage.completion_tokens} completion tokens, {money}, "
         f"{len(result.graph)} thoughts, {result.wall_s:.2f} s, stopped: {result.stopped}, seed {result.seed}, "
         f"{result.backend}"
     )

@@ -223,6 +223,7 @@ class Usage:
         usd: US dollars; ``None`` where the price or the token counts are unknown, never 0 by default.
         cached_tokens: Those of ``prompt_tokens`` that came from the provider's cache.
         reasoning_tokens: Those of ``completion_tokens`` that were reasoning.
+        cache_hits: Completions that came from the cache of earlier runs; they are no calls, and cost nothing.
     """
 
     calls: int = 0
@@ -231,6 +232,7 @@ class Usage:
     usd: float | None = 0.0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_hits: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         unknown = self.usd is None or other.usd is None
@@ -241,6 +243,7 @@ class Usage:
             None if unknown else (self.usd or 0.0) + (other.usd or 0.0),
             self.cached_tokens + other.cached_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
+            self.cache_hits + other.cache_hits,
         )
 
 

@@ -60,7 +60,9 @@ def test_json_is_one_object_with_the_promised_keys_and_repeats_under_its_seed() 
     assert {
         "program", "input", "answer", "solved", "stopped", "votes", "usage", "thoughts", "wall_s", "seed", "backend",
     } <= set(result)  # fmt: skip
-    counts = {"calls", "prompt_tokens", "completion_tokens", "usd", "cached_tokens", "reasoning_tokens"}
+    counts = {
+        "calls", "prompt_tokens", "completion_tokens", "usd", "cached_tokens", "reasoning_tokens", "cache_hits",
+    }  # fmt: skip
     assert set(result["usage"]) == counts
     assert (result["program"], result["input"], result["seed"]) == ("game24", "4 9 10 13", 7)
     assert result["solved"] is True

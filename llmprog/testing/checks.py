@@ -140,6 +140,7 @@ async def _usage(backend: Backend, trial: Trial) -> None:
             usage.completion_tokens,
             usage.cached_tokens,
             usage.reasoning_tokens,
+            usage.cache_hits,
         ]
         if any(not isinstance(count, int) or count < 0 for count in counts):
             raise _fault("counts of 0 or more", usage)
