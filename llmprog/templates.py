@@ -79,16 +79,23 @@ def _parsed(template: str) -> tuple[tuple[str, str | None], ...]:
     return tuple((literal, name) for literal, name, _, _ in string.Formatter().parse(template))
 
 
+_UNORDERED = (frozenset, set)
+_MANY = (Sequence, *_UNORDERED)
+
+
 def format_value(value: Any) -> str:
     """A field as prompt text: sequences of numbers joined by spaces, other sequences by line breaks."""
     if value is None:
         return ""
     if isinstance(value, str):
         return value
-    if isinstance(value, Sequence | frozenset | set):
-        items: Iterable[Any] = sorted(value, key=str) if isinstance(value, frozenset | set) else value
-        parts = [format_value(item) for item in items]
-        return (" " if all(isinstance(item, Number) for item in value) else "\n").join(parts)
+    if isinstance(value, Number):
+        return str(value)
+    if isinstance(value, _MANY):
+        items: Iterable[Any] = sorted(value, key=str) if isinstance(value, _UNORDERED) else value
+        if all(isinstance(item, Number) for item in value):
+            return " ".join(map(str, items))
+        return "\n".join([format_value(item) for item in items])
     return str(value)
 
 

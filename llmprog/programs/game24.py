@@ -140,9 +140,9 @@ def take_step(state: Numbers, first: str, sign: str, second: str, result: str, r
     left, expressions = list(state.left), list(state.expressions)
     used: list[Expression] = []
     for number in (a, b):
-        if number not in left:
+        place = next((i for i, other in enumerate(left) if other == number), None)
+        if place is None:
             return _refused(state, text, f"{format_number(number)} is not among the numbers left")
-        place = left.index(number)
         del left[place]
         used.append(expressions.pop(place))
     if sign == "/" and not b:
