@@ -1,0 +1,1 @@
+"""Jobs: one program over many rows, read and written as streams, resumed where they were interrupted."""
