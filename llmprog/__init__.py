@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llmprog.nodes import checker as checker
     from llmprog.nodes import generator as generator
     from llmprog.program import Program as Program
-    from llmprog.runner import Result as Result
+    from llmprog.result import Result as Result
     from llmprog.runner import arun as arun
     from llmprog.runner import run as run
     from llmprog.types import Blank as Blank
@@ -38,7 +38,8 @@ _HOMES = {
     "llmprog.compile": ("CompiledProgram", "compile_program"),
     "llmprog.nodes": ("Checker", "Generator", "Model", "Verdict", "checker", "generator"),
     "llmprog.program": ("Program",),
-    "llmprog.runner": ("Result", "arun", "run"),
+    "llmprog.result": ("Result",),
+    "llmprog.runner": ("arun", "run"),
     "llmprog.types": (
         *("Blank", "Choices", "Completion", "JsonSchema", "Message", "Prompt", "Regex", "SamplingParams", "Template"),
         "Usage",

@@ -19,7 +19,7 @@ from typing import Any
 import networkx as nx
 
 from llmprog.errors import CompileError, DeclarationError
-from llmprog.fingerprint import describe_function, describe_value, function_name
+from llmprog.fingerprint import describe_function, describe_value, function_name, readable_lines
 from llmprog.nodes import Checker, Generator, Node
 from llmprog.program import ControllerSpec, Program
 from llmprog.templates import PAIRWISE_FIELDS, VOTE_FIELDS, field_names, state_fields
@@ -39,6 +39,7 @@ class CompiledProgram:
             controller, goal, answer.
         hash: Hex digest over templates, sampling, functions' sources and parameters: equal
             declarations have equal hashes in every process.
+        declaration: What the hash is over, in lines that can be read and compared.
         rules: Checkers that need no model, in declared order.
         judges: Checkers of states that call a model, in declared order.
         comparers: Checkers across states (vote, pairwise).
@@ -47,6 +48,7 @@ class CompiledProgram:
     program: Program
     graph: nx.DiGraph[str]
     hash: str
+    declaration: str
     rules: tuple[Checker, ...]
     judges: tuple[Checker, ...]
     comparers: tuple[Checker, ...]
@@ -92,10 +94,12 @@ def compile_program(program: Program) -> CompiledProgram:
     if faults:
         raise CompileError(program.name, faults)
     checkers = tuple(program.checkers)
+    content = _content(program)
     compiled = CompiledProgram(
         program=program,
         graph=nx.freeze(_graph(program)),
-        hash=_hash(program),
+        hash=hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest(),
+        declaration="\n".join(readable_lines(content)),
         rules=tuple(c for c in checkers if c.kind == "state" and not c.calls_model),
         judges=tuple(c for c in checkers if c.kind == "state" and c.calls_model),
         comparers=tuple(c for c in checkers if c.kind != "state"),
@@ -344,7 +348,7 @@ def _node_attributes(node: Node) -> dict[str, Any]:
     return attributes
 
 
-def _hash(program: Program) -> str:
+def _content(program: Program) -> dict[str, Any]:
     def describe_node(node: Node) -> dict[str, Any]:
         return {
             "type": type(node).__name__,
@@ -359,7 +363,7 @@ def _hash(program: Program) -> str:
         }
 
     parameters = {k: describe_value(v) for k, v in program.controller.parameters().items()}
-    content = {
+    return {
         "name": program.name,
         "nodes": [describe_node(node) for node in (*program.generators, *program.checkers)],
         "controller": [program.controller.name, parameters],
@@ -368,4 +372,3 @@ def _hash(program: Program) -> str:
             for part in ("start", "goal", "answer", "key")
         },
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()

@@ -39,6 +39,21 @@ def describe_value(value: Any) -> Any:
     return _Describer().value(value)
 
 
+def readable_lines(value: Any, name: str = "") -> list[str]:
+    """JSON values as indented lines, a text with line breaks as its lines."""
+    head = [f"{name}:"] if name else []
+    margin = "  " if name else ""
+    if isinstance(value, dict):
+        inner = [line for key, item in value.items() for line in readable_lines(item, key)]
+    elif isinstance(value, list | tuple):
+        inner = [line for item in value for line in readable_lines(item, "-")]
+    elif isinstance(value, str) and "\n" in value:
+        inner = value.splitlines()
+    else:
+        return [f"{name}: {value!r}" if name else repr(value)]
+    return head + [margin + line for line in inner]
+
+
 class _Describer:
     """Remembers what it is in the middle of, since a function may close over itself."""
 

@@ -1,158 +1,58 @@
-"""The composition root: a program, a backend and a seed make a run."""
+"""The composition root: a program, its backends, a seed, a budget and a store make a run."""
 
 from __future__ import annotations
 
-import atexit
-import json
 import random
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from llmprog.backends.base import Backend
-from llmprog.backends.recording import Recorder, RecordingBackend
-from llmprog.backends.registry import open_backend
-from llmprog.backends.scheduler import Scheduler
+from llmprog.backends.accounts import Accounts, CompletionCache
+from llmprog.backends.recording import Recorder
 from llmprog.background_loop import run_sync
+from llmprog.chosen_backends import BackendChoice, ChosenBackends
 from llmprog.compile import CompiledProgram, compile_program
-from llmprog.errors import InputError, LLMProgError, NodeError, OptionError
+from llmprog.errors import InputError, LLMProgError, NodeError, OptionError, StoreError
 from llmprog.events import Event
 from llmprog.program import Program
-from llmprog.search.controller import VoteResult, is_whole
+from llmprog.redaction import redact
+from llmprog.result import Result
+from llmprog.runs.budget import Budget
+from llmprog.runs.ledger import BudgetLedger, Ledger
+from llmprog.search.controller import is_whole
 from llmprog.search.runtime import Search, SearchOutcome
-from llmprog.search.thought_graph import Thought, ThoughtGraph
-from llmprog.templates import format_value
-from llmprog.types import Usage
 
-BackendChoice = str | Backend | Mapping[str, "str | Backend"]
+if TYPE_CHECKING:
+    from llmprog.runs.cache import CallCache
+    from llmprog.runs.journal import RunJournal
+    from llmprog.runs.store import RunStore
+
+_CUT_SHORT = ("budget", "interrupted")  # why a search ended that might have found a solution yet
+
+BudgetChoice: TypeAlias = Budget | Ledger | str
+StoreChoice: TypeAlias = "str | Path | RunStore"
+CacheChoice: TypeAlias = "bool | str | Path | CallCache"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What a run found and what it spent.
+class RunContext:
+    """What the runs of one job have in common.
 
     Attributes:
-        program: The program's name.
-        input: What it was given.
-        answer: The answer of the solving thought, of the vote, or of the best thought so far; ``None`` if
-            there is none.
-        solved: A goal was reached, or, for a program without a goal, there is an answer.
-        stopped: Why the search ended: ``goal``, ``exhausted``, ``max_depth``, ``num_samples``, ``confident`` …
-        explanation: Why there is no solution, where the program can tell.
-        votes: The vote, for voting controllers.
-        usage: Calls, tokens and money.
-        graph: Every thought, with its provenance.
-        thought: The thought that was answered with.
-        wall_s: Seconds from start to end.
-        seed: Repeats the run.
-        backend: Id of the backend, or ids by node.
+        journal: Where their calls and thoughts are kept; ``None`` keeps nothing.
+        ledger: What they may spend together; ``None`` sets no limit.
+        cache: Completions of other runs; ``None`` where none are wanted.
+        stop: Once set, they begin nothing new, take in what is under way and end.
     """
 
-    program: str
-    input: Any
-    answer: Any
-    solved: bool
-    stopped: str
-    explanation: str | None
-    votes: VoteResult | None
-    usage: Usage
-    graph: ThoughtGraph = field(repr=False)
-    thought: Thought | None = field(repr=False)
-    wall_s: float
-    seed: int
-    backend: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The run as JSON values, without the graph (``graph.to_json()`` has that)."""
-        votes = None
-        if self.votes is not None:
-            votes = {
-                "histogram": [{"answer": format_value(a), "votes": n} for a, n in self.votes.histogram],
-                "confidence": self.votes.confidence,
-                "num_samples": self.votes.num_samples,
-                "num_valid": self.votes.num_valid,
-                "num_allowed": self.votes.num_allowed,
-            }
-        usage = asdict(self.usage)
-        content = {
-            "program": self.program,
-            "input": self.input,
-            "answer": None if self.answer is None else format_value(self.answer),
-            "solved": self.solved,
-            "stopped": self.stopped,
-            "explanation": self.explanation,
-            "votes": votes,
-            "usage": usage,
-            "thoughts": len(self.graph),
-            "wall_s": self.wall_s,
-            "seed": self.seed,
-            "backend": self.backend,
-        }
-        return json.loads(json.dumps(content, default=str))  # type: ignore[no-any-return]  # an object stays one
-
-
-_opened: dict[str, Backend] = {}
-
-
-def shared_backend(backend_id: str) -> Backend:
-    """The backend with this id, opened once per process and closed at its end."""
-    if backend_id not in _opened:
-        if not _opened:
-            atexit.register(_close_all)
-        _opened[backend_id] = open_backend(backend_id)
-    return _opened[backend_id]
-
-
-def _close_all() -> None:
-    for backend in _opened.values():
-        run_sync(backend.aclose())
-    _opened.clear()
-
-
-def _scheduler(
-    compiled: CompiledProgram,
-    choice: BackendChoice | None,
-    on_event: Callable[[Event], None] | None,
-    stream: bool,
-    recorder: Recorder | None,
-) -> tuple[Scheduler, str]:
-    on_delta = on_event if stream else None
-
-    def opened(item: str | Backend) -> Backend:
-        if isinstance(item, str):
-            item = shared_backend(item)
-        elif not isinstance(item, Backend):
-            raise OptionError(
-                f"backend={item!r}; allowed is an id such as 'local:puzzles', a Backend, or these by node"
-            )
-        return item if recorder is None else RecordingBackend(item, recorder)
-
-    if isinstance(choice, Mapping):
-        known = (*compiled.model_nodes, "default")
-        for node in choice:
-            if node not in known:
-                raise OptionError.unknown(f"node in backend= for program {compiled.name!r}:", node, known)
-        missing = [] if "default" in choice else [node for node in compiled.prompted_nodes if node not in choice]
-        if missing:  # said before anything is paid for
-            raise OptionError(
-                f"backend= for program {compiled.name!r} has none for {', '.join(missing)}; add 'default'"
-            )
-        backends = {node: opened(item) for node, item in choice.items()}
-        label = ", ".join(f"{node}={backend.id}" for node, backend in backends.items())
-        default = backends.pop("default", None)
-        return Scheduler(default, backends, on_settled=on_event, on_delta=on_delta), label
-    if choice is None and compiled.prompted_nodes:
-        raise OptionError(
-            f"program {compiled.name!r} calls a model in {', '.join(compiled.prompted_nodes)}, "
-            "but no backend was given; pass backend='local:puzzles', for one"
-        )
-    # A program of plain Python runs without loading a model.
-    backend = opened(choice) if choice is not None and compiled.model_nodes else None
-    scheduler = Scheduler(backend, on_settled=on_event, on_delta=on_delta)
-    return scheduler, "none" if backend is None else backend.id
+    journal: RunJournal | None = None
+    ledger: Ledger | None = None
+    cache: CompletionCache | None = None
+    stop: threading.Event | None = None
 
 
 async def arun(
@@ -165,6 +65,13 @@ async def arun(
     max_in_flight: int = 1024,
     stream: bool = False,
     record: str | Path | None = None,
+    budget: BudgetChoice | None = None,
+    store: StoreChoice | None = None,
+    resume: str | None = None,
+    fork: bool = False,
+    cache: CacheChoice = False,
+    stop: threading.Event | None = None,
+    labels: Mapping[str, Any] | None = None,
 ) -> Result:
     """Run a program to its end.
 
@@ -179,55 +86,213 @@ async def arun(
         stream: Have backends that can send completions piece by piece do so; each piece is a ``CompletionDelta`` event.
         record: A file that all calls and completions are appended to. With the same seed, the backend ``replay:FILE``
             repeats the run from it without calling a model.
+        budget: The most it may spend: a ``Budget``, its text (``"usd=2,calls=200"``), or an open ledger that several
+            runs share. A run that comes up against it ends with its best so far.
+        store: Where every call is kept before its result is used: a directory, ``memory``, a ``postgresql://`` URL or
+            an open store. By default nothing is kept but the result.
+        resume: Id of an earlier run in the store (the user's own by default) to go on with; what had settled is not
+            paid for again. Program, input and settings must be the same.
+        fork: Resume a run whose program was edited since, as a new run that takes over the calls that still fit.
+        cache: Use completions of other runs that asked the same, and keep those of this one: ``True`` for the user's
+            own cache, or a file.
+        stop: Once set, the search begins nothing new, takes in what is under way and ends with its best so far.
+        labels: JSON values that are kept with the run.
 
     Raises:
         CompileError: The program's declaration has faults.
         InputError: ``start`` refused the input.
         BackendError: A model call failed; ``.partial`` holds the ``Result`` so far.
         NodeError: A node's function raised; ``.partial`` likewise.
+        BudgetExceededError: The budget was spent before the run began.
+        StoreError: The run cannot be kept; ``.partial`` likewise.
     """
     compiled = compile_program(program)
-    if seed is None:
-        seed = random.SystemRandom().randrange(2**31)
-    if not isinstance(seed, int):
+    _check_options(seed, max_in_flight, resume, fork)
+    _start_state(program, input)  # what it refuses is refused before anything is opened
+    with nullcontext() if record is None else Recorder(record) as recorder:
+        backends = ChosenBackends(compiled, backend, recorder)
+        config: dict[str, Any] = {"backend": backends.label, "max_in_flight": max_in_flight}
+        if resume is None:
+            seed = random.SystemRandom().randrange(2**31) if seed is None else seed
+        if seed is not None:
+            config["seed"] = seed
+        open_journal = None
+        if store is not None or resume is not None:
+            from llmprog.run_records import describe_run, journal_opener
+
+            info = describe_run(compiled, kind="run", input=input, config=config, labels=labels or {})
+            open_journal = journal_opener(store, info, resume=resume, fork=fork)
+        async with opened_context(backends, open_journal, budget=budget, cache=cache, stop=stop) as context:
+            journal = context.journal
+            seed = seed if journal is None else journal.info.config["seed"]
+            result = await execute(
+                compiled,
+                input,
+                backends=backends,
+                seed=cast("int", seed),
+                context=context,
+                on_event=on_event,
+                max_in_flight=max_in_flight,
+                stream=stream,
+            )
+            if journal is not None:
+                await journal.finish("stopped" if result.stopped in _CUT_SHORT else "finished", result.to_json())
+    return result
+
+
+@asynccontextmanager
+async def opened_context(
+    backends: ChosenBackends,
+    open_journal: Callable[[AsyncExitStack], RunJournal] | None,
+    *,
+    budget: BudgetChoice | None,
+    cache: CacheChoice,
+    stop: threading.Event | None,
+) -> AsyncIterator[RunContext]:
+    """What the runs of a job need around them, closed at the end.
+
+    Args:
+        backends: What they call.
+        open_journal: Opens their journal, once everything else has been found to be in order; what it opens besides is
+            closed with the stack it is given. ``None`` for none.
+        budget: As for ``arun``.
+        cache: As for ``arun``.
+        stop: As for ``arun``.
+    """
+    if isinstance(budget, str):
+        budget = Budget.parse(budget)
+    if (
+        isinstance(budget, Budget | Ledger)
+        and (budget if isinstance(budget, Budget) else budget.budget).usd is not None
+    ):
+        backends.refuse_unpriced()
+    async with AsyncExitStack() as stack:
+        journal = None if open_journal is None else open_journal(stack)
+        if journal is not None:
+            stack.push_async_callback(journal.aclose)
+        ledger = await _ledger(budget, journal)
+        if ledger is not None and ledger is not budget:
+            stack.push_async_callback(ledger.aclose)
+        completions = None
+        if cache is not False:
+            from llmprog.runs.cache import CallCache
+
+            if not isinstance(cache, CallCache):
+                cache = stack.enter_context(CallCache(None if cache is True else cache))
+            completions = cache if journal is None else cache.for_run(journal.id)
+        try:
+            yield RunContext(journal=journal, ledger=ledger, cache=completions, stop=stop)
+        except LLMProgError as error:
+            if journal is not None and not isinstance(error, StoreError):
+                partial = error.partial.to_json() if isinstance(error.partial, Result) else None
+                await journal.finish("failed", {"error": redact(str(error)), "partial": partial})
+            raise
+
+
+async def _ledger(budget: Budget | Ledger | None, journal: RunJournal | None) -> Ledger | None:
+    if budget is None or isinstance(budget, Ledger):
+        return budget
+    if budget.file is not None:
+        from llmprog.runs.shared_ledger import open_ledger
+
+        return await open_ledger(budget.file, budget)
+    if journal is None:
+        return BudgetLedger(budget)
+    return BudgetLedger(budget, journal.spent, journal.elapsed_s)
+
+
+async def execute(
+    compiled: CompiledProgram,
+    input: Any,  # noqa: A002 - the word users expect
+    *,
+    backends: ChosenBackends,
+    seed: int,
+    context: RunContext,
+    path: str = "",
+    on_event: Callable[[Event], None] | None = None,
+    max_in_flight: int = 1024,
+    stream: bool = False,
+) -> Result:
+    """One run of a compiled program within a context.
+
+    Args:
+        compiled: The program.
+        input: What its ``start`` takes.
+        backends: Of this program.
+        seed: Repeats it.
+        context: Its journal, ledger and cache, perhaps shared with other runs.
+        path: Where in the journal it is: empty, or the number of a job's row.
+        on_event: As for ``arun``.
+        max_in_flight: As for ``arun``.
+        stream: As for ``arun``.
+    """
+    program, journal, ledger = compiled.program, context.journal, context.ledger
+    start = _start_state(program, input)
+    accounts = None
+    if journal is not None or ledger is not None or context.cache is not None:
+        accounts = Accounts(None if journal is None else journal.at(path), ledger, context.cache)
+    observers: list[Callable[[Event], None]] = [] if on_event is None else [on_event]
+
+    def observe(event: Event) -> None:
+        for tell in observers:
+            tell(event)
+
+    scheduler = backends.scheduler(accounts, on_event, stream)
+    search = Search(
+        compiled,
+        scheduler,
+        seed=seed,
+        max_in_flight=max_in_flight,
+        observe=observe if observers or journal is not None else None,
+        spending=ledger,
+        stop=context.stop,
+    )
+    if journal is not None:
+        from llmprog.run_records import ThoughtRecords
+
+        observers.append(ThoughtRecords(journal, path, search.graph, search.answer, has_goal=program.goal is not None))
+    begun = time.perf_counter()
+
+    def result(outcome: SearchOutcome) -> Result:
+        state = None if outcome.thought is None else outcome.graph.states[outcome.thought]
+        complete = outcome.stopped != "error"
+        has_answer = complete and outcome.thought is not None and (program.goal is None or outcome.reached_goal)
+        answer = None if state is None else _answer_of(program, state, has_answer)
+        solved = has_answer and answer is not None
+        explain = program.explain if complete and not solved and outcome.stopped not in _CUT_SHORT else None
+        return Result(
+            program=program.name,
+            input=input,
+            answer=answer,
+            solved=solved,
+            stopped=outcome.stopped,
+            explanation=None if explain is None else _call("explain", explain, start),
+            votes=outcome.votes,
+            usage=scheduler.usage,
+            graph=outcome.graph,
+            thought=None if outcome.thought is None else outcome.graph[outcome.thought],
+            wall_s=time.perf_counter() - begun,
+            seed=seed,
+            backend=backends.label,
+            run_id=None if journal is None else journal.id,
+            shortfall=ledger.exhausted if ledger is not None and outcome.stopped == "budget" else None,
+        )
+
+    try:
+        return result(await search.run(start))
+    except LLMProgError as error:
+        if len(search.graph) and error.partial is None:
+            error.partial = result(_outcome_so_far(search))
+        raise
+
+
+def _check_options(seed: int | None, max_in_flight: int, resume: str | None, fork: bool) -> None:
+    if seed is not None and not isinstance(seed, int):
         raise OptionError(f"seed={seed!r}; allowed is a whole number, or None")
     if not is_whole(max_in_flight, 1):
         raise OptionError(f"max_in_flight={max_in_flight!r}; allowed is a whole number >= 1")
-    start = _start_state(program, input)
-    with nullcontext() if record is None else Recorder(record) as recorder:
-        scheduler, label = _scheduler(compiled, backend, on_event, stream, recorder)
-        search = Search(compiled, scheduler, seed=seed, max_in_flight=max_in_flight, observe=on_event)
-        begun = time.perf_counter()
-
-        def result(outcome: SearchOutcome) -> Result:
-            state = None if outcome.thought is None else outcome.graph.states[outcome.thought]
-            complete = outcome.stopped != "error"
-            has_answer = complete and outcome.thought is not None and (program.goal is None or outcome.reached_goal)
-            answer = None if state is None else _answer_of(program, state, has_answer)
-            solved = has_answer and answer is not None
-            explain = program.explain if complete and not solved else None
-            return Result(
-                program=program.name,
-                input=input,
-                answer=answer,
-                solved=solved,
-                stopped=outcome.stopped,
-                explanation=None if explain is None else _call("explain", explain, start),
-                votes=outcome.votes,
-                usage=scheduler.usage,
-                graph=outcome.graph,
-                thought=None if outcome.thought is None else outcome.graph[outcome.thought],
-                wall_s=time.perf_counter() - begun,
-                seed=seed,
-                backend=label,
-            )
-
-        try:
-            return result(await search.run(start))
-        except LLMProgError as error:
-            if len(search.graph) and error.partial is None:
-                error.partial = result(_outcome_so_far(search))
-            raise
+    if fork and resume is None:
+        raise OptionError("fork=True without resume=; name the run to fork")
 
 
 def _outcome_so_far(search: Search) -> SearchOutcome:

@@ -20,7 +20,7 @@ from rich.tree import Tree
 
 from llmprog.doctor import Diagnosis
 from llmprog.events import CallSettled, CompletionDelta, Event, ThoughtChecked, ThoughtExpanded
-from llmprog.runner import Result
+from llmprog.result import Result
 from llmprog.search import Status, ThoughtGraph
 from llmprog.search.thought_graph import format_state
 from llmprog.templates import format_value

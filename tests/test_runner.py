@@ -40,7 +40,7 @@ def test_a_result_says_what_was_found_and_spent():
     shown = json.loads(json.dumps(result.to_json()))
     assert list(shown) == [
         "program", "input", "answer", "solved", "stopped", "explanation", "votes", "usage", "thoughts", "wall_s",
-        "seed", "backend",
+        "seed", "backend", "run", "shortfall",
     ]  # fmt: skip
     assert shown["thoughts"] == len(result.graph) == 7
 

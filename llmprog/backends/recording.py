@@ -19,6 +19,7 @@ from dataclasses import asdict
 from typing import Any
 
 from llmprog.backends.base import Backend, Capabilities, StreamingBackend
+from llmprog.backends.bounds import PricedBackend
 from llmprog.errors import BackendError, OptionError
 from llmprog.json_values import (
     completion_to_json,
@@ -180,6 +181,11 @@ class RecordingBackend:
         completions = await self._backend.infill(template, params, num_samples)
         self._record("infill", Request(prompt=template, params=params, num_samples=num_samples), completions)
         return completions
+
+    def most_usd(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """The wrapped backend's price."""
+        backend = self._backend
+        return backend.most_usd(prompt_tokens, completion_tokens) if isinstance(backend, PricedBackend) else None
 
     async def aclose(self) -> None:
         """Close the wrapped backend."""

@@ -154,6 +154,10 @@ class ReplayBackend:
             raise CapabilityError("no backend that was recorded fills blanks", backend=self.id)
         return await self.generate(Request(prompt=template, params=params, num_samples=num_samples))
 
+    def most_usd(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Nothing: what a recording says was paid when it was made."""
+        return 0.0
+
     async def aclose(self) -> None:
         """Nothing to release."""
 

@@ -77,5 +77,9 @@ class ScriptedBackend:
         """Refused: a script fills no blanks."""
         raise CapabilityError("a script fills no blanks; use a diffusion decoder of a local model", backend=self.id)
 
+    def most_usd(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Nothing: a script is free."""
+        return 0.0
+
     async def aclose(self) -> None:
         """Nothing to release."""

@@ -12,7 +12,7 @@ from llmprog.cli.app import DEFAULT_BACKEND, EXIT_BUDGET, EXIT_SOLVED, EXIT_UNSO
 from llmprog.cli.settings import assign
 
 if TYPE_CHECKING:
-    from llmprog.runner import Result
+    from llmprog.result import Result
 
 
 @app.command(context_settings={"ignore_unknown_options": False})
@@ -46,7 +46,7 @@ def run(
     from llmprog.backends.registry import describe_options, with_options
     from llmprog.errors import LLMProgError
     from llmprog.programs.catalog import find
-    from llmprog.runner import Result
+    from llmprog.result import Result
     from llmprog.runner import run as run_program
 
     entry = find(program)

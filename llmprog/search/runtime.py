@@ -112,7 +112,7 @@ class Search:
         self.controller: Controller = cast("Controller", program.controller).fresh(
             SearchContext(
                 rng=random.Random(derive_seed(seed, "controller")),
-                answer=self._answer,
+                answer=self.answer,
                 has_comparers=bool(program.comparers),
             )
         )
@@ -482,7 +482,8 @@ class Search:
     def _is_goal(self, state: Any) -> bool:
         return self._goal is not None and bool(self._call("goal", self._goal, state))
 
-    def _answer(self, state: Any) -> Any:
+    def answer(self, state: Any) -> Any:
+        """What ``state`` is reported as."""
         answer = self.program.program.answer
         return state if answer is None else self._call("answer", answer, state)
 

@@ -222,6 +222,10 @@ class LocalBackend:
             for tokens in texts
         ]
 
+    def most_usd(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Nothing: it runs on the user's own machine."""
+        return 0.0
+
     async def aclose(self) -> None:
         """End the worker thread; calling it twice is harmless."""
         await self._engine.aclose()

@@ -1,0 +1,83 @@
+"""What a run comes back with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from llmprog.search.controller import VoteResult
+from llmprog.search.thought_graph import Thought, ThoughtGraph
+from llmprog.templates import format_value
+from llmprog.types import Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a run found and what it spent.
+
+    Attributes:
+        program: The program's name.
+        input: What it was given.
+        answer: The answer of the solving thought, of the vote, or of the best thought so far; ``None`` if
+            there is none.
+        solved: A goal was reached, or, for a program without a goal, there is an answer.
+        stopped: Why the search ended: ``goal``, ``exhausted``, ``max_depth``, ``num_samples``, ``confident``,
+            ``budget``, ``interrupted`` …
+        explanation: Why there is no solution, where the program can tell.
+        votes: The vote, for voting controllers.
+        usage: Calls, tokens and money.
+        graph: Every thought, with its provenance.
+        thought: The thought that was answered with.
+        wall_s: Seconds from start to end.
+        seed: Repeats the run.
+        backend: Id of the backend, or ids by node.
+        run_id: By which the run is found in its store; ``None`` if it was not kept.
+        shortfall: Which limit of the budget the run came up against, and how much of it was spent.
+    """
+
+    program: str
+    input: Any
+    answer: Any
+    solved: bool
+    stopped: str
+    explanation: str | None
+    votes: VoteResult | None
+    usage: Usage
+    graph: ThoughtGraph = field(repr=False)
+    thought: Thought | None = field(repr=False)
+    wall_s: float
+    seed: int
+    backend: str
+    run_id: str | None = None
+    shortfall: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as JSON values, without the graph (``graph.to_json()`` has that)."""
+        votes = None
+        if self.votes is not None:
+            votes = {
+                "histogram": [{"answer": format_value(a), "votes": n} for a, n in self.votes.histogram],
+                "confidence": self.votes.confidence,
+                "num_samples": self.votes.num_samples,
+                "num_valid": self.votes.num_valid,
+                "num_allowed": self.votes.num_allowed,
+            }
+        usage = asdict(self.usage)
+        content = {
+            "program": self.program,
+            "input": self.input,
+            "answer": None if self.answer is None else format_value(self.answer),
+            "solved": self.solved,
+            "stopped": self.stopped,
+            "explanation": self.explanation,
+            "votes": votes,
+            "usage": usage,
+            "thoughts": len(self.graph),
+            "wall_s": self.wall_s,
+            "seed": self.seed,
+            "backend": self.backend,
+            "run": self.run_id,
+            "shortfall": self.shortfall,
+        }
+        return json.loads(json.dumps(content, default=str))  # type: ignore[no-any-return]  # an object stays one

@@ -1,0 +1,185 @@
+"""What a run leaves in its store beside its calls: how it was begun, and its thoughts as they came."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from llmprog.compile import CompiledProgram
+from llmprog.errors import LLMProgError, OptionError, ProgramChangedError
+from llmprog.events import Event, RunFinished, ThoughtChecked, ThoughtExpanded, ThoughtsCompared
+from llmprog.runs.info import Kind, RunInfo
+from llmprog.runs.journal import RunJournal
+from llmprog.runs.store import RunStore, default_store, open_store
+from llmprog.search.thought_graph import ThoughtGraph, format_state
+from llmprog.templates import format_value
+from llmprog.types import Request
+
+_MAX_DIFFERENCE = 40  # lines shown
+
+
+def describe_run(
+    compiled: CompiledProgram,
+    *,
+    kind: Kind,
+    input: Any,  # noqa: A002 - the word users expect
+    config: Mapping[str, Any],
+    labels: Mapping[str, Any],
+    key: str | None = None,
+) -> RunInfo:
+    """What a store keeps of how a run was begun; ``labels`` are its user's own."""
+    return RunInfo(
+        kind=kind,
+        program=compiled.name,
+        program_hash=compiled.hash,
+        program_text=compiled.declaration,
+        input=json.loads(json.dumps(input, default=str)),
+        config=json.loads(json.dumps({**config, "labels": labels}, default=str)),
+        key=key,
+    )
+
+
+def journal_opener(
+    store: str | Path | RunStore | None, info: RunInfo, *, resume: str | None = None, fork: bool = False
+) -> Callable[[AsyncExitStack], RunJournal]:
+    """Opens the journal of a new run, or of the run ``resume``, in ``store`` (the user's own by default)."""
+
+    def opener(stack: AsyncExitStack) -> RunJournal:
+        kept = open_store(default_store() if store is None else store)
+        if kept is not store:
+            stack.callback(kept.close)
+        return kept.create(info) if resume is None else resume_run(kept, resume, info, fork=fork)
+
+    return opener
+
+
+def resume_run(store: RunStore, run_id: str, info: RunInfo, *, fork: bool) -> RunJournal:
+    """The journal of an earlier run, to go on with; of a fork of it where the program is another now.
+
+    Raises:
+        ProgramChangedError: The program is another, and ``fork`` was not asked for; the message shows the difference.
+        OptionError: The run had another input, backend or other settings; what they are cannot be changed.
+        RunLockedError: Another process is at work on it.
+    """
+    with store.open(run_id) as run:
+        run_id, before = run.id, run.info
+    for name, was, now in (
+        ("input", before.input, info.input),
+        *((name, before.config.get(name), value) for name, value in info.config.items() if name != "labels"),
+    ):
+        if was != now:
+            raise OptionError(
+                f"run {run_id} was begun with {name}={was!r:.200}, not {now!r:.200}; resume it as it was, or begin a "
+                "new run"
+            )
+    if before.program_hash == info.program_hash:
+        return store.resume(run_id)
+    if fork:
+        return store.fork(run_id, info)
+    raise ProgramChangedError(
+        f"program {info.program!r} is not what run {run_id} was begun with:\n{_difference(before, info)}\n"
+        "undo the change, or fork the run (fork=True, --fork): a new run that takes over the calls that still fit"
+    )
+
+
+def _difference(before: RunInfo, now: RunInfo) -> str:
+    lines = list(
+        difflib.unified_diff(
+            before.program_text.splitlines(), now.program_text.splitlines(), "then", "now", n=1, lineterm=""
+        )
+    )
+    if len(lines) > _MAX_DIFFERENCE:
+        lines = [*lines[:_MAX_DIFFERENCE], f"… {len(lines) - _MAX_DIFFERENCE} more lines"]
+    return "\n".join(lines) or "its declaration reads the same; a value that it was made with is another"
+
+
+class ThoughtRecords:
+    """Writes thoughts and verdicts to a journal as they come: events ``began``, ``thoughts``, ``verdicts``, ``finished``.
+
+    A resumed run goes through its thoughts again from the first, so those after the last ``began`` of a path count.
+    ``thoughts`` is a list of ``{"id", "parents", "node", "sample", "call", "state", "goal", "answer"}``. ``call`` is
+    the digest of the request whose sample the thought was parsed from; only thoughts that may be answered with have an
+    ``answer``.
+
+    Args:
+        journal: Where to.
+        path: The run's path in it.
+        graph: The search's thoughts.
+        answer: What a state is reported as.
+        has_goal: Whether the program has a goal; if so, only thoughts that reach it have an answer.
+    """
+
+    def __init__(
+        self, journal: RunJournal, path: str, graph: ThoughtGraph, answer: Callable[[Any], Any], *, has_goal: bool
+    ) -> None:
+        self._journal = journal
+        self._path = path
+        self._graph = graph
+        self._answer = answer
+        self._has_goal = has_goal
+        journal.event(path, "began", {})
+        self._told = 0  # thoughts written so far; those of the root come with the first event
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, ThoughtExpanded):
+            self._thoughts(event)
+        elif isinstance(event, ThoughtChecked):
+            self._verdicts((event.thought,))
+        elif isinstance(event, ThoughtsCompared):
+            self._verdicts(event.thoughts)
+        elif isinstance(event, RunFinished):
+            self._journal.event(self._path, "finished", {"stopped": event.stopped, "thought": event.thought})
+
+    def _thoughts(self, event: ThoughtExpanded) -> None:
+        new: list[dict[str, Any]] = []
+        if not self._told:
+            new.append(self._describe(0, "", 0, None, ()))
+        requests = event.requests or (None,) * len(event.children)
+        for child, is_new, sample, request in zip(event.children, event.is_new, event.samples, requests, strict=True):
+            if is_new:
+                node = self._graph.arrivals(child)[0].generator
+                new.append(self._describe(child, node, sample, request, event.parents))
+        self._told += len(new)
+        if new:
+            self._journal.event(self._path, "thoughts", new)
+
+    def _describe(
+        self, thought: int, node: str, sample: int, request: Request | None, parents: tuple[int, ...]
+    ) -> dict[str, Any]:
+        graph, state = self._graph, self._graph.states[thought]
+        is_goal = graph.is_goal(thought)
+        described = {
+            "id": thought,
+            "parents": parents,
+            "node": node,
+            "sample": sample,
+            "call": None if request is None else _digest(request),
+            "state": format_state(state),
+            "goal": is_goal,
+        }
+        if thought and (is_goal or not self._has_goal):
+            try:
+                answer = self._answer(state)
+            except LLMProgError:
+                answer = None  # a thought on the way may have none
+            described["answer"] = None if answer is None else format_value(answer)
+        return described
+
+    def _verdicts(self, thoughts: tuple[int, ...]) -> None:
+        found = [
+            {"thought": t, "checker": name, "score": v.score, "valid": v.valid, "reason": v.reason}
+            for t in thoughts
+            for name, v in self._graph.verdicts.get(t, ())
+        ]
+        if found:
+            self._journal.event(self._path, "verdicts", found)
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(request: Request) -> str:
+    return request.digest()
