@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -264,7 +264,7 @@ class RemoteBackend:
         call = ModelCall(
             model=self._model,
             prompt=prompt,
-            params=replace(request.params, seed=seed),
+            params=_seeded(request.params, seed),
             num_samples=count,
             stream=on_delta is not None,
         )
@@ -329,15 +329,16 @@ class RemoteBackend:
 
     def _completions(self, reply: Reply, params: SamplingParams) -> list[Completion]:
         """The completions of a reply; its prompt is counted in the first of them."""
-        choices = [_stopped(choice, params.stop) for choice in reply.choices]
+        choices = [_stopped(choice, params.stop) for choice in reply.choices] if params.stop else reply.choices
         shares = _shares(reply.tokens.completion, [len(c.text) + len(c.reasoning or "") for c in reply.choices])
         model = None if reply.model is None else redact(reply.model)
         completions = []
         for index, (choice, written) in enumerate(zip(choices, shares, strict=True)):
+            whole = reply.tokens
             tokens = (
-                replace(reply.tokens, completion=written)
+                TokenCounts(prompt=whole.prompt, completion=written, cached=whole.cached, reasoning=whole.reasoning)
                 if index == 0
-                else TokenCounts(prompt=0 if reply.tokens.prompt is not None else None, completion=written)
+                else TokenCounts(prompt=0 if whole.prompt is not None else None, completion=written)
             )
             completions.append(
                 Completion(
@@ -395,6 +396,12 @@ def _num_tokens(result: object) -> int | None:
     if not isinstance(result, Reply) or result.tokens.prompt is None or result.tokens.completion is None:
         return None
     return result.tokens.prompt + result.tokens.completion
+
+
+@lru_cache(maxsize=1024)
+def _seeded(params: SamplingParams, seed: int | None) -> SamplingParams:
+    """``params`` with another seed; remembered, as a run asks with the same few again and again."""
+    return replace(params, seed=seed)
 
 
 def _wire_seed(seed: int | None, sample: int) -> int | None:

@@ -241,6 +241,8 @@ def complete_body(body: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
 
 def in_sample_order(choices: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Choices by their index; as they came where the indices say nothing."""
+    if [choice.get("index") for choice in choices] == list(range(len(choices))):
+        return choices
     indices = [count(choice.get("index")) for choice in choices]
     if None in indices or len(set(indices)) != len(indices):
         return choices
@@ -256,8 +258,9 @@ def content_text(content: object) -> str:
 
 def reasoning_text(message: Mapping[str, Any]) -> str | None:
     """What a message or delta holds as reasoning; the names in use repeat each other, so one of them is read."""
-    details = objects(message.get("reasoning_details"))
-    found = "".join(text_or_none(d.get("text")) or text_or_none(d.get("summary")) or "" for d in details)
+    found = ""
+    if details := objects(message.get("reasoning_details")):
+        found = "".join(text_or_none(d.get("text")) or text_or_none(d.get("summary")) or "" for d in details)
     return found or text_or_none(message.get("reasoning")) or text_or_none(message.get("reasoning_content"))
 
 
