@@ -7,11 +7,11 @@
         ...  # server.url is a base URL such as http://127.0.0.1:40321/v1; server.stats() counts what it saw
 
 It is a bare ``asyncio.Protocol``, and makes an answer while its latency runs, so that on a machine of few cores the
-client is what is measured: what the server itself costs comes on top of the latency only where it is out of breath. The
-last millisecond before an answer is due is waited for awake, since a selector sleeps in whole ones. ``answer`` names a
-function ``(request: dict, sample_index: int) -> str`` as ``module:function``; the module is imported from the current
-directory or from beside this file. Faults are drawn per request from a seeded generator, in per cent: ``429`` and any
-other status, ``reset`` (the connection is aborted before an answer), ``truncate`` (an answer that stops half-way).
+client is what is measured: what the server itself costs comes on top of the latency only where it is out of breath.
+``answer`` names a function ``(request: dict, sample_index: int) -> str`` as ``module:function``; the module is imported
+from the current directory or from beside this file. Faults are drawn per request from a seeded generator, in per cent:
+``429`` and any other status, ``reset`` (the connection is aborted before an answer), ``truncate`` (an answer that stops
+half-way).
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import importlib
 import json
 import math
 import random
+import select
+import selectors
 import subprocess
 import sys
 import time
@@ -36,7 +38,6 @@ from typing import Any
 
 Answer = Callable[[dict[str, Any], int], str]
 CREATED = 1_700_000_000
-SELECTOR_S = 0.001  # how late a selector may wake up
 
 
 def count_words(request: dict[str, Any], sample_index: int) -> str:
@@ -95,16 +96,25 @@ class Behaviour:
         return None
 
 
+class PunctualSelector(selectors.DefaultSelector):
+    """Wakes up when it is asked to: epoll alone sleeps in whole milliseconds, which would add to the latency."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is not None and timeout > 0 and hasattr(self, "fileno"):
+            select.select([self.fileno()], [], [], timeout)
+            timeout = 0
+        return super().select(timeout)
+
+
 class Connection(asyncio.Protocol):
     """One keep-alive connection; requests on it are answered in turn."""
 
     def __init__(self, behaviour: Behaviour, loop: asyncio.AbstractEventLoop) -> None:
         self.behaviour, self.loop = behaviour, loop
         self.buffer = b""
-        self.pending: asyncio.Handle | None = None
+        self.pending: asyncio.TimerHandle | None = None
         self.asked = b""
         self.fault: str | None = None
-        self.due = 0.0
         self.made: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -156,8 +166,7 @@ class Connection(asyncio.Protocol):
         b.in_flight += 1
         b.most_in_flight = max(b.most_in_flight, b.in_flight)
         self.asked, self.fault, self.made = body, b.draw_fault(), None
-        self.due = self.loop.time() + b.draw_latency_s()
-        self.pending = self.loop.call_at(self.due - SELECTOR_S, self.reply)
+        self.pending = self.loop.call_later(b.draw_latency_s(), self.reply)
         b.unmade.append(self)
         if len(b.unmade) == 1:
             self.loop.call_soon(b.make_next)
@@ -171,10 +180,7 @@ class Connection(asyncio.Protocol):
         )
 
     def reply(self) -> None:
-        """Answer, as soon as that is due."""
-        if self.loop.time() < self.due:
-            self.pending = self.loop.call_soon(self.reply)
-            return
+        """Answer, now that it is due."""
         if self.made is None:
             self.behaviour.unmade.remove(self)
             self.make()
@@ -337,7 +343,9 @@ def main() -> None:
     port = options.pop("port")
     module, _, function = options.pop("answer").partition(":")
     sys.path[:0] = [str(Path.cwd()), str(Path(__file__).resolve().parent)]
-    asyncio.run(serve(Behaviour(**options, answer=getattr(importlib.import_module(module), function)), port))
+    behaviour = Behaviour(**options, answer=getattr(importlib.import_module(module), function))
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(PunctualSelector())) as runner:
+        runner.run(serve(behaviour, port))
 
 
 if __name__ == "__main__":
