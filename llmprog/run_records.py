@@ -99,9 +99,10 @@ def _difference(before: RunInfo, now: RunInfo) -> str:
 
 
 class ThoughtRecords:
-    """Writes thoughts and verdicts to a journal as they come: events ``began``, ``thoughts``, ``verdicts``, ``finished``.
+    """Writes thoughts and verdicts to a journal as they come.
 
-    A resumed run goes through its thoughts again from the first, so those after the last ``began`` of a path count.
+    The events are ``began``, ``thoughts``, ``verdicts`` and ``finished``. A resumed run goes through its thoughts again
+    from the first, so those after the last ``began`` of a path count.
     ``thoughts`` is a list of ``{"id", "parents", "node", "sample", "call", "state", "goal", "answer"}``. ``call`` is
     the digest of the request whose sample the thought was parsed from; only thoughts that may be answered with have an
     ``answer``.

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
+from llmprog.backends.accounts import attempts
 from llmprog.backends.remote.health import PoisonTest, RetryBudget
 from llmprog.errors import BackendError, EndpointDownError, RequestRefusedError
 from llmprog.log import Log
@@ -89,14 +90,26 @@ class Retries:
 
         Raises:
             BackendError: The last attempt's error, with the number of attempts and why there is no further one.
+            BudgetExceededError: The failed attempt may be billed, and the budget does not allow another.
         """
-        pending = [first]
+        failed, ended = first, self._clock()
+        begun = ended if tries.began is None else tries.began
+        is_first = True
 
         async def next_attempt() -> T:
-            if pending:
-                raise pending.pop()
+            nonlocal failed, begun, ended, is_first
+            if is_first:
+                is_first = False
+                raise failed
             self.num_retries += 1
-            return await attempt()
+            if (call := attempts.get()) is not None:
+                await call.again(failed, ended - begun)
+            begun = self._clock()
+            try:
+                return await attempt()
+            except BackendError as error:
+                failed, ended = error, self._clock()
+                raise
 
         retrying = AsyncRetrying(
             sleep=self._sleep,
