@@ -1,0 +1,126 @@
+"""What a journal keeps, as bytes: JSON in UTF-8, compressed where that is worth it, without secrets."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+from typing import Any, cast
+
+from llmprog.errors import StoreError
+from llmprog.json_values import (
+    completion_from_json,
+    logprobs_from_json,
+    logprobs_to_json,
+    prompt_from_json,
+    prompt_to_json,
+    request_from_json,
+    request_to_json,
+    without_secrets,
+)
+from llmprog.redaction import redact
+from llmprog.types import Completion, Logprobs, Request, Scoring
+
+_COMPRESSED_FROM = 1024  # below it compressing costs more time than it saves in writing
+_LARGEST = 1 << 29  # what a value may be once unpacked: a file from elsewhere may hold bytes that unpack to terabytes
+
+# Not ASCII only: two halves of a surrogate pair, apart in a text, would be read back as one character.
+_to_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def encode(value: Any) -> bytes:
+    """JSON values, already without secrets, as bytes."""
+    data = _to_text(value).encode("utf-8", "surrogatepass")
+    return data if len(data) < _COMPRESSED_FROM else zlib.compress(data, 1)
+
+
+def decode(data: bytes) -> Any:
+    """The JSON values that ``encode`` wrote.
+
+    Raises:
+        StoreError: These are not such bytes.
+    """
+    try:
+        if data[:1] == b"x":  # how a zlib stream begins, and no JSON text
+            unpacking = zlib.decompressobj()
+            data = unpacking.decompress(data, _LARGEST)
+            if not unpacking.eof:
+                raise StoreError(f"a value of a run is cut off, or larger than {_LARGEST:,} bytes once unpacked")
+        return json.loads(data.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError, zlib.error) as error:
+        raise StoreError(f"a value of a run cannot be read: {type(error).__name__}: {str(error)[:200]}") from error
+
+
+def plain_text(text: str) -> str:
+    """``text`` as a database's text columns can hold it, without secrets: no NUL, no lone surrogates."""
+    return redact(text).encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def question_to_bytes(question: Request | Scoring) -> bytes:
+    """What was asked, without the numbers of its samples."""
+    if isinstance(question, Request):
+        value = request_to_json(question) | {"num_samples": 1, "first_sample": 0}
+    else:
+        value = {"prompt": prompt_to_json(question.prompt), "continuations": list(question.continuations)}
+    return encode(without_secrets(value))
+
+
+def question_from_bytes(data: bytes, first_sample: int, num_samples: int) -> Request | Scoring:
+    """What was asked by a call for these samples."""
+    value = decode(data)
+    if "continuations" in value:
+        return Scoring(prompt_from_json(value["prompt"]), tuple(value["continuations"]))
+    return request_from_json(value | {"num_samples": num_samples, "first_sample": first_sample})
+
+
+def completions_to_bytes(completions: Sequence[Completion]) -> bytes:
+    """Completions, only what differs from the default written out: this is done for every call of a run."""
+    values = []
+    for c in completions:
+        u = c.usage
+        usage: dict[str, Any] = {"calls": u.calls, "prompt_tokens": u.prompt_tokens}
+        usage |= {"completion_tokens": u.completion_tokens, "usd": u.usd}
+        if u.cached_tokens:
+            usage["cached_tokens"] = u.cached_tokens
+        if u.reasoning_tokens:
+            usage["reasoning_tokens"] = u.reasoning_tokens
+        if u.cache_hits:
+            usage["cache_hits"] = u.cache_hits
+        value: dict[str, Any] = {"text": redact(c.text), "usage": usage}
+        if c.finish_reason != "stop":
+            value["finish_reason"] = c.finish_reason
+        if c.reasoning is not None:
+            value["reasoning"] = redact(c.reasoning)
+        if c.model is not None:
+            value["model"] = redact(c.model)
+        if c.violation is not None:
+            value["violation"] = redact(c.violation)
+        if c.logprobs is not None:
+            value["logprobs"] = logprobs_to_json(c.logprobs)
+        values.append(value)
+    return encode(values)
+
+
+def completions_from_bytes(data: bytes) -> list[Completion]:
+    """The completions that ``completions_to_bytes`` wrote."""
+    return [completion_from_json({"logprobs": None} | value) for value in decode(data)]
+
+
+def scores_to_bytes(scores: Sequence[Logprobs]) -> bytes:
+    """Likelihoods as bytes."""
+    return encode([logprobs_to_json(score) for score in scores])
+
+
+def scores_from_bytes(data: bytes) -> list[Logprobs]:
+    """The likelihoods that ``scores_to_bytes`` wrote."""
+    return [logprobs_from_json(value) for value in decode(data)]
+
+
+def json_to_bytes(value: Any) -> bytes:
+    """Any JSON value as bytes, its secrets blacked out."""
+    return encode(without_secrets(value))
+
+
+def json_object(data: bytes | None) -> dict[str, Any]:
+    """The JSON object in ``data``; empty where there is none."""
+    return cast("dict[str, Any]", decode(data)) if data else {}

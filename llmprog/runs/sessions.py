@@ -1,0 +1,182 @@
+"""How a session of work on a run begins: a new run, one that is resumed, one that begins with another's calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llmprog.errors import StoreError
+from llmprog.runs.charges import charged
+from llmprog.runs.database import Database, transaction
+from llmprog.runs.encoding import json_to_bytes
+from llmprog.runs.info import INFO_COLUMNS, RunInfo
+from llmprog.runs.journal import RunJournal
+from llmprog.runs.owner import OwnerLock, this_process
+from llmprog.runs.schema import CALL, OUTCOME, QUESTION, RUN, Connection, Insert
+from llmprog.runs.writer import insert_rows
+from llmprog.types import Usage
+
+_CHUNK = 1024
+_FIRST = {"question": 0, "call": 0, "attempt": 0, "event": 0}
+_KEYS = {"question": "id", "call": "id", "attempt": "id", "event": "seq"}
+
+# A call that a killed session sent may have been answered, and paid for: it is charged at its bound.
+_MARK_UNKNOWN = (
+    "INSERT INTO outcome (run, call, state, source, calls, prompt_tokens, completion_tokens, usd, cached_tokens, "
+    "reasoning_tokens, cache_hits) SELECT run, id, 'unknown', 'model', bound_calls, bound_prompt_tokens, "
+    "bound_completion_tokens, bound_usd, 0, 0, 0 FROM call WHERE run = ? "
+    "AND NOT EXISTS (SELECT 1 FROM outcome WHERE outcome.run = call.run AND outcome.call = call.id)"
+)
+_SETTLED = (
+    "FROM call JOIN outcome ON outcome.run = call.run AND outcome.call = call.id "
+    "WHERE call.run = ? AND call.id > ? AND outcome.state = 'settled' ORDER BY call.id LIMIT ?"
+)
+
+
+def insert_run(
+    connection: Connection, run_id: str, info: RunInfo, now: float, *, forked_from: str | None = None
+) -> int:
+    """Enter a new run; returns its number."""
+    row = (
+        run_id,
+        info.kind,
+        "running",
+        *info.to_row()[1:],
+        json_to_bytes(this_process()),
+        forked_from,
+        now,
+        now,
+        0.0,
+        1,
+    )
+    return int(connection.execute(RUN.sql(1), row).fetchone()[0])
+
+
+def begin(
+    database: Database,
+    connection: Connection,
+    lock: OwnerLock,
+    run_id: str,
+    number: int,
+    info: RunInfo,
+    clock: Callable[[], float],
+) -> RunJournal:
+    """The journal of a run that was entered just now."""
+    return RunJournal(
+        database,
+        connection,
+        lock,
+        run=number,
+        id=run_id,
+        info=info,
+        session=1,
+        is_resumed=False,
+        spent=Usage(),
+        num_unknown=0,
+        elapsed_s=0.0,
+        last=_FIRST,
+        clock=clock,
+    )
+
+
+def resume(
+    database: Database, connection: Connection, lock: OwnerLock, run_id: str, clock: Callable[[], float]
+) -> RunJournal:
+    """The journal of a run that an earlier session worked on."""
+    sql = f"SELECT number, sessions, elapsed_s, {INFO_COLUMNS} FROM run WHERE id = ?"  # noqa: S608 - constants only
+    number, sessions, elapsed_s, *info = connection.execute(sql, (run_id,)).fetchone()
+    with transaction(database, connection):
+        num_unknown = connection.execute(_MARK_UNKNOWN, (number,)).rowcount
+        connection.execute(
+            "UPDATE run SET status = 'running', sessions = ?, owner = ?, updated_at = ? WHERE number = ?",
+            (sessions + 1, json_to_bytes(this_process()), clock(), number),
+        )
+    return RunJournal(
+        database,
+        connection,
+        lock,
+        run=number,
+        id=run_id,
+        info=RunInfo.from_row(info),
+        session=sessions + 1,
+        is_resumed=True,
+        spent=charged(connection, number),
+        num_unknown=num_unknown,
+        elapsed_s=elapsed_s,
+        last=_last_numbers(connection, number),
+        clock=clock,
+    )
+
+
+def fork(
+    database: Database,
+    connection: Connection,
+    lock: OwnerLock,
+    run_id: str,
+    number: int,
+    info: RunInfo,
+    clock: Callable[[], float],
+    old: Connection,
+    old_number: int,
+) -> RunJournal:
+    """The journal of a run that was entered just now, and begins with the settled calls of an older one.
+
+    They cost the new run nothing; the older one is not changed.
+    """
+    with transaction(database, connection):
+        _copy(database, connection, number, old, old_number)
+        connection.execute("UPDATE run SET sessions = 2 WHERE number = ?", (number,))
+    return RunJournal(
+        database,
+        connection,
+        lock,
+        run=number,
+        id=run_id,
+        info=info,
+        session=2,
+        is_resumed=True,
+        spent=Usage(),
+        num_unknown=0,
+        elapsed_s=0.0,
+        last=_last_numbers(connection, number),
+        clock=clock,
+    )
+
+
+def _copy(database: Database, connection: Connection, number: int, old: Connection, old_number: int) -> None:
+    changed: Mapping[str, Any] = {"run": number, "session": 1, "source": "fork"}
+    free = dict.fromkeys(OUTCOME.columns[4:11], 0)  # what is charged
+    for insert, key, source, values in (
+        (QUESTION, "id", "FROM question WHERE run = ? AND id > ? ORDER BY id LIMIT ?", changed),
+        (CALL, "id", _SETTLED, changed),
+        (OUTCOME, "call", _SETTLED, {**changed, **free}),
+    ):
+        columns = ", ".join(f"{insert.table}.{column}" for column in insert.columns)
+        last, at = 0, insert.columns.index(key)
+        while rows := old.execute(f"SELECT {columns} {source}", (old_number, last, _CHUNK)).fetchall():
+            last = rows[-1][at]
+            insert_rows(database, connection, insert, [_changed(insert, row, values) for row in rows])
+
+
+def _changed(insert: Insert, row: Any, values: Mapping[str, Any]) -> list[Any]:
+    return [values.get(column, value) for column, value in zip(insert.columns, row, strict=True)]
+
+
+def _last_numbers(connection: Connection, number: int) -> dict[str, int]:
+    last = {}
+    for table, key in _KEYS.items():
+        found = connection.execute(f"SELECT MAX({key}) FROM {table} WHERE run = ?", (number,)).fetchone()[0]  # noqa: S608 - constants
+        last[table] = found or 0
+    return last
+
+
+def number_of(connection: Connection, run_id: str) -> int:
+    """The number of a run in its database.
+
+    Raises:
+        StoreError: It is not there.
+    """
+    found = connection.execute("SELECT number FROM run WHERE id = ?", (run_id,)).fetchone()
+    if found is None:
+        raise StoreError(f"run {run_id}: there is no such run")
+    return int(found[0])
