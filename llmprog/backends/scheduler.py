@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from llmprog.backends.accounts import Accounts, parts_of, samples_of
 from llmprog.backends.base import Backend, StreamingBackend, refuse_unsupported
@@ -97,29 +96,29 @@ class Scheduler:
             usage = total_usage([known[i] for i in samples_of(part)])
             self._record(CallSettled(node, part, usage, 0.0, is_recalled=True))
         gaps = parts_of(request, [i for i in samples_of(request) if i not in known])
-        drawn = await self._gather([self._ask(node, backend, gap) for gap in gaps])
+        drawn = await self._gather(lambda gap: self._ask(node, backend, gap), gaps)
         known.update(zip((i for gap in gaps for i in samples_of(gap)), drawn, strict=True))
         return [known[i] for i in samples_of(request)]
 
     async def _ask(self, node: str, backend: Backend, request: Request) -> Sequence[Completion]:
         if request.num_samples == 1 or backend.capabilities.n:
             return await self._all_samples(node, backend, request)
-        return await self._gather(
-            self._all_samples(node, backend, replace(request, num_samples=1, first_sample=i))
-            for i in samples_of(request)
-        )
+        singles = [replace(request, num_samples=1, first_sample=i) for i in samples_of(request)]
+        return await self._gather(lambda single: self._all_samples(node, backend, single), singles)
 
-    async def _gather(self, work: Iterable[Coroutine[Any, Any, Sequence[Completion]]]) -> list[Completion]:
-        """The completions of all ``work`` in order; where the budget ends, what is under way is not cancelled."""
+    async def _gather(
+        self, ask: Callable[[Request], Awaitable[Sequence[Completion]]], parts: Iterable[Request]
+    ) -> list[Completion]:
+        """What ``ask`` gives for all ``parts``, in order; where the budget ends, what is under way is not cancelled."""
 
-        async def outcome(one: Coroutine[Any, Any, Sequence[Completion]]) -> Sequence[Completion] | BudgetExceededError:
+        async def outcome(part: Request) -> Sequence[Completion] | BudgetExceededError:
             try:
-                return await one
+                return await ask(part)
             except BudgetExceededError as error:
                 return error
 
         found: list[Completion] = []
-        for result in await gather_or_cancel(outcome(one) for one in work):
+        for result in await gather_or_cancel(outcome(part) for part in parts):
             if isinstance(result, BudgetExceededError):
                 result.completions = (*found, *result.completions)
                 raise result
