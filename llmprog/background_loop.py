@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -24,8 +24,12 @@ def _background_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def run_sync(work: Coroutine[Any, Any, T]) -> T:
+def run_sync(work: Coroutine[Any, Any, T], on_interrupt: Callable[[], None] | None = None) -> T:
     """Run ``work`` on the background loop and wait; Ctrl-C cancels it and waits for it to clean up.
+
+    Args:
+        work: What to run.
+        on_interrupt: Called at the first Ctrl-C instead, to ask the work to come to an end; the second cancels it.
 
     Raises:
         LLMProgError: It was called from code that the background loop itself is running.
@@ -41,7 +45,13 @@ def run_sync(work: Coroutine[Any, Any, T]) -> T:
     future: Future[T] | None = None
     try:  # the loop may be at work, and Ctrl-C arrive, before the next line has returned
         future = asyncio.run_coroutine_threadsafe(work, loop)
-        return future.result()
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            if on_interrupt is None or future.done():
+                raise
+            on_interrupt()
+            return future.result()
     except KeyboardInterrupt:
         if future is not None:
             future.cancel()

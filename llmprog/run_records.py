@@ -7,6 +7,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def resume_run(store: RunStore, run_id: str, info: RunInfo, *, fork: bool) -> Ru
     if before.program_hash == info.program_hash:
         return store.resume(run_id)
     if fork:
-        return store.fork(run_id, info)
+        return store.fork(run_id, replace(info, config={**before.config, **info.config}))
     raise ProgramChangedError(
         f"program {info.program!r} is not what run {run_id} was begun with:\n{_difference(before, info)}\n"
         "undo the change, or fork the run (fork=True, --fork): a new run that takes over the calls that still fit"
@@ -105,7 +106,7 @@ class ThoughtRecords:
     from the first, so those after the last ``began`` of a path count.
     ``thoughts`` is a list of ``{"id", "parents", "node", "sample", "call", "state", "goal", "answer"}``. ``call`` is
     the digest of the request whose sample the thought was parsed from; only thoughts that may be answered with have an
-    ``answer``.
+    ``answer``. A sample that led to a known thought is a shorter entry, ``{"again", "sample", "call"}``.
 
     Args:
         journal: Where to.
@@ -123,7 +124,7 @@ class ThoughtRecords:
         self._graph = graph
         self._answer = answer
         self._has_goal = has_goal
-        journal.event(path, "began", {})
+        journal.event(path, "began", {"has_goal": has_goal})
         self._told = 0  # thoughts written so far; those of the root come with the first event
 
     def __call__(self, event: Event) -> None:
@@ -145,6 +146,8 @@ class ThoughtRecords:
             if is_new:
                 node = self._graph.arrivals(child)[0].generator
                 new.append(self._describe(child, node, sample, request, event.parents))
+            elif request is not None:
+                new.append({"again": child, "sample": sample, "call": _digest(request)})
         self._told += len(new)
         if new:
             self._journal.event(self._path, "thoughts", new)

@@ -334,6 +334,19 @@ def _call(part: str, function: Callable[[Any], Any], state: Any) -> Any:
         raise NodeError(part, f"raised {type(error).__name__}: {error} for the state {state!r}") from error
 
 
-def run(program: Program, input: Any, **options: Any) -> Result:  # noqa: A002 - the word users expect
-    """``arun`` for callers without an event loop, and for notebooks, whose loop is already running."""
-    return run_sync(arun(program, input, **options))
+def run(
+    program: Program,
+    input: Any,  # noqa: A002 - the word users expect
+    *,
+    on_interrupt: Callable[[], None] | None = None,
+    **options: Any,
+) -> Result:
+    """``arun`` for callers without an event loop, and for notebooks, whose loop is already running.
+
+    Args:
+        program: What to run.
+        input: What the program's ``start`` takes.
+        on_interrupt: Called at the first Ctrl-C, which otherwise cancels the run; ``stop.set`` has it come to its end.
+        options: As for ``arun``.
+    """
+    return run_sync(arun(program, input, **options), on_interrupt)
