@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +26,7 @@ Status = Literal["running", "interrupted", "finished", "stopped", "failed", "unr
 CallState = Literal["sent", "settled", "failed", "unknown"]
 
 _CHUNK = 256
+_NUMBER = re.compile(r"\d+")
 
 _RUN = (
     "SELECT number, status, created_at, updated_at, elapsed_s, owner, forked_from, result, "  # noqa: S608 - constants only
@@ -110,6 +112,21 @@ class RunCounts:
     rows: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Errors of one kind.
+
+    Attributes:
+        of: Whether they ended a ``call``, or an ``attempt`` that another followed.
+        error: The first of them.
+        count: How many there are that differ from it in numbers only.
+    """
+
+    of: Literal["call", "attempt"]
+    error: str
+    count: int
+
+
 class Run:
     """A run, read only; a store opens it. It may be under way: what it says is what is on disk at the time.
 
@@ -184,6 +201,20 @@ class Run:
         ).fetchall()
         rows = reader.execute("SELECT COUNT(*) FROM map_row WHERE run = ?", (self._number,)).fetchone()[0]
         return RunCounts(calls=dict(calls), events=dict(events), rows=rows)
+
+    def failures(self) -> list[Failure]:
+        """What went wrong, the most frequent first."""
+        found: dict[tuple[Literal["call", "attempt"], str], Failure] = {}
+        tables: tuple[tuple[Literal["call", "attempt"], str], ...] = (("call", "outcome"), ("attempt", "attempt"))
+        for of, table in tables:
+            sql = f"SELECT error FROM {table} WHERE run = ? AND error IS NOT NULL"  # noqa: S608 - constants only
+            for (error,) in self._open().execute(sql, (self._number,)):
+                kind = (of, _NUMBER.sub("#", error))
+                known = found.get(kind)
+                found[kind] = Failure(
+                    of=of, error=known.error if known else error, count=known.count + 1 if known else 1
+                )
+        return sorted(found.values(), key=lambda failure: (-failure.count, failure.of, failure.error))
 
     def calls(self, path: str | None = None) -> Iterator[CallRecord]:
         """The calls in the order of sending, of all paths or of one."""

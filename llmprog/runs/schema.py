@@ -99,6 +99,9 @@ def create_statements(dialect: Dialect) -> list[str]:
             f"duration_s {real}, at {real}",
         ),
         table("event", "seq", f"path TEXT NOT NULL, kind TEXT NOT NULL, data {data} NOT NULL, at {real} NOT NULL"),
+        "CREATE INDEX event_path ON event (run, path)"
+        if dialect.has_many_runs
+        else "CREATE INDEX event_path ON event (path)",
         # A finished row of a map job.
         table("map_row", "number", f"digest TEXT NOT NULL, result {data} NOT NULL, at {real} NOT NULL"),
     ]

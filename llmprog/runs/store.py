@@ -134,6 +134,10 @@ class RunStore(ABC):
             StoreError: There is no such run, or it cannot be removed.
         """
 
+    def size_bytes(self, run_id: str) -> int | None:
+        """What a run takes on disk; ``None`` where that cannot be told."""
+        return None
+
     def close(self) -> None:  # noqa: B027 - most stores hold nothing open
         """Let go of the store."""
 
@@ -233,9 +237,8 @@ class DirectoryStore(RunStore):
     def delete(self, run_id: str) -> None:
         run_id, _, lock = self._taken(run_id)
         try:
-            path = self._path(run_id)
-            for name in (f"{path}-wal", f"{path}-shm", f"{path}-journal", path, path.with_suffix(".lock")):
-                Path(name).unlink(missing_ok=True)
+            for path in (*self._files(run_id), self._path(run_id).with_suffix(".lock")):
+                path.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(
                 f"run {run_id}: it cannot be deleted: {error}; see to the permissions of {self}"
@@ -243,8 +246,15 @@ class DirectoryStore(RunStore):
         finally:
             lock.release()
 
+    def size_bytes(self, run_id: str) -> int | None:
+        return sum(path.stat().st_size for path in self._files(run_id) if path.exists())
+
     def _path(self, run_id: str) -> Path:
         return self.directory / f"{run_id}.sqlite"
+
+    def _files(self, run_id: str) -> list[Path]:
+        """The files of a run, the database itself last."""
+        return [self._path(run_id).with_name(f"{run_id}.sqlite{end}") for end in ("-wal", "-shm", "-journal", "")]
 
     def _ids(self) -> Sequence[str]:
         try:
