@@ -167,6 +167,26 @@ class SamplingParams:
             )
 
 
+# By identity, since equal parameters may differ in their text (1 and 1.0); kept, so that no other gets their address.
+_params_texts: dict[int, tuple[SamplingParams, str]] = {}
+_MAX_PARAMS_TEXTS = 1024
+
+
+def _params_text(params: SamplingParams) -> str:
+    """``params`` as JSON, made once: all calls of a node in a run share theirs."""
+    known = _params_texts.get(id(params))
+    if known is not None:
+        return known[1]
+    value = {f.name: getattr(params, f.name) for f in fields(params)}
+    guided = params.guided
+    value["guided"] = None if guided is None else [type(guided).__name__, *astuple(guided)]
+    text = json.dumps(value, sort_keys=True)
+    if len(_params_texts) >= _MAX_PARAMS_TEXTS:
+        _params_texts.clear()
+    _params_texts[id(params)] = params, text
+    return text
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One model call: ``num_samples`` completions of ``prompt``.
@@ -192,11 +212,9 @@ class Request:
         """Hex digest of prompt and parameters, without the sample indices: equal questions, equal digests."""
         asked = self.prompt.prompt if isinstance(self.prompt, Template) else self.prompt
         parts = [p if isinstance(p, str) else p.num_tokens for p in getattr(self.prompt, "parts", ())]
-        params = {f.name: getattr(self.params, f.name) for f in fields(self.params)}
-        guided = self.params.guided
-        params["guided"] = None if guided is None else [type(guided).__name__, *astuple(guided)]
-        content = [[[m.role, m.content] for m in asked.messages], asked.prefix, parts, params]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+        content = json.dumps([[[m.role, m.content] for m in asked.messages], asked.prefix, parts])
+        text = f"{content[:-1]}, {_params_text(self.params)}]"
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
