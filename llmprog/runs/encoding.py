@@ -19,9 +19,10 @@ from llmprog.json_values import (
     without_secrets,
 )
 from llmprog.redaction import redact
-from llmprog.types import Completion, Logprobs, Request, Scoring
+from llmprog.types import Completion, Logprobs, Request, SamplingParams, Scoring, Template
 
 _COMPRESSED_FROM = 1024  # below it compressing costs more time than it saves in writing
+_KEPT_PARAMS = 256
 _LARGEST = 1 << 29  # what a value may be once unpacked: a file from elsewhere may hold bytes that unpack to terabytes
 
 # Not ASCII only: two halves of a surrogate pair, apart in a text, would be read back as one character.
@@ -30,7 +31,11 @@ _to_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 def encode(value: Any) -> bytes:
     """JSON values, already without secrets, as bytes."""
-    data = _to_text(value).encode("utf-8", "surrogatepass")
+    return _pack(_to_text(value))
+
+
+def _pack(text: str) -> bytes:
+    data = text.encode("utf-8", "surrogatepass")
     return data if len(data) < _COMPRESSED_FROM else zlib.compress(data, 1)
 
 
@@ -56,13 +61,31 @@ def plain_text(text: str) -> str:
     return redact(text).encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-def question_to_bytes(question: Request | Scoring) -> bytes:
-    """What was asked, without the numbers of its samples."""
-    if isinstance(question, Request):
-        value = request_to_json(question) | {"num_samples": 1, "first_sample": 0}
-    else:
-        value = {"prompt": prompt_to_json(question.prompt), "continuations": list(question.continuations)}
-    return encode(without_secrets(value))
+class QuestionEncoder:
+    """Turns questions into bytes; parameters, which all calls of a node share, it turns into JSON once."""
+
+    def __init__(self) -> None:
+        self._params: dict[int, tuple[SamplingParams, str]] = {}
+
+    def encode(self, question: Request | Scoring) -> bytes:
+        """What was asked, without the numbers of its samples."""
+        if isinstance(question, Scoring):
+            value = {"prompt": prompt_to_json(question.prompt), "continuations": list(question.continuations)}
+            return encode(without_secrets(value))
+        if isinstance(question.prompt, Template):
+            return encode(without_secrets(request_to_json(question)))
+        prompt = _to_text(without_secrets(prompt_to_json(question.prompt)))
+        return _pack(f'{prompt[:-1]},"params":{self._params_text(question)}}}')
+
+    def _params_text(self, question: Request) -> str:
+        params = question.params
+        known = self._params.get(id(params))
+        if known is None:
+            if len(self._params) >= _KEPT_PARAMS:
+                self._params.clear()
+            text = _to_text(without_secrets(request_to_json(question)["params"]))
+            known = self._params[id(params)] = params, text  # kept, so that no other object gets its address
+        return known[1]
 
 
 def question_from_bytes(data: bytes, first_sample: int, num_samples: int) -> Request | Scoring:

@@ -13,11 +13,11 @@ from llmprog.accounting import Answers, Question
 from llmprog.errors import StoreError
 from llmprog.runs.database import Database
 from llmprog.runs.encoding import (
+    QuestionEncoder,
     completions_to_bytes,
     decode,
     json_to_bytes,
     plain_text,
-    question_to_bytes,
     scores_to_bytes,
 )
 from llmprog.runs.info import RunInfo
@@ -82,6 +82,7 @@ class RunJournal:
         self._numbers = {table: count(number + 1) for table, number in last.items()}
         self._next_call = self._numbers["call"].__next__
         self._questions: dict[str, int] = {}
+        self._encoder = QuestionEncoder()
         self._recent: dict[tuple[int, int], tuple[object, object, int]] = {}
         self._paths: weakref.WeakValueDictionary[str, PathJournal] = weakref.WeakValueDictionary()
         self._unasked_before = 0
@@ -196,7 +197,7 @@ class RunJournal:
             number = self._questions[digest] = next(self._numbers["question"])
             if len(self._questions) > _KNOWN_QUESTIONS:
                 del self._questions[next(iter(self._questions))]
-            self._writer.post(QUESTION, (self._run, number, bytes.fromhex(digest), question_to_bytes(question)))
+            self._writer.post(QUESTION, (self._run, number, bytes.fromhex(digest), self._encoder.encode(question)))
         if params is not None:
             self._recent[same] = question.prompt, params, number  # kept, so that no other object gets their addresses
             if len(self._recent) > _KNOWN_QUESTIONS:

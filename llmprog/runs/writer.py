@@ -49,7 +49,8 @@ class GroupWriter:
         self._close = close
         self._touched = time.monotonic()
         self._queue: list[_Item] = []
-        self._ready = threading.Condition()
+        self._lock = threading.Lock()
+        self._ready = threading.Condition(self._lock)
         self._is_closing = False
         self._failure: StoreError | None = None
         self._pid = os.getpid()
@@ -76,9 +77,9 @@ class GroupWriter:
                 f"a run's journal was opened by process {self._pid} and used by its fork {os.getpid()}: only the "
                 "process that opened it can write; open the store after forking, or start processes with 'spawn'"
             )
-        with self._ready:
+        with self._lock:
             if self._failure is not None:
-                raise StoreError(str(self._failure)) from self._failure
+                raise StoreError(str(self._failure)) from self._failure.__cause__
             if self._is_closing:
                 raise StoreError("a run's journal is closed; nothing more can be written to it")
             self._queue.append(item)
