@@ -145,8 +145,8 @@ def test_a_cancelled_run_leaves_nothing_reserved():
     async def cancelled():
         backend = ScriptedBackend(reply, latency_s=1)
         task = asyncio.ensure_future(arun(vote(), "", backend=backend, seed=1, budget=ledger))
-        while backend.num_in_flight < 40:
-            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.1)
+        assert backend.num_in_flight == 40
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

@@ -47,6 +47,7 @@ class Attempts:
     accounts: Accounts
     call: int | None
     bound: Usage
+    is_reserved: bool = True  # ``bound`` is set aside for the attempt under way
 
     async def again(self, error: BackendError, duration_s: float) -> None:
         """Note a failed attempt before the next is made.
@@ -58,9 +59,10 @@ class Attempts:
         if accounts.journal is not None and self.call is not None:
             accounts.journal.note_attempt(self.call, error, duration_s)
         if error.possibly_billed and accounts.spending is not None:
-            each = replace(self.bound, calls=1)
-            await accounts.spending.reserve(each, 1)
-            await accounts.spending.settle(each, each)
+            self.is_reserved = False
+            await accounts.spending.settle(self.bound, self.bound)
+            await accounts.spending.reserve(self.bound, 1)
+            self.is_reserved = True
 
 
 attempts: ContextVar[Attempts | None] = ContextVar("llmprog_attempts", default=None)
@@ -126,14 +128,15 @@ class Accounts:
             except BaseException:
                 await self._settle(bound, NOTHING)
                 raise
-        token = attempts.set(Attempts(self, number, bound))
+        made = Attempts(self, number, bound)
+        token = attempts.set(made)
         begun = time.monotonic()
         try:
             answers = await send()
         except BaseException as error:
             is_billed = not isinstance(error, BackendError) or error.possibly_billed
-            charge = bound if is_billed else NOTHING
-            await self._in_spite_of_cancellation(self._fail(number, error, bound, charge))
+            charge = bound if is_billed and made.is_reserved else NOTHING
+            await self._in_spite_of_cancellation(self._fail(number, error, bound if made.is_reserved else None, charge))
             raise
         finally:
             attempts.reset(token)
@@ -146,12 +149,12 @@ class Accounts:
             self.cache.put(backend.id, backend.capabilities.seed, question, completions)
         return answers
 
-    async def _settle(self, reserved: Usage, actual: Usage) -> None:
-        if self.spending is not None:
+    async def _settle(self, reserved: Usage | None, actual: Usage) -> None:
+        if self.spending is not None and reserved is not None:
             await self.spending.settle(reserved, actual)
 
-    async def _fail(self, number: int | None, error: BaseException, bound: Usage, charge: Usage) -> None:
-        await self._settle(bound, charge)
+    async def _fail(self, number: int | None, error: BaseException, reserved: Usage | None, charge: Usage) -> None:
+        await self._settle(reserved, charge)
         if self.journal is not None and number is not None:
             await self.journal.fail(number, error, charge)
 
