@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from llmprog.cli import jobs as jobs
 from llmprog.cli import listing as listing
 from llmprog.cli import run as run
 from llmprog.cli.app import EXIT_BACKEND, EXIT_INTERRUPTED, EXIT_USAGE

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from llmprog.programs.catalog import ProgramEntry
 
 
 def assign(
-    entry: ProgramEntry, settings: list[str], backend: str | None, backend_options: Mapping[str, str]
+    entry: ProgramEntry, settings: Sequence[str], backend: str | None, backend_options: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Settings by whom they are for, the program first; an unknown key lists the known ones."""
     from llmprog.errors import OptionError

@@ -150,7 +150,9 @@ class RunJournal:
             reader.close()
 
     async def finish_row(self, index: int, digest: str, result: Mapping[str, Any]) -> None:
-        """Keep the result of a row of a job."""
+        """Keep the result of a row of a job, in place of what an earlier session came to."""
+        if self.is_resumed:
+            self._writer.post("DELETE FROM map_row WHERE run = ? AND number = ?", (self._run, index))
         row = (self._run, index, digest, json_to_bytes(dict(result)), self._clock())
         await self._writer.write(MAP_ROW, row)
 

@@ -1,0 +1,147 @@
+"""What a row of a job came to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from llmprog.redaction import redact
+from llmprog.result import Result
+from llmprog.search.voting import canonical_answer
+from llmprog.templates import format_value
+from llmprog.types import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class RowTask:
+    """A row to be worked on: all that an executor needs to know of it.
+
+    Attributes:
+        index: Its place among the rows.
+        row: Its columns.
+        input: What the program is run on.
+        gold: The right answer, where the row holds one.
+        seed: Of this row's run.
+    """
+
+    index: int
+    row: Mapping[str, Any]
+    input: Any
+    gold: Any
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowError:
+    """Why a row has no result: the error's type and what it says."""
+
+    type: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowResult:
+    """What a row came to.
+
+    Attributes:
+        index: The row's place among the rows, from 0.
+        row: Its columns; ``None`` where it could not be read.
+        answer: The answer as text; the best so far of an unsolved row; ``None`` where there is none.
+        solved: Whether the program's goal was reached or, for a program without one, whether there is an answer.
+        stopped: Why the search ended, as in ``Result``; ``error`` where an error ended it.
+        votes: ``(answer, votes)``, most votes first; ``None`` where nothing was put to the vote.
+        confidence: Of the vote, where there was one.
+        correct: Whether the row is solved and its answer is the right one; ``None`` where no right one is known.
+        usage: What the row's run spent.
+        error: Why it failed; ``None`` where it did not.
+        seed: Repeats the row's run.
+        is_recalled: Whether an earlier session of the job came to it.
+    """
+
+    index: int
+    row: Mapping[str, Any] | None
+    answer: str | None = None
+    solved: bool = False
+    stopped: str
+    votes: tuple[tuple[str, int], ...] | None = None
+    confidence: float | None = None
+    correct: bool | None = None
+    usage: Usage = Usage()
+    error: RowError | None = None
+    seed: int
+    is_recalled: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """It as JSON values, without ``is_recalled``."""
+        return {
+            "index": self.index,
+            "row": self.row,
+            "answer": self.answer,
+            "solved": self.solved,
+            "stopped": self.stopped,
+            "votes": None if self.votes is None else [{"answer": a, "votes": n} for a, n in self.votes],
+            "confidence": self.confidence,
+            "correct": self.correct,
+            "usage": asdict(self.usage),
+            "error": None if self.error is None else asdict(self.error),
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RowResult:
+        """What ``to_json`` wrote, as recalled."""
+        given = {name: value[name] for name in _KEPT_AS_IS}
+        votes, error = value["votes"], value["error"]
+        return cls(
+            **given,
+            votes=None if votes is None else tuple((entry["answer"], entry["votes"]) for entry in votes),
+            usage=Usage(**value["usage"]),
+            error=None if error is None else RowError(**error),
+            is_recalled=True,
+        )
+
+
+_KEPT_AS_IS = ("index", "row", "answer", "solved", "stopped", "confidence", "correct", "seed")
+
+
+def result_of_run(task: RowTask, result: Result, canonical: Callable[[Any], str | None]) -> RowResult:
+    """A row's result from the result of its run.
+
+    Args:
+        task: The row.
+        result: What the program came to.
+        canonical: The form in which the program compares answers.
+    """
+    votes = result.votes
+    return RowResult(
+        index=task.index,
+        row=task.row,
+        answer=None if result.answer is None else redact(format_value(result.answer)),
+        solved=result.solved,
+        stopped=result.stopped,
+        votes=None if votes is None else tuple((redact(format_value(a)), n) for a, n in votes.histogram),
+        confidence=None if votes is None else votes.confidence,
+        correct=None if task.gold is None else result.solved and is_correct(result.answer, task.gold, canonical),
+        usage=result.usage,
+        seed=task.seed,
+    )
+
+
+def result_of_error(task: RowTask, error: Exception) -> RowResult:
+    """A row's result where an error ended its run, with what it had spent until then."""
+    partial = getattr(error, "partial", None)
+    return RowResult(
+        index=task.index,
+        row=task.row,
+        stopped="error",
+        usage=partial.usage if isinstance(partial, Result) else Usage(),
+        error=RowError(type(error).__name__, redact(str(error))),
+        seed=task.seed,
+    )
+
+
+def is_correct(answer: Any, gold: Any, canonical: Callable[[Any], str | None] = canonical_answer) -> bool:
+    """Whether two answers are the same in canonical form: numbers as exact rationals, other text in folded form."""
+    wanted = canonical(gold)
+    return wanted is not None and wanted in (canonical(answer), canonical(format_value(answer)))
