@@ -77,6 +77,8 @@ class RunInfo:
 
 
 def new_run_id(now: float) -> str:
-    """A short id that sorts by time, such as ``20261122-064501-k3f9``."""
+    """A short id that sorts by time, to a thousandth of a second, such as ``20261122-064501-k3f9``."""
     moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
-    return f"{moment:%Y%m%d-%H%M%S}-{''.join(random.SystemRandom().choices(_ID_LETTERS, k=4))}"
+    high, low = divmod(moment.microsecond * len(_ID_LETTERS) ** 2 // 1_000_000, len(_ID_LETTERS))
+    rest = "".join(random.SystemRandom().choices(_ID_LETTERS, k=2))
+    return f"{moment:%Y%m%d-%H%M%S}-{_ID_LETTERS[high]}{_ID_LETTERS[low]}{rest}"

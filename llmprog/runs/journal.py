@@ -85,7 +85,7 @@ class RunJournal:
         self._encoder = QuestionEncoder()
         self._recent: dict[tuple[int, int], tuple[object, object, int]] = {}
         self._paths: weakref.WeakValueDictionary[str, PathJournal] = weakref.WeakValueDictionary()
-        self._unasked_before = 0
+        self._unasked: dict[str, set[int]] = {}
         self._reader: Connection | None = database.reader() if is_resumed else None
         self._rows_ahead: dict[int, tuple[str, bytes]] = {}
         self._rows_from = self._rows_to = 0
@@ -98,14 +98,11 @@ class RunJournal:
         if found is None:
             earlier = None
             if self._reader is not None:
-                earlier = EarlierCalls(self._reader, self._run, path, self._session)
+                earlier = EarlierCalls(self._reader, self._run, path, self._session, self._unasked.get(path))
+                if earlier.unasked:
+                    self._unasked[path] = earlier.unasked
             found = self._paths[path] = PathJournal(self, path, earlier)
-            if earlier is not None:
-                weakref.finalize(found, self._count_unasked, earlier).atexit = False
         return found
-
-    def _count_unasked(self, earlier: EarlierCalls) -> None:
-        self._unasked_before += earlier.num_unasked
 
     @property
     def unasked(self) -> int:
@@ -113,7 +110,7 @@ class RunJournal:
 
         A program that does the same with the same seed asks for all of them.
         """
-        return self._unasked_before + sum(path.num_unasked for path in self._paths.values())
+        return sum(len(calls) for calls in self._unasked.values())
 
     def event(self, path: str, kind: str, data: Any) -> None:
         """Keep something that happened, in order; it is written with the next group."""
@@ -218,11 +215,6 @@ class PathJournal:
         self._earlier = earlier
         self._run = journal._run
         self._write = journal._writer.write
-
-    @property
-    def num_unasked(self) -> int:
-        """Settled calls of earlier sessions that nobody has asked for."""
-        return 0 if self._earlier is None else self._earlier.num_unasked
 
     def recall(self, node: str, request: Request) -> Mapping[int, Completion]:
         return {} if self._earlier is None else self._earlier.completions(node, request)

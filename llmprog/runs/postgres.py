@@ -6,7 +6,7 @@ import contextlib
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llmprog.errors import MissingExtraError, StoreError
@@ -85,7 +85,7 @@ class PostgresStore(RunStore):
         while True:
             run_id = new_run_id(self._clock())
             taken = self._take(run_id)
-            if taken is not None:
+            if taken is not None and run_id not in self._ids():
                 return run_id, *taken
 
     def _existing(self, run_id: str) -> Database:
@@ -194,18 +194,21 @@ class _Server:
         return self._shared
 
     def close(self) -> None:
+        """End the shared session."""
         if self._shared is not None:
             self._shared.close()
             self._shared = None
 
     @contextlib.contextmanager
-    def reported(self) -> Any:
+    def reported(self) -> Iterator[None]:
+        """Errors of the server become those of a store."""
         try:
             yield
         except self.errors as error:
             raise self.failure(error) from error
 
     def failure(self, error: Exception) -> StoreError:
+        """What to tell the user about an error of the server."""
         if isinstance(error, StoreError):
             return error
         said = redact(" ".join(str(error).split()))[:300]

@@ -33,22 +33,21 @@ class EarlierCalls:
         run: The run's number.
         path: The path.
         session: Calls of sessions before this one count.
+        unasked: Those that nobody had asked for, where somebody had opened the path in this session before.
+
+    Attributes:
+        unasked: Numbers of the calls that nobody has asked for.
     """
 
-    def __init__(self, reader: Connection, run: int, path: str, session: int) -> None:
+    def __init__(self, reader: Connection, run: int, path: str, session: int, unasked: set[int] | None = None) -> None:
         self._reader = reader
         self._where = (run, path, session)
         self._calls: dict[tuple[str, bytes], list[tuple[int, int, int]]] = {}
-        self._unasked: set[int] = set()
         self._answers: OrderedDict[int, tuple[str, bytes]] = OrderedDict()
         for call, node, digest, first_sample, num_samples in reader.execute(f"{_INDEX} ORDER BY call.id", self._where):
             self._calls.setdefault((node, bytes(digest)), []).append((call, first_sample, num_samples))
-            self._unasked.add(call)
-
-    @property
-    def num_unasked(self) -> int:
-        """How many of them nobody has asked for."""
-        return len(self._unasked)
+        everything = {call for calls in self._calls.values() for call, _, _ in calls}
+        self.unasked = everything if unasked is None else unasked
 
     def completions(self, node: str, request: Request) -> Mapping[int, Completion]:
         """Those that ``request`` asks for, by sample index."""
@@ -73,7 +72,7 @@ class EarlierCalls:
         return scores_from_bytes(answers[0][1])
 
     def _answer(self, call: int) -> tuple[str, bytes]:
-        self._unasked.discard(call)
+        self.unasked.discard(call)
         if call not in self._answers:
             for number, source, data in self._reader.execute(_ANSWERS, (*self._where, call)):
                 self._answers[number] = source, bytes(data)
