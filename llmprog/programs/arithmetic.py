@@ -6,16 +6,20 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
 
 from llmprog.arithmetic import ExpressionError, canonical_number, parse
 from llmprog.errors import InputError
 from llmprog.nodes import generator
 from llmprog.program import Program
-from llmprog.programs.catalog import for_method, one_of
-from llmprog.search import BetaStop, SelfConsistency, StoppingRule, WindowStop
+from llmprog.programs.votes import Stopping, stopping_rule
+from llmprog.search import SelfConsistency
 
-Stopping = Literal["none", "beta", "window"]
+WORKED_EXAMPLE = (
+    "Answer the question. Work it out step by step, one step per line, then give the result.\n\n"
+    "Question: What is 2 * (3 + 4)?\nReasoning:\n3 + 4 = 7\n2 * 7 = 14\nAnswer: 14\n\n"
+    "Question: {question}\nReasoning:\n"
+)
+"""How an arithmetic question is asked."""
 
 _ANSWER = re.compile(r"answer\s*(?:is|:)\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
 _MAX_QUESTION = 2000
@@ -57,15 +61,7 @@ def parse_question(text: str) -> Chain:
         return Chain(question)
 
 
-@generator(
-    prompt=(
-        "Answer the question. Work it out step by step, one step per line, then give the result.\n\n"
-        "Question: What is 2 * (3 + 4)?\nReasoning:\n3 + 4 = 7\n2 * 7 = 14\nAnswer: 14\n\n"
-        "Question: {question}\nReasoning:\n"
-    ),
-    name="chain_of_thought",
-    max_tokens=200,
-)
+@generator(prompt=WORKED_EXAMPLE, name="chain_of_thought", max_tokens=200)
 def think(state: Chain, completion: str) -> Iterable[Chain]:
     """The chain with its last stated answer; a chain without one does not vote."""
     found = _ANSWER.findall(completion)
@@ -90,19 +86,11 @@ def arithmetic(
         confidence: Wanted probability that the leader is the true mode (beta; default 0.95).
         window: Chains per window (window; default 5).
     """
-    one_of("stopping", stopping, Stopping)
-    wanted = for_method("confidence", confidence, stopping, {"beta": 0.95}, chooser="stopping")
-    size = for_method("window", window, stopping, {"window": 5}, chooser="stopping")
-    rules: dict[str, StoppingRule | None] = {"none": None}
-    if wanted is not None:
-        rules["beta"] = BetaStop(wanted)
-    if size is not None:
-        rules["window"] = WindowStop(size)
     return Program(
         name="arithmetic",
         start=parse_question,
         generators=[think.with_options(temperature=temperature)],
-        controller=SelfConsistency(num_samples=num_samples, stopping=rules[stopping]),
+        controller=SelfConsistency(num_samples=num_samples, stopping=stopping_rule(stopping, confidence, window)),
         answer=_answer,
     )
 

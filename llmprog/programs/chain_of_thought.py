@@ -67,6 +67,11 @@ def parse_question(text: str) -> Chain:
     return Chain(question)
 
 
+def ask_for_chain(question: str, system: str | None = None) -> Prompt:
+    """What a model is asked for a chain of thought about ``question``, and a last line with the answer alone."""
+    return Prompt.from_text(f"{_INSTRUCTION}\n\nQuestion: {question}", system=system)
+
+
 def stated_answer(reply: str) -> str | None:
     r"""The answer that a reply states, ``None`` if it states none.
 
@@ -150,7 +155,7 @@ def chain_of_thought(
     """
 
     def ask(state: Chain) -> Prompt:
-        return Prompt.from_text(f"{_INSTRUCTION}\n\nQuestion: {state.question}", system=system)
+        return ask_for_chain(state.question, system)
 
     @generator(prompt=ask, name="think", temperature=temperature, max_tokens=max_tokens)
     def think(state: Chain, completion: str) -> Iterable[Chain]:
@@ -162,7 +167,7 @@ def chain_of_thought(
         generators=[think],
         controller=BestOfN(num_samples=1) if num_samples == 1 else SelfConsistency(num_samples=num_samples),
         answer=_answer,
-        explain=_explain,
+        explain=explain_unanswered,
     )
 
 
@@ -170,7 +175,8 @@ def _answer(state: Chain) -> str | None:
     return state.answer
 
 
-def _explain(state: Chain) -> str:
+def explain_unanswered(state: Chain) -> str:
+    """Why no chain gave an answer."""
     return (
         "no chain ended with a line 'Answer: …' within max_tokens; what the model wrote is in the graph; "
         "raise max_tokens or num_samples, or use a larger model"
