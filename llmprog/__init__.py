@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmprog.compile import CompiledProgram as CompiledProgram
     from llmprog.compile import compile_program as compile_program
+    from llmprog.jobs.job import amap as amap
+    from llmprog.jobs.job import map as map  # noqa: A004 - it maps a program over rows
     from llmprog.nodes import Checker as Checker
     from llmprog.nodes import Generator as Generator
     from llmprog.nodes import Model as Model
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from llmprog.result import Result as Result
     from llmprog.runner import arun as arun
     from llmprog.runner import run as run
+    from llmprog.runs.budget import Budget as Budget
+    from llmprog.runs.store import open_store as open_store
     from llmprog.types import Blank as Blank
     from llmprog.types import Choices as Choices
     from llmprog.types import Completion as Completion
@@ -36,10 +40,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "llmprog.compile": ("CompiledProgram", "compile_program"),
+    "llmprog.jobs.job": ("amap", "map"),
     "llmprog.nodes": ("Checker", "Generator", "Model", "Verdict", "checker", "generator"),
     "llmprog.program": ("Program",),
     "llmprog.result": ("Result",),
     "llmprog.runner": ("arun", "run"),
+    "llmprog.runs.budget": ("Budget",),
+    "llmprog.runs.store": ("open_store",),
     "llmprog.types": (
         *("Blank", "Choices", "Completion", "JsonSchema", "Message", "Prompt", "Regex", "SamplingParams", "Template"),
         "Usage",

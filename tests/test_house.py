@@ -28,6 +28,7 @@ ENTRY_POINTS = [
 
 PUBLIC_NAMES = [
     "Blank",
+    "Budget",
     "Checker",
     "Choices",
     "CompiledProgram",
@@ -45,10 +46,13 @@ PUBLIC_NAMES = [
     "Usage",
     "Verdict",
     "__version__",
+    "amap",
     "arun",
     "checker",
     "compile_program",
     "generator",
+    "map",
+    "open_store",
     "run",
 ]
 

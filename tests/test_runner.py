@@ -5,6 +5,7 @@ import json
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -85,34 +86,65 @@ def test_a_program_within_an_async_node():
     assert Program(generators=[nested], controller=BreadthFirstSearch(max_depth=1)).run("").answer == "raa"
 
 
-def test_an_interrupt_of_the_waiting_thread_cancels_the_run():
-    class Interrupting(ScriptedBackend):
-        cancelled = False
+class Interrupting(ScriptedBackend):
+    """Presses Ctrl-C during its first calls, as often as told, and answers a while later."""
 
-        async def generate(self, request):
-            self.num_in_flight += 1
-            try:
-                # Not at once: the main thread must have come to wait for the run.
-                interrupt = (signal.pthread_kill, threading.main_thread().ident, signal.SIGINT)
-                asyncio.get_running_loop().call_later(0.05, *interrupt)
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                self.cancelled = True
-                raise
-            finally:
-                self.num_in_flight -= 1
+    def __init__(self, times, answer_s):
+        super().__init__(reply, latency_s=answer_s)
+        self.times = times
+        self.cancelled = False
 
-    backend = Interrupting(reply)
-    # A shell that runs the tests in the background has them ignore Ctrl-C.
+    async def generate(self, request):
+        if self.times:
+            self.times -= 1
+            # Not at once: the main thread must have come to wait for the run.
+            interrupt = (signal.pthread_kill, threading.main_thread().ident, signal.SIGINT)
+            asyncio.get_running_loop().call_later(0.05 * (self.times + 1), *interrupt)
+        try:
+            return await super().generate(request)
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C works: a shell that runs the tests in the background has them ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            program.run("r", backend=backend)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_an_interrupt_of_the_waiting_thread_cancels_the_run():
+    backend = Interrupting(times=1, answer_s=10)
+    with pytest.raises(KeyboardInterrupt):
+        program.run("r", backend=backend)
     assert backend.cancelled
     assert backend.num_in_flight == 0
     assert program.run("r", backend=ScriptedBackend(reply)).solved  # the loop is still of use
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_the_first_interrupt_can_ask_a_run_to_come_to_its_end():
+    stop = threading.Event()
+    backend = Interrupting(times=1, answer_s=0.2)
+    result = program.run("r", backend=backend, stop=stop, on_interrupt=stop.set)
+    assert (result.stopped, result.usage.calls, backend.cancelled) == ("interrupted", 1, False)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_the_second_interrupt_cancels_a_run_that_was_asked_to_end():
+    stop = threading.Event()
+    say = generator(prompt="after {state}", n=2, name="say")(lambda state, completion: [completion])
+    two_calls = Program(generators=[say], controller=BreadthFirstSearch(max_depth=1))
+    backend = Interrupting(times=2, answer_s=10)
+    backend.capabilities = replace(backend.capabilities, n=False)
+    with pytest.raises(KeyboardInterrupt):
+        two_calls.run("r", backend=backend, stop=stop, on_interrupt=stop.set)
+    assert stop.is_set()
+    assert backend.cancelled
+    assert backend.num_in_flight == 0
 
 
 def test_backends_by_node():

@@ -189,11 +189,14 @@ class Search:
             await self._take_in(pending.popleft())
             if self._goal_thought is not None:
                 return "goal"
-            if self._out_of_budget or (self._stop is not None and self._stop.is_set()):
+            if self._out_of_budget or self._was_stopped():
                 return await self._end("budget" if self._out_of_budget else "interrupted")
             commits += 1
             if commits % _COMMITS_BETWEEN_YIELDS == 0:
                 await asyncio.sleep(0)  # a search without model calls must stay cancellable
+
+    def _was_stopped(self) -> bool:
+        return self._stop is not None and self._stop.is_set()
 
     async def _take_in(self, head: _Pending) -> None:
         """Wait for the work and let its result enter the graph."""
@@ -369,7 +372,7 @@ class Search:
     # -- judging
 
     def _start_judging(self, made: Iterable[_Candidate]) -> None:
-        if not self.program.judges or self._is_ending:
+        if not self.program.judges or self._is_ending or self._was_stopped():
             return
         for candidate in made:
             needless = not candidate.is_valid or (candidate.is_goal and self.controller.stop_on_goal)
