@@ -27,7 +27,6 @@ from weakref import WeakSet
 import aiohttp
 import httpx
 from aiohttp.http import HttpProcessingError
-from multidict import CIMultiDict
 from yarl import URL
 
 from llmprog.backends.remote.answers import (
@@ -327,7 +326,7 @@ class _Target:
         if is_forwarded and authorization is not None:
             lines += f"Proxy-Authorization: {authorization}\r\n"
         # aiohttp writes the host into these headers when it connects, and tells connections apart by them.
-        tunnel = None if authorization is None else CIMultiDict({"Authorization": authorization, "Host": host})
+        tunnel = None if authorization is None else {"Authorization": authorization, "Host": host}
         route = aiohttp.ClientRequest(
             "GET", address, loop=asyncio.get_running_loop(), proxy=proxy, proxy_headers=tunnel
         )

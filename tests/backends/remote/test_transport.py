@@ -564,6 +564,25 @@ async def test_exchanges_beyond_the_limit_wait_for_a_connection(serve, wire):
     assert server.num_connections == 3
 
 
+async def test_a_request_is_on_its_way_before_its_caller_first_waits(wire):
+    """Of many calls made in one moment, the first does not wait until the last has been prepared."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        async with transport() as opened:
+            first = asyncio.create_task(opened.exchange("POST", url, HEADERS, b'{"a": 1}'))
+            connection, _ = await asyncio.to_thread(listening.accept)
+            with connection:
+                assert (await asyncio.to_thread(connection.recv, 65536)).endswith(b'{"a": 1}')
+                connection.sendall(wire.http(200, {}))
+                await first
+                second = asyncio.create_task(opened.exchange("POST", url, HEADERS, b'{"a": 2}'))
+                await asyncio.sleep(0)
+                connection.settimeout(5)  # this loop stands still meanwhile, so what has not been sent never comes
+                assert connection.recv(65536).endswith(b'{"a": 2}')
+                connection.sendall(wire.http(200, {}))
+                assert (await second).status == 200
+
+
 async def test_closing_fails_what_is_under_way(serve):
     async def handler(request, writer):
         await asyncio.sleep(60)
@@ -649,6 +668,8 @@ async def test_a_proxy_from_the_environment(serve, wire, monkeypatch):
     async with transport() as opened:
         answer = await opened.exchange("POST", "http://models.example/v1", HEADERS, b"{}")
         assert answer.body == b'{"via": "proxy"}'
+        await opened.exchange("POST", "http://models.example/v1", HEADERS, b"{}")
+        assert proxy.num_connections == 1  # kept alive, as without a proxy
         assert (await post(opened, direct)).body == b'{"via": "none"}'  # never for this machine
     assert proxy.requests[0].path == "http://models.example/v1"
     assert proxy.requests[0].headers["proxy-authorization"].startswith("Basic ")
