@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -71,6 +71,10 @@ def transaction(database: Database, connection: Connection) -> Iterator[None]:
     connection.execute("COMMIT")
 
 
+class _DamagedError(sqlite3.DatabaseError):
+    """What SQLite's own check of a file has found."""
+
+
 class SqliteFile:
     """A run in a file of its own.
 
@@ -102,20 +106,22 @@ class SqliteFile:
         self._wal_seen: tuple[int, int] | None = None
         self._wal_size = 0
 
-    def create(self) -> None:
-        """Make the file and its tables.
+    def create(self, enter: Callable[[Connection], None]) -> None:
+        """Make the file, its tables, and the run in them: all of it or, where that fails, nothing that can be read.
+
+        Args:
+            enter: Enters the run. It is in the file itself then, which is there even if a write-ahead log is lost.
 
         Raises:
-            StoreError: It exists, or cannot be written.
+            StoreError: It could not be written.
         """
-        if self.path.exists():
-            raise StoreError(f"run file {self.path}: it exists already")
         with self._reported(), contextlib.closing(self._connect("rwc")) as connection:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             with transaction(self, connection):
                 for statement in create_statements(SQLITE):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {self._version}")
+                enter(connection)
 
     def writer(self) -> Connection:
         self._must_exist()
@@ -123,6 +129,7 @@ class SqliteFile:
             connection = self._connect("rw")
             try:
                 self._refuse_foreign(connection)
+                self._refuse_damaged(connection)
                 self._migrate(connection)
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
@@ -209,7 +216,7 @@ class SqliteFile:
             text += (
                 f"; the directory must be writable: choose another with store= or --store, or change {self.path.parent}"
             )
-        elif code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        elif code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or isinstance(error, _DamagedError):
             text += "; the file is damaged: restore it from a copy, or delete it and begin the run anew"
         else:
             text += "; see whether the disk is in order, then resume the run"
@@ -263,6 +270,12 @@ class SqliteFile:
                 f"run file {self.path}: it has a {foreign[0][0]} named {foreign[0][1]!r}, which llmprog never makes "
                 "and which could run statements of its own; take it for hostile and delete it"
             )
+
+    def _refuse_damaged(self, connection: Connection) -> None:
+        """A damaged page is found now, not by the call that needs it."""
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise _DamagedError(found)
 
     def _migrate(self, connection: Connection) -> None:
         while (version := self._version_of(connection)) < self._version:

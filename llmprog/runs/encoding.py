@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
-from llmprog.errors import StoreError
+from llmprog.errors import OptionError, StoreError
 from llmprog.json_values import (
     completion_from_json,
     logprobs_from_json,
@@ -61,6 +62,15 @@ def plain_text(text: str) -> str:
     return redact(text).encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
+@contextlib.contextmanager
+def _read_as(what: str) -> Iterator[None]:
+    """Values of another form than ours become an error of ours: the file may come from anywhere."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, OptionError) as error:
+        raise StoreError(f"what should be {what} is not: {type(error).__name__}: {str(error)[:200]}") from error
+
+
 class QuestionEncoder:
     """Turns questions into bytes; parameters, which all calls of a node share, it turns into JSON once."""
 
@@ -89,11 +99,16 @@ class QuestionEncoder:
 
 
 def question_from_bytes(data: bytes, first_sample: int, num_samples: int) -> Request | Scoring:
-    """What was asked by a call for these samples."""
-    value = decode(data)
-    if "continuations" in value:
-        return Scoring(prompt_from_json(value["prompt"]), tuple(value["continuations"]))
-    return request_from_json(value | {"num_samples": num_samples, "first_sample": first_sample})
+    """What was asked by a call for these samples.
+
+    Raises:
+        StoreError: These are not the bytes of a question.
+    """
+    with _read_as("a question"):
+        value = decode(data)
+        if "continuations" in value:
+            return Scoring(prompt_from_json(value["prompt"]), tuple(value["continuations"]))
+        return request_from_json(value | {"num_samples": num_samples, "first_sample": first_sample})
 
 
 def completions_to_bytes(completions: Sequence[Completion]) -> bytes:
@@ -125,8 +140,16 @@ def completions_to_bytes(completions: Sequence[Completion]) -> bytes:
 
 
 def completions_from_bytes(data: bytes) -> list[Completion]:
-    """The completions that ``completions_to_bytes`` wrote."""
-    return [completion_from_json({"logprobs": None} | value) for value in decode(data)]
+    """The completions that ``completions_to_bytes`` wrote.
+
+    Raises:
+        StoreError: These are not such bytes.
+    """
+    with _read_as("completions"):
+        found = [completion_from_json({"logprobs": None} | value) for value in decode(data)]
+        if not all(isinstance(c.text, str) and isinstance(c.reasoning, str | None) for c in found):
+            raise TypeError("a text is not a text")
+    return found
 
 
 def scores_to_bytes(scores: Sequence[Logprobs]) -> bytes:
@@ -135,8 +158,13 @@ def scores_to_bytes(scores: Sequence[Logprobs]) -> bytes:
 
 
 def scores_from_bytes(data: bytes) -> list[Logprobs]:
-    """The likelihoods that ``scores_to_bytes`` wrote."""
-    return [logprobs_from_json(value) for value in decode(data)]
+    """The likelihoods that ``scores_to_bytes`` wrote.
+
+    Raises:
+        StoreError: These are not such bytes.
+    """
+    with _read_as("likelihoods"):
+        return [logprobs_from_json(value) for value in decode(data)]
 
 
 def json_to_bytes(value: Any) -> bytes:

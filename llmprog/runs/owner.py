@@ -46,14 +46,23 @@ class LockFile:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock of this file."""
+    """Whether a living process holds the lock of this file; it may be one that this process can only read."""
     if not path.exists():
         return False
-    lock = LockFile(path)
-    if lock.acquire(patience_s=0):
-        lock.release()
-        return False
-    return True
+    if sys.platform == "win32":
+        lock = LockFile(path)
+        if lock.acquire(patience_s=0):
+            lock.release()
+            return False
+        return True
+    import fcntl
+
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def this_process() -> dict[str, Any]:

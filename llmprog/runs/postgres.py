@@ -13,7 +13,7 @@ from llmprog.errors import MissingExtraError, StoreError
 from llmprog.redaction import redact, register_secret
 from llmprog.runs import sessions
 from llmprog.runs.database import BUSY_TIMEOUT_S, Database, Lent, transaction
-from llmprog.runs.info import new_run_id
+from llmprog.runs.info import RunInfo, new_run_id
 from llmprog.runs.owner import OwnerLock
 from llmprog.runs.schema import (
     APPLICATION_ID,
@@ -81,12 +81,18 @@ class PostgresStore(RunStore):
             rows = self._server.shared().execute("SELECT id FROM run ORDER BY id DESC").fetchall()
         return [row[0] for row in rows]
 
-    def _new(self) -> tuple[str, Database, OwnerLock]:
+    def _new(self, info: RunInfo, forked_from: str | None = None) -> tuple[str, Database, OwnerLock]:
         while True:
             run_id = new_run_id(self._clock())
             taken = self._take(run_id)
-            if taken is not None and run_id not in self._ids():
-                return run_id, *taken
+            if taken is None:
+                continue
+            database, lock = taken
+            if run_id not in self._ids():
+                with self._given_up(database, lock) as connection:
+                    sessions.insert_run(connection, run_id, info, self._clock(), forked_from)
+                return run_id, database, lock
+            lock.release()
 
     def _existing(self, run_id: str) -> Database:
         return PostgresDatabase(self._server)
@@ -189,7 +195,11 @@ class _Server:
         if self._shared is None or self._shared.is_closed:
             self._shared = self.connect()
         if not self._is_ready:
-            self._prepare(self._shared)
+            try:
+                self._prepare(self._shared)
+            except BaseException:
+                self.close()
+                raise
             self._is_ready = True
         return self._shared
 
@@ -232,7 +242,8 @@ class _Server:
                 connection.execute("INSERT INTO version VALUES (?)", (self._version,))
             self._migrate(connection)
         except BaseException:
-            connection.execute("ROLLBACK")
+            with contextlib.suppress(*self.errors):
+                connection.execute("ROLLBACK")
             raise
         connection.execute("COMMIT")
 

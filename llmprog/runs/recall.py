@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
+from llmprog.errors import StoreError
 from llmprog.runs.encoding import completions_from_bytes, scores_from_bytes
 from llmprog.runs.schema import Connection
 from llmprog.types import Completion, Logprobs, Request, Scoring, Usage
+
+A = TypeVar("A")
 
 _AHEAD = 64  # answers are read in the order in which they were asked for, which is nearly that in which they will be
 _KEPT = 4 * _AHEAD
@@ -57,8 +61,8 @@ class EarlierCalls:
         for call, first, count in calls:
             if first >= wanted.stop or first + count <= wanted.start:
                 continue
-            source, data = self._answer(call)
-            for sample, completion in enumerate(completions_from_bytes(data), first):
+            source, completions = self._answer(call, completions_from_bytes)
+            for sample, completion in enumerate(completions, first):
                 if sample in wanted and sample not in found:
                     found[sample] = replace(completion, usage=Usage()) if source == "fork" else completion
         return found
@@ -68,14 +72,19 @@ class EarlierCalls:
         calls = self._calls.get((node, bytes.fromhex(scoring.digest()))) if self._calls else None
         if not calls:
             return None
-        answers = [self._answer(call) for call, _, _ in calls]  # asked more than once, it was answered more than once
-        return scores_from_bytes(answers[0][1])
+        for call, _, _ in calls:  # asked more than once, it was answered more than once
+            self.unasked.discard(call)
+        return self._answer(calls[0][0], scores_from_bytes)[1]
 
-    def _answer(self, call: int) -> tuple[str, bytes]:
+    def _answer(self, call: int, read: Callable[[bytes], A]) -> tuple[str, A]:
         self.unasked.discard(call)
         if call not in self._answers:
             for number, source, data in self._reader.execute(_ANSWERS, (*self._where, call)):
                 self._answers[number] = source, bytes(data)
             while len(self._answers) > _KEPT:
                 self._answers.popitem(last=False)
-        return self._answers[call]
+        source, data = self._answers[call]
+        try:
+            return source, read(data)
+        except StoreError as error:
+            raise StoreError(f"call {call} cannot be read: {error}; begin the run anew") from error

@@ -227,6 +227,11 @@ class Run:
             if kind is None or what == kind:
                 yield EventRecord(seq=seq, path=of, kind=what, data=decode(bytes(data)), at=at)
 
+    def paths(self) -> list[str]:
+        """The paths that have events: ``""`` of a plain run, the rows of a job that were begun, in their order."""
+        sql = "SELECT DISTINCT path FROM event WHERE run = ? ORDER BY LENGTH(path), path"
+        return [path for (path,) in self._open().execute(sql, (self._number,)).fetchall()]
+
     def rows(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
         """The finished rows of a job: number, digest of the input, result."""
         yield from finished_rows(self._open(), self._number)
@@ -276,8 +281,8 @@ class Run:
             elif answers is not None:
                 scores = scores_from_bytes(bytes(answers))
             question = question_from_bytes(bytes(content), first, num or 1)
-        except (StoreError, KeyError, TypeError, ValueError) as fault:
-            raise StoreError(f"run {self.id}: call {call} cannot be read: {type(fault).__name__}: {fault}") from fault
+        except StoreError as fault:
+            raise StoreError(f"run {self.id}: call {call} cannot be read: {fault}") from fault
         return CallRecord(
             id=call,
             path=path,

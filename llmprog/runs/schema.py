@@ -196,6 +196,5 @@ RUN = Insert(
         "elapsed_s",
         "sessions",
     ),
-    "RETURNING number",
 )
 TABLES = ("question", "call", "outcome", "attempt", "event", "map_row")

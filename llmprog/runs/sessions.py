@@ -33,10 +33,8 @@ _SETTLED = (
 )
 
 
-def insert_run(
-    connection: Connection, run_id: str, info: RunInfo, now: float, *, forked_from: str | None = None
-) -> int:
-    """Enter a new run; returns its number."""
+def insert_run(connection: Connection, run_id: str, info: RunInfo, now: float, forked_from: str | None = None) -> None:
+    """Enter a new run."""
     row = (
         run_id,
         info.kind,
@@ -49,7 +47,7 @@ def insert_run(
         0.0,
         1,
     )
-    return int(connection.execute(RUN.sql(1), row).fetchone()[0])
+    connection.execute(RUN.sql(1), row)
 
 
 def begin(
@@ -57,7 +55,6 @@ def begin(
     connection: Connection,
     lock: OwnerLock,
     run_id: str,
-    number: int,
     info: RunInfo,
     clock: Callable[[], float],
 ) -> RunJournal:
@@ -66,7 +63,7 @@ def begin(
         database,
         connection,
         lock,
-        run=number,
+        run=number_of(connection, run_id),
         id=run_id,
         info=info,
         session=1,
@@ -83,8 +80,9 @@ def resume(
     database: Database, connection: Connection, lock: OwnerLock, run_id: str, clock: Callable[[], float]
 ) -> RunJournal:
     """The journal of a run that an earlier session worked on."""
-    sql = f"SELECT number, sessions, elapsed_s, {INFO_COLUMNS} FROM run WHERE id = ?"  # noqa: S608 - constants only
-    number, sessions, elapsed_s, *info = connection.execute(sql, (run_id,)).fetchone()
+    number = number_of(connection, run_id)
+    sql = f"SELECT sessions, elapsed_s, {INFO_COLUMNS} FROM run WHERE number = ?"  # noqa: S608 - constants only
+    sessions, elapsed_s, *info = connection.execute(sql, (number,)).fetchone()
     with transaction(database, connection):
         num_unknown = connection.execute(_MARK_UNKNOWN, (number,)).rowcount
         connection.execute(
@@ -113,7 +111,6 @@ def fork(
     connection: Connection,
     lock: OwnerLock,
     run_id: str,
-    number: int,
     info: RunInfo,
     clock: Callable[[], float],
     old: Connection,
@@ -123,6 +120,7 @@ def fork(
 
     They cost the new run nothing; the older one is not changed.
     """
+    number = number_of(connection, run_id)
     with transaction(database, connection):
         _copy(database, connection, number, old, old_number)
         connection.execute("UPDATE run SET sessions = 2 WHERE number = ?", (number,))

@@ -62,10 +62,9 @@ class RunStore(ABC):
         Raises:
             StoreError: It could not be written.
         """
-        run_id, database, lock = self._new()
+        run_id, database, lock = self._new(info)
         with self._given_up(database, lock) as connection:
-            number = sessions.insert_run(connection, run_id, info, self._clock())
-            return sessions.begin(database, connection, lock, run_id, number, info, self._clock)
+            return sessions.begin(database, connection, lock, run_id, info, self._clock)
 
     def resume(self, run_id: str) -> RunJournal:
         """The run with this id, of which this process becomes the owner; what had settled need not be asked again.
@@ -89,10 +88,9 @@ class RunStore(ABC):
         run_id = self._full_id(run_id)
         with contextlib.closing(self._existing(run_id).reader()) as old:
             old_number = sessions.number_of(old, run_id)
-            new_id, database, lock = self._new()
+            new_id, database, lock = self._new(info, forked_from=run_id)
             with self._given_up(database, lock) as connection:
-                number = sessions.insert_run(connection, new_id, info, self._clock(), forked_from=run_id)
-                return sessions.fork(database, connection, lock, new_id, number, info, self._clock, old, old_number)
+                return sessions.fork(database, connection, lock, new_id, info, self._clock, old, old_number)
 
     def find(self, key: str) -> str | None:
         """The id of the newest run whose ``RunInfo.key`` this is."""
@@ -146,8 +144,8 @@ class RunStore(ABC):
         """The ids of all runs, those that sort last first."""
 
     @abstractmethod
-    def _new(self) -> tuple[str, Database, OwnerLock]:
-        """A new id, an empty place for its run, and its lock, taken."""
+    def _new(self, info: RunInfo, forked_from: str | None = None) -> tuple[str, Database, OwnerLock]:
+        """A new id, where its run has been entered, and its lock, taken."""
 
     @abstractmethod
     def _existing(self, run_id: str) -> Database:
@@ -265,7 +263,7 @@ class DirectoryStore(RunStore):
             raise StoreError(f"store {self}: it cannot be read: {error}") from error
         return sorted((name.removesuffix(".sqlite") for name in names if name.endswith(".sqlite")), reverse=True)
 
-    def _new(self) -> tuple[str, Database, OwnerLock]:
+    def _new(self, info: RunInfo, forked_from: str | None = None) -> tuple[str, Database, OwnerLock]:
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -279,7 +277,7 @@ class DirectoryStore(RunStore):
                 break
         database = self._existing(run_id)
         try:
-            database.create()
+            database.create(lambda new: sessions.insert_run(new, run_id, info, self._clock(), forked_from))
         except BaseException:
             lock.release()
             for path in (self._path(run_id), self._path(run_id).with_suffix(".lock")):
@@ -328,10 +326,11 @@ class MemoryStore(RunStore):
     def _ids(self) -> Sequence[str]:
         return sorted(self._databases, reverse=True)
 
-    def _new(self) -> tuple[str, Database, OwnerLock]:
+    def _new(self, info: RunInfo, forked_from: str | None = None) -> tuple[str, Database, OwnerLock]:
         while (run_id := new_run_id(self._clock())) in self._databases:
             pass
         database = self._databases[run_id] = MemoryDatabase()
+        sessions.insert_run(database.writer(), run_id, info, self._clock(), forked_from)
         self._owned.add(run_id)
         return run_id, database, _MemoryLock(self._owned, run_id)
 
