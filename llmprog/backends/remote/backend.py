@@ -210,6 +210,11 @@ class RemoteBackend:
             refusal=refusal,
         )
 
+    def most_usd(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """The most a call of that size can cost in US dollars; ``None`` where the model's price is unknown."""
+        tokens = TokenCounts(prompt=prompt_tokens, completion=completion_tokens)
+        return self._prices.usd(self._profile.name, self._model, tokens)
+
     async def aclose(self) -> None:
         """Close the connections that no other backend uses; calling it twice is harmless."""
         await _endpoints.release(self)
