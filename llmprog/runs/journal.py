@@ -9,27 +9,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, Literal
 
-from llmprog.accounting import Answers, Question
-from llmprog.errors import StoreError
+from llmprog.accounting import Question
 from llmprog.runs.database import Database
-from llmprog.runs.encoding import (
-    QuestionEncoder,
-    completions_to_bytes,
-    decode,
-    json_to_bytes,
-    plain_text,
-    scores_to_bytes,
-)
+from llmprog.runs.encoding import QuestionEncoder, decode, json_to_bytes
 from llmprog.runs.info import RunInfo
 from llmprog.runs.owner import OwnerLock
+from llmprog.runs.path_journal import EncodedQuestion, PathJournal, QuestionKey
 from llmprog.runs.recall import EarlierCalls
 from llmprog.runs.schema import ATTEMPT, CALL, EVENT, MAP_ROW, OUTCOME, QUESTION, Connection
 from llmprog.runs.writer import GroupWriter
-from llmprog.types import Completion, Logprobs, Request, Scoring, Usage, total_usage
+from llmprog.types import Request, Usage
 
 EndStatus = Literal["finished", "stopped", "failed"]
 
-_LONGEST_ERROR = 2000
 _KNOWN_QUESTIONS = 4096
 _ROWS_AHEAD = 256
 
@@ -91,6 +83,7 @@ class RunJournal:
         self._rows_from = self._rows_to = 0
         self._is_closed = False
         self._writer = GroupWriter(database, connection, touch=self._touch, close=database.closing)
+        self._write = self._writer.write
 
     def at(self, path: str) -> PathJournal:
         """The journal of the calls of one path: ``""`` for a plain run, the row's number for a row of a job."""
@@ -114,8 +107,11 @@ class RunJournal:
 
     def event(self, path: str, kind: str, data: Any) -> None:
         """Keep something that happened, in order; it is written with the next group."""
-        row = (self._run, next(self._numbers["event"]), path, kind, json_to_bytes(data), self._clock())
-        self._writer.post(EVENT, row)
+        self.encoded_event(path, kind, json_to_bytes(data))
+
+    def encoded_event(self, path: str, kind: str, data: bytes) -> None:
+        """``event``, of what ``json_to_bytes`` has made."""
+        self._writer.post(EVENT, (self._run, next(self._numbers["event"]), path, kind, data, self._clock()))
 
     def row(self, index: int, digest: str) -> dict[str, Any] | None:
         """The result of a row that an earlier session finished, if its input has the same digest."""
@@ -182,8 +178,7 @@ class RunJournal:
             self._run,
         )
 
-    def _question(self, question: Question) -> int:
-        """The number of the row that holds ``question``, which is written where it is new."""
+    def question(self, question: Question) -> int:
         params = question.params if isinstance(question, Request) else None
         # The samples of a prompt are asked for by requests that share it: its digest need not be made for each of them.
         same = (id(question.prompt), id(params))
@@ -193,97 +188,102 @@ class RunJournal:
         digest = question.digest()
         number = self._questions.get(digest)
         if number is None:
-            number = self._questions[digest] = next(self._numbers["question"])
-            if len(self._questions) > _KNOWN_QUESTIONS:
-                del self._questions[next(iter(self._questions))]
-            self._writer.post(QUESTION, (self._run, number, bytes.fromhex(digest), self._encoder.encode(question)))
+            number = self.number_of(EncodedQuestion(digest, self._encoder.encode(question)))
         if params is not None:
             self._recent[same] = question.prompt, params, number  # kept, so that no other object gets their addresses
             if len(self._recent) > _KNOWN_QUESTIONS:
                 del self._recent[next(iter(self._recent))]
         return number
 
+    def number_of(self, question: EncodedQuestion) -> int:
+        """The number of the row that holds ``question``, which is written where it is new."""
+        number = self._questions.get(question.digest)
+        if number is None:
+            number = self._questions[question.digest] = next(self._numbers["question"])
+            if len(self._questions) > _KNOWN_QUESTIONS:
+                del self._questions[next(iter(self._questions))]
+            row = (self._run, number, bytes.fromhex(question.digest), question.content)
+            self._writer.post(QUESTION, row)
+        return number
 
-class PathJournal:
-    """The calls of one path of a run; implements ``llmprog.accounting.CallJournal``."""
-
-    __slots__ = ("__weakref__", "_earlier", "_journal", "_path", "_run", "_write")
-
-    def __init__(self, journal: RunJournal, path: str, earlier: EarlierCalls | None) -> None:
-        self._journal = journal
-        self._path = path
-        self._earlier = earlier
-        self._run = journal._run
-        self._write = journal._writer.write
-
-    def recall(self, node: str, request: Request) -> Mapping[int, Completion]:
-        return {} if self._earlier is None else self._earlier.completions(node, request)
-
-    def recall_scores(self, node: str, scoring: Scoring) -> Sequence[Logprobs] | None:
-        return None if self._earlier is None else self._earlier.scores(node, scoring)
-
-    async def send(self, node: str, backend: str, question: Question, bound: Usage) -> int:
-        call, row = self._sent(node, backend, question, bound)
+    async def send_call(
+        self,
+        path: str,
+        node: str,
+        backend: str,
+        question: QuestionKey,
+        first_sample: int,
+        num_samples: int,
+        bound: Usage,
+    ) -> int:
+        call, row = self._call_row(path, node, backend, question, first_sample, num_samples, bound)
         try:
             await self._write(CALL, row)
         except asyncio.CancelledError:  # it was not sent, and nobody else knows its number
-            self._journal._writer.post(
-                OUTCOME, self._outcome(call, "failed", "model", Usage(), error="cancelled unsent")
-            )
+            self._writer.post(OUTCOME, self._outcome_row(call, "failed", "model", Usage(), error="cancelled unsent"))
             raise
         return call
 
-    async def settle(self, call: int, answers: Answers, usage: Usage, duration_s: float) -> None:
-        data = _answers_to_bytes(answers)
-        await self._write(OUTCOME, self._outcome(call, "settled", "model", usage, duration_s, data))
+    async def end_call(
+        self,
+        call: int,
+        state: str,
+        usage: Usage,
+        duration_s: float | None = None,
+        answers: bytes | None = None,
+        error: str | None = None,
+    ) -> None:
+        await self._write(OUTCOME, self._outcome_row(call, state, "model", usage, duration_s, answers, error))
 
-    async def fail(self, call: int, error: BaseException, usage: Usage) -> None:
-        state = "unknown" if isinstance(error, asyncio.CancelledError) else "failed"
-        await self._write(OUTCOME, self._outcome(call, state, "model", usage, error=_describe(error)))
+    def note_attempt(self, call: int, error: str, status: str | None, is_billed: bool, duration_s: float) -> None:
+        number = next(self._numbers["attempt"])
+        self._writer.post(ATTEMPT, (self._run, number, call, error, status, int(is_billed), duration_s, self._clock()))
 
-    def note_attempt(self, call: int, error: BaseException, duration_s: float) -> None:
-        status = getattr(error, "status", None)
-        row = (
-            self._run,
-            next(self._journal._numbers["attempt"]),
-            call,
-            _describe(error),
-            None if status is None else plain_text(str(status)),
-            int(getattr(error, "possibly_billed", False)),
-            duration_s,
-            self._journal._clock(),
-        )
-        self._journal._writer.post(ATTEMPT, row)
+    async def copy_call(
+        self,
+        path: str,
+        node: str,
+        backend: str,
+        question: QuestionKey,
+        first_sample: int,
+        num_samples: int,
+        usage: Usage,
+        answers: bytes,
+    ) -> None:
+        call, row = self._call_row(path, node, backend, question, first_sample, num_samples, Usage())
+        self._writer.post(CALL, row)
+        await self._write(OUTCOME, self._outcome_row(call, "settled", "cache", usage, 0.0, answers))
 
-    async def copy(self, node: str, backend: str, request: Request, completions: Sequence[Completion]) -> None:
-        call, row = self._sent(node, backend, request, Usage())
-        self._journal._writer.post(CALL, row)
-        data = completions_to_bytes(completions)
-        await self._write(OUTCOME, self._outcome(call, "settled", "cache", total_usage(completions), 0.0, data))
-
-    def _sent(self, node: str, backend: str, question: Question, bound: Usage) -> tuple[int, Sequence[Any]]:
-        journal = self._journal
-        first, num = (question.first_sample, question.num_samples) if isinstance(question, Request) else (0, 0)
-        number = journal._question(question)
-        call = journal._next_call()
+    def _call_row(
+        self,
+        path: str,
+        node: str,
+        backend: str,
+        question: QuestionKey,
+        first_sample: int,
+        num_samples: int,
+        bound: Usage,
+    ) -> tuple[int, Sequence[Any]]:
+        number = question if isinstance(question, int) else self.number_of(question)
+        call = self._next_call()
         return call, (
             self._run,
             call,
-            self._path,
+            path,
             node,
             backend,
             number,
-            first,
-            num,
-            journal._session,
-            journal._clock(),
+            first_sample,
+            num_samples,
+            self._session,
+            self._clock(),
             bound.calls,
             bound.prompt_tokens,
             bound.completion_tokens,
             bound.usd,
         )
 
-    def _outcome(
+    def _outcome_row(
         self,
         call: int,
         state: str,
@@ -319,17 +319,3 @@ def finished_rows(reader: Connection, run: int) -> Iterator[tuple[int, str, dict
         for number, digest, result in rows:
             yield number, digest, decode(bytes(result))
         last = rows[-1][0]
-
-
-def _answers_to_bytes(answers: Answers) -> bytes:
-    completions = [answer for answer in answers if isinstance(answer, Completion)]
-    if len(completions) == len(answers):
-        return completions_to_bytes(completions)
-    scores = [answer for answer in answers if isinstance(answer, Logprobs)]
-    if len(scores) != len(answers):
-        raise StoreError("the answers of a call are completions or log-probabilities, not both")
-    return scores_to_bytes(scores)
-
-
-def _describe(error: BaseException) -> str:
-    return plain_text(f"{type(error).__name__}: {error}"[:_LONGEST_ERROR])

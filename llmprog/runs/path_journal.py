@@ -1,0 +1,162 @@
+"""The calls of one search as its journal keeps them: encoded, their secrets blacked out, then handed to who writes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
+
+from llmprog.accounting import Answers, Question
+from llmprog.errors import StoreError
+from llmprog.runs.encoding import completions_to_bytes, plain_text, scores_to_bytes
+from llmprog.types import Completion, Logprobs, Request, Scoring, Usage, total_usage
+
+_LONGEST_ERROR = 2000
+
+
+class EncodedQuestion(NamedTuple):
+    """What was asked, as a journal keeps it.
+
+    Attributes:
+        digest: Of the question itself, in hex.
+        content: What ``QuestionEncoder`` made of it.
+    """
+
+    digest: str
+    content: bytes
+
+
+QuestionKey: TypeAlias = "int | EncodedQuestion"
+"""A question by its number in the journal or, where that is not known, by its content."""
+
+
+class CallWriter(Protocol):
+    """Writes what happens to calls: a run's journal, or what passes it on to the process that has the journal.
+
+    Nothing that it is given holds a secret.
+    """
+
+    def question(self, question: Question) -> QuestionKey:
+        """How ``question`` is referred to from now on."""
+        ...
+
+    async def send_call(
+        self,
+        path: str,
+        node: str,
+        backend: str,
+        question: QuestionKey,
+        first_sample: int,
+        num_samples: int,
+        bound: Usage,
+    ) -> int:
+        """Note that a call is about to be sent; its number, once that is on disk."""
+        ...
+
+    async def end_call(
+        self,
+        call: int,
+        state: str,
+        usage: Usage,
+        duration_s: float | None = None,
+        answers: bytes | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Keep what became of a call: ``settled``, ``failed`` or ``unknown``."""
+        ...
+
+    def note_attempt(self, call: int, error: str, status: str | None, is_billed: bool, duration_s: float) -> None:
+        """Note a failed attempt that is followed by another."""
+        ...
+
+    async def copy_call(
+        self,
+        path: str,
+        node: str,
+        backend: str,
+        question: QuestionKey,
+        first_sample: int,
+        num_samples: int,
+        usage: Usage,
+        answers: bytes,
+    ) -> None:
+        """Keep a call whose answers came from the cache."""
+        ...
+
+
+class KnownCalls(Protocol):
+    """Calls of a path that had settled before."""
+
+    def completions(self, node: str, request: Request) -> Mapping[int, Completion]:
+        """Those that ``request`` asks for, by sample index."""
+        ...
+
+    def scores(self, node: str, scoring: Scoring) -> Sequence[Logprobs] | None:
+        """The likelihoods that ``scoring`` asks for."""
+        ...
+
+
+class PathJournal:
+    """The calls of one path of a run; implements ``llmprog.accounting.CallJournal``.
+
+    Args:
+        writer: Who writes them.
+        path: The path.
+        earlier: What had settled before; ``None`` for nothing.
+    """
+
+    __slots__ = ("__weakref__", "_earlier", "_path", "_writer")
+
+    def __init__(self, writer: CallWriter, path: str, earlier: KnownCalls | None) -> None:
+        self._writer = writer
+        self._path = path
+        self._earlier = earlier
+
+    def recall(self, node: str, request: Request) -> Mapping[int, Completion]:
+        return {} if self._earlier is None else self._earlier.completions(node, request)
+
+    def recall_scores(self, node: str, scoring: Scoring) -> Sequence[Logprobs] | None:
+        return None if self._earlier is None else self._earlier.scores(node, scoring)
+
+    async def send(self, node: str, backend: str, question: Question, bound: Usage) -> int:
+        first, count = _samples_of(question)
+        writer = self._writer
+        return await writer.send_call(self._path, node, backend, writer.question(question), first, count, bound)
+
+    async def settle(self, call: int, answers: Answers, usage: Usage, duration_s: float) -> None:
+        await self._writer.end_call(call, "settled", usage, duration_s, _answers_to_bytes(answers))
+
+    async def fail(self, call: int, error: BaseException, usage: Usage) -> None:
+        state = "unknown" if isinstance(error, asyncio.CancelledError) else "failed"
+        await self._writer.end_call(call, state, usage, error=_describe(error))
+
+    def note_attempt(self, call: int, error: BaseException, duration_s: float) -> None:
+        status = getattr(error, "status", None)
+        is_billed = bool(getattr(error, "possibly_billed", False))
+        said = None if status is None else plain_text(str(status))
+        self._writer.note_attempt(call, _describe(error), said, is_billed, duration_s)
+
+    async def copy(self, node: str, backend: str, request: Request, completions: Sequence[Completion]) -> None:
+        first, count = _samples_of(request)
+        writer, data = self._writer, completions_to_bytes(completions)
+        key, usage = writer.question(request), total_usage(completions)
+        await writer.copy_call(self._path, node, backend, key, first, count, usage, data)
+
+
+def _samples_of(question: Question) -> tuple[int, int]:
+    """The first sample that is asked for, and how many; none for likelihoods."""
+    return (question.first_sample, question.num_samples) if isinstance(question, Request) else (0, 0)
+
+
+def _answers_to_bytes(answers: Answers) -> bytes:
+    completions = [answer for answer in answers if isinstance(answer, Completion)]
+    if len(completions) == len(answers):
+        return completions_to_bytes(completions)
+    scores = [answer for answer in answers if isinstance(answer, Logprobs)]
+    if len(scores) != len(answers):
+        raise StoreError("the answers of a call are completions or log-probabilities, not both")
+    return scores_to_bytes(scores)
+
+
+def _describe(error: BaseException) -> str:
+    return plain_text(f"{type(error).__name__}: {error}"[:_LONGEST_ERROR])
