@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import sys
 
 import pytest
@@ -48,6 +49,17 @@ def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def runs_are_kept_apart_from_the_users(tmp_path_factory):
+    """The command line keeps runs among the user's data; a test's are its own."""
+    before = os.environ.get("LLMPROG_STORE")
+    os.environ["LLMPROG_STORE"] = str(tmp_path_factory.mktemp("runs"))
+    yield
+    del os.environ["LLMPROG_STORE"]
+    if before is not None:
+        os.environ["LLMPROG_STORE"] = before
 
 
 FAULT_REPORTS = pytest.StashKey[dict]()

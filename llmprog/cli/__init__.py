@@ -6,8 +6,13 @@ import sys
 
 from llmprog.cli import jobs as jobs
 from llmprog.cli import listing as listing
+from llmprog.cli import resume as resume
 from llmprog.cli import run as run
+from llmprog.cli import runs as runs
 from llmprog.cli.app import EXIT_BACKEND, EXIT_INTERRUPTED, EXIT_USAGE
+from llmprog.cli.app import EXIT_BUDGET as EXIT_BUDGET
+from llmprog.cli.app import EXIT_SOLVED as EXIT_SOLVED
+from llmprog.cli.app import EXIT_UNSOLVED as EXIT_UNSOLVED
 from llmprog.cli.app import app as app
 
 

@@ -10,13 +10,13 @@ import threading
 import zlib
 from contextlib import aclosing, closing, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from llmprog.cli.app import EXIT_BUDGET, EXIT_INTERRUPTED, EXIT_SOLVED, EXIT_UNSOLVED
 from llmprog.cli.interrupts import draining
+from llmprog.cli.run_command import kept_budget
 from llmprog.cli.settings import assign
 
 if TYPE_CHECKING:
@@ -53,20 +53,15 @@ class JobCommand:
     cache: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """It as JSON values, without budget and store, whose URLs may hold passwords."""
-        return {name: value for name, value in asdict(self).items() if name not in ("budget", "store")}
+        """It as JSON values, without the store, whose URL may hold a password."""
+        kept = {name: value for name, value in asdict(self).items() if name != "store"}
+        return kept | {"budget": kept_budget(self.budget)}
 
     def key(self) -> str:
         """The same for two commands that are the same job."""
         same = {name: value for name, value in asdict(self).items() if name in _IDENTITY}
         same["settings"] = sorted(self.settings)
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def absolute_program(program: str) -> str:
-    """A program's name with the path of its file, if it has one, made absolute."""
-    path, colon, name = program.rpartition(":")
-    return f"{Path(path).resolve()}:{name}" if colon and path.endswith(".py") else program
 
 
 def run_job(

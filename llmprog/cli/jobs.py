@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from llmprog.cli.app import DEFAULT_BACKEND, JsonFlag, app
-from llmprog.cli.job_command import JobCommand, absolute_program, run_job
+from llmprog.cli.job_command import JobCommand, run_job
+from llmprog.cli.run_command import absolute_program
 
 Data = Annotated[Path, typer.Option(metavar="FILE", help="Rows to read: .jsonl or .csv, also with .gz.")]
 Out = Annotated[Path, typer.Option(metavar="OUT.jsonl", help="Where to write one JSON line for each row.")]

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from llmprog.cli.app import DEFAULT_BACKEND, EXIT_BUDGET, EXIT_SOLVED, EXIT_UNSOLVED, JsonFlag, app
-from llmprog.cli.settings import assign
-
-if TYPE_CHECKING:
-    from llmprog.result import Result
+from llmprog.cli.app import DEFAULT_BACKEND, JsonFlag, app
 
 
 @app.command(context_settings={"ignore_unknown_options": False})
@@ -25,6 +20,15 @@ def run(
         typer.Option("--set", metavar="KEY=VALUE", help="Set a parameter of the program or backend; repeatable."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Repeat a run; drawn at random and printed if absent.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="The most to spend: calls=200,tokens=1e6,usd=2,seconds=60,thoughts=5000.")
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where runs are kept (default: among the user's data).")
+    ] = None,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Use completions of earlier runs that asked the same.")
+    ] = False,
     as_json: JsonFlag = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer only.")] = False,
     stream: Annotated[
@@ -39,56 +43,23 @@ def run(
     ] = None,
 ) -> None:
     """Run PROGRAM on INPUT, show the thought graph, the answer and what was spent."""
-    import structlog
-    from rich.console import Console
+    from llmprog.cli.run_command import RunCommand, carry_out
 
-    from llmprog import terminal
-    from llmprog.backends.registry import describe_options, with_options
-    from llmprog.errors import LLMProgError
-    from llmprog.programs.catalog import find
-    from llmprog.result import Result
-    from llmprog.runner import run as run_program
-
-    entry = find(program)
-    for_program, for_backend = assign(entry, settings or [], backend, describe_options(backend))
-    built = entry.build(**for_program)
-    errors = Console(stderr=True)
-    visible = not (as_json or quiet)
-    log = structlog.get_logger("llmprog")
-    log.info("run started", program=entry.name, backend=backend, settings=settings or [], seed=seed)
-    try:
-        with terminal.live_progress(errors, enabled=visible) as progress:
-            result = run_program(
-                built,
-                " ".join(words),
-                backend=with_options(backend, for_backend),
-                seed=seed,
-                on_event=progress,
-                stream=visible and (errors.is_terminal if stream is None else stream),
-                record=record,
-            )
-    except LLMProgError as error:
-        if as_json and isinstance(error.partial, Result):  # what was paid for is not lost with the error
-            typer.echo(json.dumps(error.partial.to_json()))
-        raise
-    log.info("run finished", solved=result.solved, stopped=result.stopped, seed=result.seed, wall_s=result.wall_s)
-    if as_json:
-        typer.echo(json.dumps(result.to_json()))
-    elif quiet:
-        typer.echo(terminal.plain(_short(result)))
-    else:
-        terminal.print_result(Console(), result)
-    raise typer.Exit(_exit_code(result))
-
-
-def _short(result: Result) -> str:
-    from llmprog.templates import format_value
-    from llmprog.terminal import answer_line
-
-    return format_value(result.answer) if result.solved else answer_line(result)
-
-
-def _exit_code(result: Result) -> int:
-    if result.solved:
-        return EXIT_SOLVED
-    return EXIT_BUDGET if result.stopped in ("budget", "max_thoughts") else EXIT_UNSOLVED
+    command = RunCommand(
+        program=program,
+        settings=tuple(settings or ()),
+        backend=backend,
+        budget=budget,
+        cache=cache,
+    )
+    code = carry_out(
+        command,
+        " ".join(words),
+        store=store,
+        seed=seed,
+        record=record,
+        stream=stream,
+        as_json=as_json,
+        quiet=quiet,
+    )
+    raise typer.Exit(code)

@@ -175,3 +175,25 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 def _with(now: int, used: Sequence[tuple[bytes, int]]) -> Iterator[tuple[int, bytes, int]]:
     for key, sample in used:
         yield now, key, sample
+
+
+def cache_size_bytes(path: Path) -> int:
+    """What the cache takes on disk; 0 where there is none."""
+    return path.stat().st_size if path.is_file() else 0
+
+
+def empty_cache(path: Path) -> None:
+    """Forget all completions of a cache, which other processes may be using.
+
+    Raises:
+        StoreError: It is no cache, or it cannot be written.
+    """
+    file = CacheFile(path, 1, lambda: 0.0)
+    try:
+        with contextlib.closing(file._open(_WRITE_TIMEOUT_S)) as connection:
+            with _transaction(connection):
+                connection.execute("DELETE FROM answer")
+                connection.execute("UPDATE total SET size = 0")
+            connection.execute("VACUUM")
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(f"the cache {path} cannot be emptied: {error}; if it is damaged, delete the file") from error
