@@ -57,15 +57,15 @@ class GroupWriter:
         self._thread = threading.Thread(target=self._work, name="llmprog-journal", daemon=True)
         self._thread.start()
 
-    async def write(self, statement: _Statement, row: Sequence[Any]) -> None:
-        """Return once the row is on disk.
+    def write(self, statement: _Statement, row: Sequence[Any]) -> asyncio.Future[None]:
+        """What is done once the row is on disk, and fails with a ``StoreError`` if it could not be written.
 
         Raises:
-            StoreError: It could not be written.
+            StoreError: Nothing can be written any more.
         """
-        future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._submit((statement, row, future))
-        await future
+        return future
 
     def post(self, statement: _Statement, row: Sequence[Any]) -> None:
         """Have the row written with the next group."""
