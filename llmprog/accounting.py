@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from llmprog.types import Completion, Logprobs, Request, Scoring, Usage
 
@@ -54,6 +54,23 @@ class CallJournal(Protocol):
 
     async def copy(self, node: str, backend: str, request: Request, completions: Sequence[Completion]) -> None:
         """Keep completions that came from the cache, so that a resumed run does not depend on it."""
+        ...
+
+
+class Journal(Protocol):
+    """Keeps what the searches of a run leave."""
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        ...
+
+    def at(self, path: str) -> CallJournal:
+        """The journal of the calls of one search: ``""`` for a plain run, the row's number for a row of a job."""
+        ...
+
+    def event(self, path: str, kind: str, data: Any) -> None:
+        """Keep something that happened, JSON values, in order."""
         ...
 
 

@@ -44,6 +44,18 @@ class LLMProgError(Exception):
 
     partial: object | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it is sent to another process: without ``partial``, which may hold anything."""
+        details = {name: value for name, value in self.__dict__.items() if name != "partial"}
+        return _restored, (type(self), self.args), details
+
+
+def _restored(kind: type[LLMProgError], args: tuple[Any, ...]) -> LLMProgError:
+    """The error that another process has sent; its details follow."""
+    error = kind.__new__(kind)
+    error.args = args
+    return error
+
 
 class DeclarationError(LLMProgError):
     """A node, controller or program is declared wrongly."""

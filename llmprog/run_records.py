@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llmprog.accounting import Journal
 from llmprog.compile import CompiledProgram
 from llmprog.errors import LLMProgError, OptionError, ProgramChangedError
 from llmprog.events import Event, RunFinished, ThoughtChecked, ThoughtExpanded, ThoughtsCompared
@@ -117,7 +118,7 @@ class ThoughtRecords:
     """
 
     def __init__(
-        self, journal: RunJournal, path: str, graph: ThoughtGraph, answer: Callable[[Any], Any], *, has_goal: bool
+        self, journal: Journal, path: str, graph: ThoughtGraph, answer: Callable[[Any], Any], *, has_goal: bool
     ) -> None:
         self._journal = journal
         self._path = path

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
+from llmprog.accounting import Journal, Spending
 from llmprog.backends.accounts import Accounts, CompletionCache
 from llmprog.backends.recording import Recorder
 from llmprog.background_loop import run_sync
@@ -38,8 +39,11 @@ StoreChoice: TypeAlias = "str | Path | RunStore"
 CacheChoice: TypeAlias = "bool | str | Path | CallCache"
 
 
+J_co = TypeVar("J_co", bound=Journal, covariant=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunContext:
+class RunContext(Generic[J_co]):
     """What the runs of one job have in common.
 
     Attributes:
@@ -49,8 +53,8 @@ class RunContext:
         stop: Once set, they begin nothing new, take in what is under way and end.
     """
 
-    journal: RunJournal | None = None
-    ledger: Ledger | None = None
+    journal: J_co | None = None
+    ledger: Spending | None = None
     cache: CompletionCache | None = None
     stop: threading.Event | None = None
 
@@ -148,7 +152,7 @@ async def opened_context(
     budget: BudgetChoice | None,
     cache: CacheChoice,
     stop: threading.Event | None,
-) -> AsyncIterator[RunContext]:
+) -> AsyncIterator[RunContext[RunJournal]]:
     """What the runs of a job need around them, closed at the end.
 
     Args:
@@ -207,7 +211,7 @@ async def execute(
     *,
     backends: ChosenBackends,
     seed: int,
-    context: RunContext,
+    context: RunContext[Journal],
     path: str = "",
     on_event: Callable[[Event], None] | None = None,
     max_in_flight: int = 1024,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from llmprog.accounting import Journal
 from llmprog.chosen_backends import ChosenBackends
 from llmprog.compile import CompiledProgram
 from llmprog.errors import (
@@ -40,6 +41,8 @@ _FATAL = (
 )
 
 
+_MOST_FAILURES = 10  # rows in a row that the endpoint fails, each after all its attempts
+
 UNFINISHED = ("budget", "interrupted")
 """Why a row's search ended that is not finished: it is gone on with when the job is resumed."""
 
@@ -61,6 +64,8 @@ class Executor(Protocol):
 class LocalExecutor:
     """Works on rows in this process, each a search of its own, all in one event loop.
 
+    Ten rows in a row that fail by the endpoint's fault, and not by their own, are the job's failure.
+
     Args:
         compiled: The program.
         backends: Its backends.
@@ -73,7 +78,7 @@ class LocalExecutor:
         self,
         compiled: CompiledProgram,
         backends: ChosenBackends,
-        context: RunContext,
+        context: RunContext[Journal],
         *,
         max_in_flight: int,
         on_event: Callable[[Event], None] | None = None,
@@ -84,6 +89,7 @@ class LocalExecutor:
         self._max_in_flight = max_in_flight
         self._on_event = on_event
         self._canonical = canonical_form(compiled)
+        self._num_failures = 0
 
     async def run(self, task: RowTask) -> RowResult:
         try:
@@ -100,9 +106,12 @@ class LocalExecutor:
         except BudgetExceededError:
             return RowResult(index=task.index, row=task.row, stopped="budget", seed=task.seed)
         except LLMProgError as error:
-            if is_fatal(error):
+            if isinstance(error, BackendError) and error.retryable:
+                self._num_failures += 1
+            if is_fatal(error) or self._num_failures >= _MOST_FAILURES:
                 raise
             return result_of_error(task, error)
+        self._num_failures = 0
         return result_of_run(task, result, self._canonical)
 
 

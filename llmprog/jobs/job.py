@@ -23,6 +23,7 @@ from llmprog.runner import BudgetChoice, CacheChoice, RunContext, StoreChoice, o
 from llmprog.search.controller import is_whole
 
 if TYPE_CHECKING:
+    from llmprog.runs.journal import RunJournal
     from llmprog.runs.store import RunStore
 
 DEFAULT_CONCURRENCY = 64
@@ -97,7 +98,8 @@ class Job:
     ) -> None:
         if seed is not None and not isinstance(seed, int):
             raise OptionError(f"seed={seed!r}; allowed is a whole number, or None")
-        for name, value in (("concurrency", concurrency or 1), ("max_in_flight", max_in_flight)):
+        concurrency = DEFAULT_CONCURRENCY if concurrency is None else concurrency
+        for name, value in (("concurrency", concurrency), ("max_in_flight", max_in_flight)):
             if not is_whole(value, 1):
                 raise OptionError(f"{name}={value!r}; allowed is a whole number >= 1")
         if fork and resume is None:
@@ -117,7 +119,7 @@ class Job:
         self._inputs = InputOf(input, gold=gold)
         self._backend = backend
         self._seed = seed
-        self._concurrency = concurrency or DEFAULT_CONCURRENCY
+        self._concurrency = concurrency
         self._budget = budget
         self._store = store
         self._resume = resume
@@ -196,7 +198,7 @@ class Job:
         return store
 
     async def _session(
-        self, rows: AsyncIterator[Row], executor: Executor, context: RunContext, seed: int
+        self, rows: AsyncIterator[Row], executor: Executor, context: RunContext[RunJournal], seed: int
     ) -> AsyncGenerator[RowResult]:
         journal, progress = context.journal, self.progress
         if journal is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from llmprog.runs.encoding import QuestionEncoder, decode, json_to_bytes
 from llmprog.runs.info import RunInfo
 from llmprog.runs.owner import OwnerLock
 from llmprog.runs.path_journal import EncodedQuestion, PathJournal, QuestionKey
-from llmprog.runs.recall import EarlierCalls
+from llmprog.runs.recall import EarlierCalls, SettledCall, settled_calls
 from llmprog.runs.schema import ATTEMPT, CALL, EVENT, MAP_ROW, OUTCOME, QUESTION, Connection
 from llmprog.runs.writer import GroupWriter
 from llmprog.types import Request, Usage
@@ -96,6 +96,27 @@ class RunJournal:
                     self._unasked[path] = earlier.unasked
             found = self._paths[path] = PathJournal(self, path, earlier)
         return found
+
+    def settled_calls(self, path: str, *, of_this_session: bool) -> list[SettledCall]:
+        """The settled calls of a path with their answers, for another process to search on: ``at``, all at once.
+
+        Args:
+            path: The path.
+            of_this_session: Whether those of this session are among them, since the process that made them is gone.
+        """
+        if self._reader is None and not of_this_session:
+            return []
+        if self._reader is None:
+            self._reader = self._database.reader()
+        found = settled_calls(self._reader, self._run, path, self._session + of_this_session)
+        earlier = {call.call for call in found}
+        if not of_this_session and earlier:
+            self._unasked.setdefault(path, earlier)
+        return found
+
+    def note_asked(self, path: str, calls: Iterable[int]) -> None:
+        """Count these as asked for, of the calls that ``settled_calls`` gave."""
+        self._unasked.get(path, set()).difference_update(calls)
 
     @property
     def unasked(self) -> int:

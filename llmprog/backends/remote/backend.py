@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -22,6 +23,7 @@ from llmprog.backends.remote.protocols import open_infiller, open_protocol, open
 from llmprog.backends.remote.streamed import StreamedReply
 from llmprog.backends.remote.transport import Timeouts, Transport
 from llmprog.backends.remote.wire import Choice, HttpRequest, ModelCall, OnChunk, Reply, TokenCounts
+from llmprog.backends.shares import AccountShare
 from llmprog.errors import BadResponseError, RequestRefusedError
 from llmprog.redaction import redact
 from llmprog.tasks import gather_or_cancel
@@ -101,6 +103,7 @@ class RemoteBackend:
         self._prices = Prices.load(None if options.prices is None else Path(options.prices))
         self._honours_n: bool | None = None if profile.honours_n else False
         self._key = key_source(backend_id, profile, options)
+        self._share: AccountShare | None = None
 
     @property
     def id(self) -> str:
@@ -215,6 +218,10 @@ class RemoteBackend:
         tokens = TokenCounts(prompt=prompt_tokens, completion=completion_tokens)
         return self._prices.usd(self._profile.name, self._model, tokens)
 
+    def share_account(self, share: AccountShare) -> None:
+        """Keep to a share of the account; said before the first call."""
+        self._share = share
+
     async def aclose(self) -> None:
         """Close the connections that no other backend uses; calling it twice is harmless."""
         await _endpoints.release(self)
@@ -306,7 +313,12 @@ class RemoteBackend:
         return self._base_url, key.variables, key.auth, limits
 
     def _open_endpoint(self) -> Endpoint:
-        options = self._options
+        options, share = self._options, self._share
+        max_concurrency = options.max_concurrency if share is None else share.concurrency(options.max_concurrency)
+        rate = None
+        if share is not None:
+            account = hashlib.sha256(repr(self._account).encode()).hexdigest()
+            rate = share.rate(account, options.requests_per_minute, options.tokens_per_minute)
         timeouts = Timeouts(
             connect_s=options.connect_s,
             first_byte_s=options.first_byte_s or self._profile.first_byte_s,
@@ -319,17 +331,16 @@ class RemoteBackend:
             auth=self._key.headers,
             key_hint=self._key.hint,
             options=EndpointOptions(
-                max_concurrency=options.max_concurrency,
-                start_concurrency=min(
-                    options.start_concurrency or self._profile.start_concurrency, options.max_concurrency
-                ),
+                max_concurrency=max_concurrency,
+                start_concurrency=min(options.start_concurrency or self._profile.start_concurrency, max_concurrency),
                 requests_per_minute=options.requests_per_minute,
                 tokens_per_minute=options.tokens_per_minute,
                 max_attempts=options.max_attempts,
                 deadline_s=options.deadline_s,
                 total_s=options.total_s,
             ),
-            transport=Transport(backend=self._id, max_connections=options.max_concurrency, timeouts=timeouts),
+            rate=rate,
+            transport=Transport(backend=self._id, max_connections=max_concurrency, timeouts=timeouts),
         )
 
     def _completions(self, reply: Reply, params: SamplingParams) -> list[Completion]:

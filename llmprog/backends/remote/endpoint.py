@@ -19,9 +19,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from llmprog.backends.remote.failures import clean, decode_json, failure, is_error_object
 from llmprog.backends.remote.health import EndpointHealth, RetryBudget
-from llmprog.backends.remote.limits import AdaptiveConcurrency, Allotment, CallRate, Slot
+from llmprog.backends.remote.limits import AdaptiveConcurrency, CallRate, Slot
 from llmprog.backends.remote.retries import Retries, Tries, may_retry
 from llmprog.backends.remote.wire import HttpRequest, HttpResponse, OnChunk
+from llmprog.backends.shares import Allowance, Rate
 from llmprog.errors import (
     AuthenticationError,
     BackendError,
@@ -165,6 +166,7 @@ class Endpoint:
         auth: Headers that carry the key, or a function that reads them, called for every attempt.
         transport: Sends requests; closed with the endpoint.
         options: Limits.
+        rate: Limits per minute that other processes keep to as well; by default those of ``options``, kept here.
         key_hint: What to set to give a key, such as the name of an environment variable; for messages.
         clock: Monotonic seconds.
         wall_clock: Seconds since the epoch.
@@ -180,6 +182,7 @@ class Endpoint:
         auth: Mapping[str, str] | Callable[[], Mapping[str, str]],
         transport: HttpExchange,
         options: EndpointOptions = EndpointOptions(),
+        rate: Rate | None = None,
         key_hint: str = "",
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -196,7 +199,9 @@ class Endpoint:
         self._wall_clock = wall_clock
         self._sleep = sleep
         self._concurrency = AdaptiveConcurrency(options.start_concurrency, options.max_concurrency, clock)
-        self._rate = CallRate(options.requests_per_minute, options.tokens_per_minute, clock, sleep)
+        if rate is None:
+            rate = CallRate(options.requests_per_minute, options.tokens_per_minute, clock, sleep)
+        self._rate: Rate = rate
         self._health = EndpointHealth(backend, clock, wall_clock)
         self._retries = Retries(
             backend,
@@ -295,7 +300,7 @@ class Endpoint:
                         return await self._exchange(call, slot, allotment)
                     allotment.release()
 
-    async def _exchange(self, call: _Call[T], slot: Slot, allotment: Allotment) -> T:
+    async def _exchange(self, call: _Call[T], slot: Slot, allotment: Allowance) -> T:
         headers = self._headers(call, allotment)
         passage = self._health.breaker.enter()
         failed: bool | None = None
@@ -329,7 +334,7 @@ class Endpoint:
             if num_tokens is not None:
                 allotment.settle(num_tokens)
 
-    def _headers(self, call: _Call[Any], allotment: Allotment) -> dict[str, str]:
+    def _headers(self, call: _Call[Any], allotment: Allowance) -> dict[str, str]:
         try:
             key = self._auth() if callable(self._auth) else self._auth
         except BackendError:
