@@ -65,8 +65,8 @@ def map_rows(
     """Run PROGRAM on every row of a file; interrupted, the same command goes on where it was."""
     command = JobCommand(
         program=absolute_program(program),
-        data=str(data.resolve()),
-        out=str(out.resolve()),
+        data=str(data.absolute()),
+        out=str(out.absolute()),
         input=_unescaped(input),
         gold=gold,
         settings=tuple(settings or ()),

@@ -43,7 +43,9 @@ class Output:
     """
 
     def __init__(self, path: str | Path, *, in_order: bool = False) -> None:
-        self.path = Path(path).resolve()
+        self.path = Path(path)
+        if self.path.is_file():
+            self.path = self.path.resolve()  # written anew where it is, not where a link to it is
         self._run = ""
         self._in_order = in_order
         self._there = bytearray()  # one bit for each row

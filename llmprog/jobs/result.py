@@ -64,7 +64,7 @@ class RowResult:
     answer: str | None = None
     solved: bool = False
     stopped: str
-    votes: tuple[tuple[str, int], ...] | None = None
+    votes: tuple[tuple[str, float], ...] | None = None
     confidence: float | None = None
     correct: bool | None = None
     usage: Usage = Usage()
