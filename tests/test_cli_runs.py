@@ -173,12 +173,12 @@ def test_show_lists_calls_and_draws_thoughts(llmprog, store):
 
 def test_what_show_cannot_show_it_says_in_one_line(llmprog, store):
     run_id = kept(store)
-    for arguments, complaint in (
-        (["show", "2020"], f"there is no such run in {store.directory}; near: {run_id}"),
-        (["show", run_id, "--row", "3"], "is no job"),
+    for arguments, exit_code, complaint in (
+        (["show", "2020"], 4, f"there is no such run in {store.directory}; near: {run_id}"),
+        (["show", run_id, "--row", "3"], 2, "is no job"),
     ):
         code, out, err = llmprog("runs", *arguments)
-        assert (code, out) == (2, "")
+        assert (code, out) == (exit_code, "")
         assert complaint in err
         assert len(err.splitlines()) == 1
 
@@ -252,7 +252,7 @@ def test_a_command_of_another_version_is_refused_in_one_line(llmprog, store):
     command = {"program": "arithmetic", "backend": "local:puzzles", "flavour": "mint"}
     result = run(speech(), "hello", backend=votes_of("y"), store=store, labels={"command": command})
     code, _, err = llmprog("runs", "resume", result.run_id)
-    assert code == 2
+    assert code == 4
     assert "the command that began it cannot be read" in err
 
 
@@ -346,3 +346,47 @@ def test_gc_refuses_what_it_does_not_know(llmprog, arguments, complaint):
     code, _, err = llmprog("runs", "gc", *arguments)
     assert code == 2
     assert complaint in err
+
+
+# ------------------------------------------------------------------------------------------------ export
+
+
+def test_a_run_is_exported_to_stdout_or_to_a_file(llmprog, store, tmp_path):
+    run_id = kept(store, texts=["yes", "no"])
+    code, out, _ = llmprog("runs", "export", run_id)
+    assert code == 0
+    assert [json.loads(line)["type"] for line in out.splitlines()] == ["run", *["call"] * 4, *["thought"] * 3]
+    code, _, _ = llmprog("runs", "export", run_id, "--as", "csv", "--out", tmp_path / "calls.csv")
+    assert code == 0
+    assert len((tmp_path / "calls.csv").read_text().splitlines()) == 5
+    code, _, _ = llmprog("runs", "export", run_id, "--as", "html", "--out", tmp_path / "page.html")
+    assert code == 0
+    assert (tmp_path / "page.html").read_text().endswith("</html>\n")
+
+
+def test_training_data_says_how_many_lines_and_why_none(llmprog, store, tmp_path):
+    out = tmp_path / "data.jsonl"
+    found = kept(store, texts=["no"], program=tree())
+    code, _, err = llmprog("runs", "export", found, "--as", "sft", "--out", out)
+    assert (code, err) == (0, "llmprog: 1 lines\n")
+    assert json.loads(out.read_text())["messages"][-1] == {"role": "assistant", "content": "no"}
+    lost = kept(store, texts=["yes"], program=tree())
+    code, _, err = llmprog("runs", "export", lost, "--as", "sft", "--out", out)
+    assert code == 0
+    assert "0 lines; none of its results is" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--as", "html"], "add --out FILE.html"),
+        (["--as", "parquet"], "unknown form of export 'parquet'; known: csv, grpo, html"),
+        (["--as", "csv", "--keep-flat"], "unknown option of the export 'csv': 'keep_flat'; known: none"),
+        (["--as", "sft"], "nothing says which of its results are right"),
+    ],
+)
+def test_an_export_that_makes_no_sense_is_refused_in_one_line(llmprog, store, arguments, complaint):
+    code, out, err = llmprog("runs", "export", kept(store), *arguments)
+    assert (code, out) == (2, "")
+    assert complaint in err
+    assert len(err.splitlines()) == 1

@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import sys
 
+from llmprog.cli import export as export
 from llmprog.cli import jobs as jobs
 from llmprog.cli import listing as listing
 from llmprog.cli import resume as resume
 from llmprog.cli import run as run
 from llmprog.cli import runs as runs
-from llmprog.cli.app import EXIT_BACKEND, EXIT_INTERRUPTED, EXIT_USAGE
+from llmprog.cli.app import EXIT_BACKEND as EXIT_BACKEND
 from llmprog.cli.app import EXIT_BUDGET as EXIT_BUDGET
+from llmprog.cli.app import EXIT_INTERRUPTED as EXIT_INTERRUPTED
 from llmprog.cli.app import EXIT_SOLVED as EXIT_SOLVED
 from llmprog.cli.app import EXIT_UNSOLVED as EXIT_UNSOLVED
+from llmprog.cli.app import EXIT_USAGE as EXIT_USAGE
 from llmprog.cli.app import app as app
 
 
 def main() -> None:
     """Entry point of the ``llmprog`` command: every error of ours is one line on stderr and an exit code."""
-    from llmprog.errors import BackendError, LLMProgError, MissingExtraError
+    from llmprog.errors import (
+        BackendError,
+        BudgetExceededError,
+        LLMProgError,
+        MissingExtraError,
+        ProgramChangedError,
+        RunLockedError,
+        StoreError,
+    )
 
     try:
         app(standalone_mode=True)
-    except (BackendError, MissingExtraError) as error:
+    except (RunLockedError, ProgramChangedError) as error:  # what was asked for cannot be; nothing is broken
+        _fail(error, EXIT_USAGE)
+    except (BackendError, MissingExtraError, StoreError) as error:
         _fail(error, EXIT_BACKEND)
+    except BudgetExceededError as error:
+        _fail(error, EXIT_BUDGET)
     except LLMProgError as error:
         _fail(error, EXIT_USAGE)
     except KeyboardInterrupt:

@@ -166,10 +166,10 @@ def _print_votes(console: Console, votes: Any) -> None:
     histogram = votes.get("histogram") if isinstance(votes, dict) else None
     if not histogram:
         return
-    most = max(entry["votes"] for entry in histogram)
+    most = max(entry["votes"] for entry in histogram) or 1
     for entry in histogram[:_MAX_VOTES]:
         bar = "█" * max(1, round(24 * entry["votes"] / most))
-        console.print(Text(f"{entry['votes']:>5} {bar} {plain(str(entry['answer']))}"))
+        console.print(Text(f"{entry['votes']:>5g} {bar} {plain(str(entry['answer']))}"))
 
 
 def print_calls(console: Console, run: Run, path: str | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from llmprog.exports.thoughts import read_thoughts
 from llmprog.json_values import completion_to_json, logprobs_to_json, prompt_to_json, request_to_json, without_secrets
 from llmprog.runs.run import CallRecord, Run
-from llmprog.types import Request
+from llmprog.types import Prompt, Request, Template
 
 
 def records_of(run: Run) -> Iterator[dict[str, Any]]:
@@ -77,6 +77,21 @@ def call_to_json(call: CallRecord) -> dict[str, Any]:
         "error": without_secrets(call.error),
         "attempts": call.attempts,
     }
+
+
+def prompt_of(call: CallRecord) -> Prompt:
+    """What a call asked, without the blanks of a template."""
+    asked = call.question.prompt
+    return asked.prompt if isinstance(asked, Template) else asked
+
+
+def answers_of(call: CallRecord) -> list[str]:
+    """What was answered, as texts: completions, or continuations with their log-likelihoods."""
+    question = call.question
+    if isinstance(question, Request):
+        return [completion.text for completion in call.completions or ()]
+    scored = zip(question.continuations, call.scores or (), strict=False)  # not answered yet: nothing
+    return [f"{text}: {score.total:g}" for text, score in scored]
 
 
 def _clean(value: dict[str, Any]) -> dict[str, Any]:
