@@ -199,6 +199,7 @@ class TestParse:
             [],
             {"prompt_tokens": -1, "completion_tokens": None},
             {"prompt_tokens": "3", "completion_tokens": True},
+            {"prompt_tokens": 10**30, "completion_tokens": 1e300},
         ],
     )
     def test_usage_that_says_nothing_is_unknown(self, usage):

@@ -94,11 +94,14 @@ def text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+_MOST_TOKENS = 2**53  # what JSON numbers hold exactly; sums of more would not fit into a database's integers
+
+
 def count(value: object) -> int | None:
     """A count of tokens; ``None`` for anything that cannot be one."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    return int(value) if value >= 0 else None
+    return int(value) if 0 <= value <= _MOST_TOKENS else None
 
 
 def token_counts(prompt: object, completion: object, cached: object = None, reasoning: object = None) -> TokenCounts:
