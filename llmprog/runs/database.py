@@ -263,7 +263,7 @@ class SqliteFile:
         if version < 1:
             raise StoreError(f"run file {self.path}: it has no version, its creation was interrupted; delete it")
         foreign = connection.execute(
-            "SELECT type, name FROM sqlite_schema WHERE type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL%'"
+            "SELECT type, name FROM sqlite_master WHERE type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL%'"
         ).fetchall()
         if foreign:
             raise StoreError(

@@ -14,11 +14,11 @@ from llmprog.runs.database import Database
 from llmprog.runs.encoding import QuestionEncoder, decode, json_to_bytes
 from llmprog.runs.info import RunInfo
 from llmprog.runs.owner import OwnerLock
-from llmprog.runs.path_journal import EncodedQuestion, PathJournal, QuestionKey
+from llmprog.runs.path_journal import EncodedQuestion, PathJournal, QuestionKey, RecentQuestions
 from llmprog.runs.recall import EarlierCalls, SettledCall, settled_calls
 from llmprog.runs.schema import ATTEMPT, CALL, EVENT, MAP_ROW, OUTCOME, QUESTION, Connection
 from llmprog.runs.writer import GroupWriter
-from llmprog.types import Request, Usage
+from llmprog.types import Usage
 
 EndStatus = Literal["finished", "stopped", "failed"]
 
@@ -75,7 +75,7 @@ class RunJournal:
         self._next_call = self._numbers["call"].__next__
         self._questions: dict[str, int] = {}
         self._encoder = QuestionEncoder()
-        self._recent: dict[tuple[int, int], tuple[object, object, int]] = {}
+        self._recent: RecentQuestions[int] = RecentQuestions()
         self._paths: weakref.WeakValueDictionary[str, PathJournal] = weakref.WeakValueDictionary()
         self._unasked: dict[str, set[int]] = {}
         self._reader: Connection | None = database.reader() if is_resumed else None
@@ -186,8 +186,10 @@ class RunJournal:
         finally:
             if self._reader is not None:
                 self._reader.close()
-            await self._writer.aclose()
-            self._lock.release()
+            try:
+                await self._writer.aclose()
+            finally:
+                self._lock.release()
 
     def _elapsed(self) -> float:
         return self.elapsed_s + time.monotonic() - self._begun
@@ -200,20 +202,13 @@ class RunJournal:
         )
 
     def question(self, question: Question) -> int:
-        params = question.params if isinstance(question, Request) else None
-        # The samples of a prompt are asked for by requests that share it: its digest need not be made for each of them.
-        same = (id(question.prompt), id(params))
-        recent = self._recent.get(same)
-        if recent is not None and isinstance(question, Request):
-            return recent[2]
-        digest = question.digest()
-        number = self._questions.get(digest)
+        number = self._recent.get(question)
         if number is None:
-            number = self.number_of(EncodedQuestion(digest, self._encoder.encode(question)))
-        if params is not None:
-            self._recent[same] = question.prompt, params, number  # kept, so that no other object gets their addresses
-            if len(self._recent) > _KNOWN_QUESTIONS:
-                del self._recent[next(iter(self._recent))]
+            digest = question.digest()
+            number = self._questions.get(digest)
+            if number is None:
+                number = self.number_of(EncodedQuestion(digest, self._encoder.encode(question)))
+            self._recent.put(question, number)
         return number
 
     def number_of(self, question: EncodedQuestion) -> int:

@@ -19,7 +19,7 @@ from llmprog.runs.encoding import (
 )
 from llmprog.runs.info import INFO_COLUMNS, RunInfo
 from llmprog.runs.journal import finished_rows
-from llmprog.runs.schema import Connection
+from llmprog.runs.schema import USAGE_COLUMNS, Connection
 from llmprog.types import Completion, Logprobs, Request, Scoring, Usage
 
 Status = Literal["running", "interrupted", "finished", "stopped", "failed", "unreadable"]
@@ -32,14 +32,13 @@ _RUN = (
     "SELECT number, status, created_at, updated_at, elapsed_s, owner, forked_from, result, "  # noqa: S608 - constants only
     f"{INFO_COLUMNS} FROM run WHERE id = ?"
 )
-_USAGE = ["calls", "prompt_tokens", "completion_tokens", "usd", "cached_tokens", "reasoning_tokens", "cache_hits"]
 _BOUND = ["calls", "prompt_tokens", "completion_tokens", "usd"]
 _CALLS = (
     "SELECT call.id, call.path, call.node, call.backend, COALESCE(outcome.state, 'sent'), outcome.source, "  # noqa: S608
     "question.content, call.first_sample, call.num_samples, call.sent_at, outcome.duration_s, outcome.answers, "
     "outcome.error, "
     "(SELECT COUNT(*) FROM attempt WHERE attempt.run = call.run AND attempt.call = call.id), "
-    f"{', '.join(f'call.bound_{name}' for name in _BOUND)}, {', '.join(f'outcome.{name}' for name in _USAGE)} "
+    f"{', '.join(f'call.bound_{name}' for name in _BOUND)}, {', '.join(f'outcome.{name}' for name in USAGE_COLUMNS)} "
     "FROM call JOIN question ON question.run = call.run AND question.id = call.question "
     "LEFT JOIN outcome ON outcome.run = call.run AND outcome.call = call.id WHERE call.run = ? AND call.id > ?"
 )

@@ -60,6 +60,9 @@ def create_statements(dialect: Dialect) -> list[str]:
             return f"CREATE TABLE {name} (run {i} NOT NULL, {key} {i} NOT NULL, {columns}, PRIMARY KEY (run, {key}))"
         return f"CREATE TABLE {name} (run {i} NOT NULL, {key} {i} PRIMARY KEY, {columns})"
 
+    def index(name: str, of: str, column: str) -> str:
+        return f"CREATE INDEX {name} ON {of} ({'run, ' if dialect.has_many_runs else ''}{column})"
+
     usage = f"calls {i}, prompt_tokens {i}, completion_tokens {i}, usd {real}"
     bound = f"bound_calls {i}, bound_prompt_tokens {i}, bound_completion_tokens {i}, bound_usd {real}"
     return [
@@ -81,9 +84,7 @@ def create_statements(dialect: Dialect) -> list[str]:
             f"first_sample {i} NOT NULL, num_samples {i} NOT NULL, session {i} NOT NULL, "
             f"sent_at {real} NOT NULL, {bound}",
         ),
-        "CREATE INDEX call_path ON call (run, path)"
-        if dialect.has_many_runs
-        else "CREATE INDEX call_path ON call (path)",
+        index("call_path", "call", "path"),
         # What is charged for it is here. source: model, cache, or the run that this one was forked from.
         table(
             "outcome",
@@ -98,10 +99,9 @@ def create_statements(dialect: Dialect) -> list[str]:
             f"call {i} NOT NULL, error TEXT NOT NULL, status TEXT, is_billed {i} NOT NULL, "
             f"duration_s {real}, at {real}",
         ),
+        index("attempt_call", "attempt", "call"),
         table("event", "seq", f"path TEXT NOT NULL, kind TEXT NOT NULL, data {data} NOT NULL, at {real} NOT NULL"),
-        "CREATE INDEX event_path ON event (run, path)"
-        if dialect.has_many_runs
-        else "CREATE INDEX event_path ON event (path)",
+        index("event_path", "event", "path"),
         # A finished row of a map job.
         table("map_row", "number", f"digest TEXT NOT NULL, result {data} NOT NULL, at {real} NOT NULL"),
     ]
@@ -151,25 +151,16 @@ CALL = Insert(
         "bound_usd",
     ),
 )
-OUTCOME = Insert(
-    "outcome",
-    (
-        "run",
-        "call",
-        "state",
-        "source",
-        "calls",
-        "prompt_tokens",
-        "completion_tokens",
-        "usd",
-        "cached_tokens",
-        "reasoning_tokens",
-        "cache_hits",
-        "duration_s",
-        "answers",
-        "error",
-    ),
+USAGE_COLUMNS = (
+    "calls",
+    "prompt_tokens",
+    "completion_tokens",
+    "usd",
+    "cached_tokens",
+    "reasoning_tokens",
+    "cache_hits",
 )
+OUTCOME = Insert("outcome", ("run", "call", "state", "source", *USAGE_COLUMNS, "duration_s", "answers", "error"))
 ATTEMPT = Insert(
     "attempt",
     ("run", "id", "call", "error", "status", "is_billed", "duration_s", "at"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llmprog.errors import StoreError
@@ -12,7 +12,7 @@ from llmprog.runs.encoding import json_to_bytes
 from llmprog.runs.info import INFO_COLUMNS, RunInfo
 from llmprog.runs.journal import RunJournal
 from llmprog.runs.owner import OwnerLock, this_process
-from llmprog.runs.schema import CALL, OUTCOME, QUESTION, RUN, Connection, Insert
+from llmprog.runs.schema import CALL, OUTCOME, QUESTION, RUN, USAGE_COLUMNS, Connection, Insert
 from llmprog.runs.writer import insert_rows
 from llmprog.types import Usage
 
@@ -31,6 +31,9 @@ _SETTLED = (
     "FROM call JOIN outcome ON outcome.run = call.run AND outcome.call = call.id "
     "WHERE call.run = ? AND call.id > ? AND outcome.state = 'settled' ORDER BY call.id LIMIT ?"
 )
+
+
+_QUESTIONS = "FROM question WHERE run = ? AND id > ? ORDER BY id LIMIT ?"
 
 
 def insert_run(connection: Connection, run_id: str, info: RunInfo, now: float, forked_from: str | None = None) -> None:
@@ -142,21 +145,22 @@ def fork(
 
 
 def _copy(database: Database, connection: Connection, number: int, old: Connection, old_number: int) -> None:
-    changed: Mapping[str, Any] = {"run": number, "session": 1, "source": "fork"}
-    free = dict.fromkeys(OUTCOME.columns[4:11], 0)  # what is charged
-    for insert, key, source, values in (
-        (QUESTION, "id", "FROM question WHERE run = ? AND id > ? ORDER BY id LIMIT ?", changed),
-        (CALL, "id", _SETTLED, changed),
-        (OUTCOME, "call", _SETTLED, {**changed, **free}),
-    ):
-        columns = ", ".join(f"{insert.table}.{column}" for column in insert.columns)
-        last, at = 0, insert.columns.index(key)
-        while rows := old.execute(f"SELECT {columns} {source}", (old_number, last, _CHUNK)).fetchall():
-            last = rows[-1][at]
-            insert_rows(database, connection, insert, [_changed(insert, row, values) for row in rows])
+    """Copy the settled calls; each with its outcome, in one look, since the old run may be under way."""
+    changed: Mapping[str, Any] = {"run": number, "session": 1, "source": "fork", **dict.fromkeys(USAGE_COLUMNS, 0)}
+    columns = ", ".join([f"call.{name}" for name in CALL.columns] + [f"outcome.{name}" for name in OUTCOME.columns])
+    width, last = len(CALL.columns), 0
+    while rows := old.execute(f"SELECT {columns} {_SETTLED}", (old_number, last, _CHUNK)).fetchall():
+        for insert, part in ((CALL, slice(width)), (OUTCOME, slice(width, None))):
+            insert_rows(database, connection, insert, [_changed(insert, row[part], changed) for row in rows])
+        last = rows[-1][CALL.columns.index("id")]
+    last = 0
+    columns = ", ".join(QUESTION.columns)
+    while rows := old.execute(f"SELECT {columns} {_QUESTIONS}", (old_number, last, _CHUNK)).fetchall():
+        insert_rows(database, connection, QUESTION, [_changed(QUESTION, row, changed) for row in rows])
+        last = rows[-1][QUESTION.columns.index("id")]
 
 
-def _changed(insert: Insert, row: Any, values: Mapping[str, Any]) -> list[Any]:
+def _changed(insert: Insert, row: Sequence[Any], values: Mapping[str, Any]) -> list[Any]:
     return [values.get(column, value) for column, value in zip(insert.columns, row, strict=True)]
 
 

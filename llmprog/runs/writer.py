@@ -99,9 +99,8 @@ class GroupWriter:
         while group := self._next_group():
             try:
                 self._write_group(group)
-            except self._database.errors as error:
-                failure = self._database.failure(error)
-                failure.__cause__ = error if error is not failure else None
+            except Exception as error:  # noqa: BLE001 - told to all who wait: nobody else would hear of it
+                failure = self._failure_of(error)
                 with self._ready:
                     self._failure = failure
                     group += self._queue
@@ -110,6 +109,15 @@ class GroupWriter:
             else:
                 _resolve(group, None)
         self._close(self._connection)
+
+    def _failure_of(self, error: Exception) -> StoreError:
+        if isinstance(error, self._database.errors):
+            failure = self._database.failure(error)
+        else:
+            failure = StoreError(f"a run's journal: a value cannot be kept: {type(error).__name__}: {error}")
+        if failure is not error:
+            failure.__cause__ = error
+        return failure
 
     def _next_group(self) -> list[_Item]:
         with self._ready:
@@ -167,3 +175,4 @@ def _tell(futures: list[asyncio.Future[None]], failure: StoreError | None) -> No
             error = StoreError(str(failure))
             error.__cause__ = failure.__cause__
             future.set_exception(error)
+            future.exception()  # whoever waits may be cancelled before it is told

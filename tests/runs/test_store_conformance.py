@@ -350,6 +350,38 @@ async def test_a_fork_begins_with_what_settled_and_leaves_the_old_run_alone(stor
     await again.aclose()
 
 
+async def test_a_run_that_is_under_way_can_be_forked(store, info):
+    journal = store.create(info)
+    calls = journal.at("")
+    numbers = [await calls.send("think", "test:model", ask(f"q{i}"), BOUND) for i in range(40)]
+    stop = asyncio.Event()
+
+    async def go_on():
+        for number in reversed(numbers):
+            await calls.settle(number, answers(f"a{number}"), COST, 0.1)
+        for i in range(40, 10**6):
+            if stop.is_set():
+                return
+            await settled(journal, ask(f"q{i}"), "later")
+
+    working = asyncio.ensure_future(go_on())
+    for _ in range(5):
+        await asyncio.sleep(0.02)
+        fork = await asyncio.to_thread(store.fork, journal.id, info)
+        found = [i for i in range(40) if fork.at("").recall("think", ask(f"q{i}"))]
+        for i in set(range(40)) - set(found):
+            await settled(fork, ask(f"q{i}"), "new")  # numbers of its own
+        await fork.aclose()
+        with store.open(fork.id) as run:
+            records = list(run.calls())
+        assert {record.state for record in records} == {"settled"}
+        assert {record.source for record in records} <= {"fork", "model"}
+        assert run.id == fork.id
+    stop.set()
+    await working
+    await journal.aclose()
+
+
 async def test_the_newest_run_with_a_key_is_found(store, info):
     ids = []
     for key in ("job-1", "job-2", "job-1", None):
@@ -416,6 +448,21 @@ async def test_a_closed_journal_says_so(store, info):
     await journal.aclose()
     with pytest.raises(StoreError, match="closed"):
         await settled(journal, ask(), "four")
+
+
+async def test_a_value_that_cannot_be_kept_ends_the_run_instead_of_hanging_it(store, info):
+    journal = store.create(info)
+    calls = journal.at("")
+    tasks = [calls.send("think", "test:model", ask(f"q{i}"), Usage(1, 10**30 if i == 5 else 10)) for i in range(10)]
+    outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
+    assert isinstance(outcomes[5], StoreError)
+    with pytest.raises(StoreError):
+        await settled(journal, ask(), "four")
+    with pytest.raises(StoreError):
+        await journal.aclose()
+    journal = store.resume(journal.id)
+    await settled(journal, ask(), "four")
+    await journal.aclose()
 
 
 async def test_a_send_that_is_cancelled_was_never_sent(store, info):
