@@ -101,9 +101,7 @@ class ChosenBackends:
             found._parts = {}
             found._default = self._by_node.get(part, self._default)
             found._by_node = {
-                name.removeprefix(prefix): backend
-                for name, backend in self._by_node.items()
-                if name.startswith(prefix)
+                name.removeprefix(prefix): backend for name, backend in self._by_node.items() if name.startswith(prefix)
             }
             found.label = found._labelled()
         return found

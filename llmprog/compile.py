@@ -10,22 +10,22 @@ import collections.abc
 import hashlib
 import inspect
 import json
-import types
-import typing
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import networkx as nx
 
+from llmprog.compile_joined import joined_content, joined_faults, joined_graph, part_faults
 from llmprog.errors import CompileError, DeclarationError
 from llmprog.fingerprint import describe_function, describe_value, function_name, readable_lines
+from llmprog.joined import Joined
 from llmprog.nodes import Checker, Generator, Node
 from llmprog.program import ControllerSpec, Program
+from llmprog.signatures import Signature, as_class, fits, returned, state_made, state_taken, taken
 from llmprog.templates import PAIRWISE_FIELDS, VOTE_FIELDS, field_names, state_fields
 
 _START, _GOAL, _ANSWER = "start", "goal", "answer"
-_ABSTRACT = ("collections.abc", "typing")
 _CONTROLLER_PARTS = ("ask", "tell", "fresh", "best", "votes", "stop_on_goal", "parameters", "faults")
 
 
@@ -36,13 +36,15 @@ class CompiledProgram:
     Attributes:
         program: What was declared.
         graph: Frozen ``DiGraph``; node attribute ``kind`` is one of input, start, generator, checker,
-            controller, goal, answer.
+            controller, goal, answer; of a joined program also program.
         hash: Hex digest over templates, sampling, functions' sources and parameters: equal
             declarations have equal hashes in every process.
         declaration: What the hash is over, in lines that can be read and compared.
         rules: Checkers that need no model, in declared order.
         judges: Checkers of states that call a model, in declared order.
         comparers: Checkers across states (vote, pairwise).
+        signature: What it takes and gives, as far as annotations say.
+        parts: The parts of a joined program by name; empty for a search.
     """
 
     program: Program
@@ -52,6 +54,8 @@ class CompiledProgram:
     rules: tuple[Checker, ...]
     judges: tuple[Checker, ...]
     comparers: tuple[Checker, ...]
+    signature: Signature
+    parts: Mapping[str, CompiledProgram] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -70,15 +74,17 @@ class CompiledProgram:
 
     @property
     def model_nodes(self) -> tuple[str, ...]:
-        """Names of the nodes that may call a model."""
+        """Names of the nodes that may call a model; those of parts as ``part.node``."""
         nodes: tuple[Node, ...] = (*self.generators, *self.judges, *self.comparers)
-        return tuple(node.name for node in nodes if node.calls_model)
+        of_parts = (f"{name}.{node}" for name, part in self.parts.items() for node in part.model_nodes)
+        return (*(node.name for node in nodes if node.calls_model), *of_parts)
 
     @property
     def prompted_nodes(self) -> tuple[str, ...]:
         """Names of the nodes that are sure to call a model; an async node may do without."""
         nodes: tuple[Node, ...] = (*self.generators, *self.judges, *self.comparers)
-        return tuple(node.name for node in nodes if node.prompt is not None)
+        of_parts = (f"{name}.{node}" for name, part in self.parts.items() for node in part.prompted_nodes)
+        return (*(node.name for node in nodes if node.prompt is not None), *of_parts)
 
 
 def compile_program(program: Program) -> CompiledProgram:
@@ -90,22 +96,72 @@ def compile_program(program: Program) -> CompiledProgram:
     cached = program._cache.get("compiled")
     if isinstance(cached, CompiledProgram):
         return cached
+    compiled = _compile_joined(program) if isinstance(program, Joined) else _compile_search(program)
+    program._cache["compiled"] = compiled
+    return compiled
+
+
+def _compile_search(program: Program) -> CompiledProgram:
     faults = list(_faults(program))
     if faults:
         raise CompileError(program.name, faults)
     checkers = tuple(program.checkers)
     content = _content(program)
-    compiled = CompiledProgram(
+    return CompiledProgram(
         program=program,
         graph=nx.freeze(_graph(program)),
-        hash=hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest(),
+        hash=_hash(content),
         declaration="\n".join(readable_lines(content)),
         rules=tuple(c for c in checkers if c.kind == "state" and not c.calls_model),
         judges=tuple(c for c in checkers if c.kind == "state" and c.calls_model),
         comparers=tuple(c for c in checkers if c.kind != "state"),
+        signature=_signature(program),
     )
-    program._cache["compiled"] = compiled
-    return compiled
+
+
+def _compile_joined(program: Joined) -> CompiledProgram:
+    parts: dict[str, CompiledProgram] = {}
+    faults: list[str] = []
+    for name, part in program.parts.items():
+        found = list(part_faults(program, name, part))
+        if not found:
+            try:
+                parts[name] = compile_program(part)
+            except CompileError as error:
+                found = [f"part {name!r}: {fault}" for fault in error.faults]
+        faults += found
+    signatures = {name: part.signature for name, part in parts.items()}
+    faults += joined_faults(program, signatures)
+    if faults:
+        raise CompileError(program.name, faults)
+    content = _content(program)
+    described = {name: {"calls_model": bool(part.model_nodes), "hash": part.hash} for name, part in parts.items()}
+    return CompiledProgram(
+        program=program,
+        graph=joined_graph(program, described, signatures),
+        hash=_hash(content),
+        declaration="\n".join(readable_lines(content)),
+        rules=(),
+        judges=(),
+        comparers=(),
+        signature=program.signature(signatures),
+        parts=parts,
+    )
+
+
+def _signature(program: Program) -> Signature:
+    """What a search takes and gives: what ``start`` takes and ``answer`` returns, else its states."""
+    taken_by = [state_taken(g.function) for g in program.generators if not g.aggregates]
+    takes = taken(program.start) if program.start is not None else next((t for t in taken_by if t is not None), Any)
+    if program.answer is not None:
+        return Signature(takes=(takes,), gives=returned(program.answer))
+    made = {state_made(g.function) for g in program.generators}
+    state = made.pop() if len(made) == 1 else None
+    return Signature(takes=(takes,), gives=Any if state is None else state)
+
+
+def _hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------- faults
@@ -129,8 +185,8 @@ def _faults(program: Program) -> collections.abc.Iterator[str]:
     else:
         yield from (f"controller {controller.name}: {fault}" for fault in controller.faults())
         yield from _unreachable(controller, generators, checkers)
-    start_type = _start_type(program)
-    known_types = [start_type, *(_made_type(g.function) for g in generators)]
+    start_type = None if program.start is None else as_class(returned(program.start))
+    known_types = [start_type, *(state_made(g.function) for g in generators)]
     yield from _type_mismatches(start_type, generators, checkers)
     for node in (*generators, *checkers):
         yield from _template_faults(node, [t for t in known_types if t is not None])
@@ -196,30 +252,21 @@ def _unreachable(
 def _type_mismatches(
     start: type | None, generators: Sequence[Generator], checkers: Sequence[Checker]
 ) -> collections.abc.Iterator[str]:
-    made = [(f"generator {g.name!r}", t) for g in generators if (t := _made_type(g.function))]
+    made = [(f"generator {g.name!r}", t) for g in generators if (t := state_made(g.function))]
     if start is not None:
         made.insert(0, ("start", start))
     for node in (*generators, *checkers):
         if (isinstance(node, Generator) and node.aggregates) or (isinstance(node, Checker) and node.kind == "vote"):
             continue
-        wanted = _taken_type(node.function)
+        wanted = state_taken(node.function)
         if wanted is None:
             continue
         for source, given in made:
-            if not _fits(given, wanted):
+            if not fits(given, wanted):
                 yield (
                     f"{type(node).__name__.lower()} {node.name!r} takes {wanted.__name__}, "
                     f"but {source} makes {given.__name__}"
                 )
-
-
-def _fits(given: type, wanted: type) -> bool:
-    if (given, wanted) in ((int, float), (int, complex), (float, complex)):
-        return True  # the numeric tower of PEP 484
-    try:
-        return issubclass(given, wanted)
-    except TypeError:
-        return True  # a protocol that cannot be checked without a value
 
 
 def _template_faults(node: Node, types_known: Sequence[type]) -> collections.abc.Iterator[str]:
@@ -234,7 +281,7 @@ def _template_faults(node: Node, types_known: Sequence[type]) -> collections.abc
     if isinstance(node, Generator) and node.aggregates:
         known: tuple[str, ...] = VOTE_FIELDS
     elif kind == "state":
-        taken = _taken_type(node.function)
+        taken = state_taken(node.function)
         field_sets = [state_fields(t) for t in ([taken] if taken is not None else types_known)]
         if not field_sets or None in field_sets:
             return
@@ -244,62 +291,6 @@ def _template_faults(node: Node, types_known: Sequence[type]) -> collections.abc
     for name in used:
         if name not in known:
             yield f"node {node.name!r}: its prompt uses an unknown field {{{name}}}; known fields: {', '.join(known)}"
-
-
-# ---------------------------------------------------------------------------------------- annotations
-
-
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    target = function if inspect.isroutine(function) else type(function).__call__
-    try:
-        return typing.get_type_hints(target)
-    except (NameError, TypeError, AttributeError):
-        return {}  # annotations that cannot be resolved are not checked
-
-
-def _taken_type(function: Callable[..., Any]) -> type | None:
-    try:
-        first = next(iter(inspect.signature(function).parameters), None)
-    except (TypeError, ValueError):
-        return None
-    return _as_class(_hints(function).get(first)) if first else None
-
-
-def _made_type(function: Callable[..., Any]) -> type | None:
-    """The state type that a generator's return annotation promises, if it names one."""
-    hint = _hints(function).get("return")
-    members = [m for m in _union_members(hint) if m is not type(None)]
-    if len(members) != 1:
-        return None
-    origin, args = typing.get_origin(members[0]), typing.get_args(members[0])
-    if (
-        origin is not None
-        and isinstance(origin, type)
-        and issubclass(origin, collections.abc.Iterable | collections.abc.AsyncIterable)
-    ):
-        return _as_class(args[0]) if args else None
-    if members[0] in (list, tuple, set, frozenset) or getattr(members[0], "__module__", "") in _ABSTRACT:
-        return None  # several states of an unknown type
-    return _as_class(members[0])
-
-
-def _start_type(program: Program) -> type | None:
-    if program.start is None:
-        return None
-    if isinstance(program.start, type):
-        return program.start
-    return _as_class(_hints(program.start).get("return"))
-
-
-def _union_members(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-
-
-def _as_class(hint: Any) -> type | None:
-    """A class that ``issubclass`` can use, or ``None`` for anything looser (unions, generics, Any)."""
-    if isinstance(hint, type) and typing.get_origin(hint) is None and hint not in (object, typing.Any):
-        return hint
-    return None
 
 
 # ---------------------------------------------------------------------------------------- graph and hash
@@ -349,6 +340,9 @@ def _node_attributes(node: Node) -> dict[str, Any]:
 
 
 def _content(program: Program) -> dict[str, Any]:
+    if isinstance(program, Joined):
+        return joined_content(program, {name: _content(part) for name, part in program.parts.items()})
+
     def describe_node(node: Node) -> dict[str, Any]:
         return {
             "type": type(node).__name__,

@@ -54,6 +54,10 @@ class Model(Protocol):
         """``n`` completions whose text is the template's text with its blanks filled."""
         ...
 
+    async def run(self, program: Any, input: Any) -> Any:  # noqa: A002 - as in Program.run
+        """The ``Result`` of a program, as part of this run: on the node's backend, with its journal and budget."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,17 +24,20 @@ class Result:
             there is none.
         solved: A goal was reached, or, for a program without a goal, there is an answer.
         stopped: Why the search ended: ``goal``, ``exhausted``, ``max_depth``, ``num_samples``, ``confident``,
-            ``budget``, ``interrupted`` …
+            ``budget``, ``interrupted`` …; of a joined program also ``finished`` and ``unsolved`` (a part was not).
         explanation: Why there is no solution, where the program can tell.
         votes: The vote, for voting controllers.
         usage: Calls, tokens and money.
-        graph: Every thought, with its provenance.
+        graph: Every thought, with its provenance. Of a joined program: its input, and of each run of a part its answer,
+            made from the answers that it was given.
         thought: The thought that was answered with.
         wall_s: Seconds from start to end.
         seed: Repeats the run.
         backend: Id of the backend, or ids by node.
         run_id: By which the run is found in its store; ``None`` if it was not kept.
         shortfall: Which limit of the budget the run came up against, and how much of it was spent.
+        parts: What the runs of the parts of a joined program came to, by label, in the order in which they were begun;
+            empty for a search.
     """
 
     program: str
@@ -51,9 +55,10 @@ class Result:
     backend: str
     run_id: str | None = None
     shortfall: str | None = None
+    parts: Mapping[str, Result] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """The run as JSON values, without the graph (``graph.to_json()`` has that)."""
+        """The run as JSON values, and its parts as ``parts``, without the graphs (``graph.to_json()`` has those)."""
         votes = None
         if self.votes is not None:
             votes = {
@@ -79,5 +84,6 @@ class Result:
             "backend": self.backend,
             "run": self.run_id,
             "shortfall": self.shortfall,
+            "parts": {label: part.to_json() for label, part in self.parts.items()},
         }
         return json.loads(json.dumps(content, default=str))  # type: ignore[no-any-return]  # an object stays one

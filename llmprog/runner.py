@@ -4,59 +4,34 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from llmprog.accounting import Journal, Spending
-from llmprog.backends.accounts import Accounts, CompletionCache
 from llmprog.backends.recording import Recorder
 from llmprog.background_loop import run_sync
 from llmprog.chosen_backends import BackendChoice, ChosenBackends
-from llmprog.compile import CompiledProgram, compile_program
-from llmprog.errors import InputError, LLMProgError, NodeError, OptionError, StoreError
+from llmprog.compile import compile_program
+from llmprog.errors import LLMProgError, OptionError, StoreError
 from llmprog.events import Event
+from llmprog.execution import RunContext, execute, start_state
+from llmprog.joined import CUT_SHORT
 from llmprog.program import Program
 from llmprog.redaction import redact
 from llmprog.result import Result
 from llmprog.runs.budget import Budget
 from llmprog.runs.ledger import BudgetLedger, Ledger
 from llmprog.search.controller import is_whole
-from llmprog.search.runtime import Search, SearchOutcome
 
 if TYPE_CHECKING:
     from llmprog.runs.cache import CallCache
     from llmprog.runs.journal import RunJournal
     from llmprog.runs.store import RunStore
 
-_CUT_SHORT = ("budget", "interrupted")  # why a search ended that might have found a solution yet
-
 BudgetChoice: TypeAlias = Budget | Ledger | str
 StoreChoice: TypeAlias = "str | Path | RunStore"
 CacheChoice: TypeAlias = "bool | str | Path | CallCache"
-
-
-J_co = TypeVar("J_co", bound=Journal, covariant=True)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunContext(Generic[J_co]):
-    """What the runs of one job have in common.
-
-    Attributes:
-        journal: Where their calls and thoughts are kept; ``None`` keeps nothing.
-        ledger: What they may spend together; ``None`` sets no limit.
-        cache: Completions of other runs; ``None`` where none are wanted.
-        stop: Once set, they begin nothing new, take in what is under way and end.
-    """
-
-    journal: J_co | None = None
-    ledger: Spending | None = None
-    cache: CompletionCache | None = None
-    stop: threading.Event | None = None
 
 
 async def arun(
@@ -112,7 +87,7 @@ async def arun(
     """
     compiled = compile_program(program)
     _check_options(seed, max_in_flight, resume, fork)
-    _start_state(program, input)  # what it refuses is refused before anything is opened
+    start_state(program, input)  # what it refuses is refused before anything is opened
     with nullcontext() if record is None else Recorder(record) as recorder:
         backends = ChosenBackends(compiled, backend, recorder)
         config: dict[str, Any] = {"backend": backends.label, "max_in_flight": max_in_flight}
@@ -140,7 +115,7 @@ async def arun(
                 stream=stream,
             )
             if journal is not None:
-                await journal.finish("stopped" if result.stopped in _CUT_SHORT else "finished", result.to_json())
+                await journal.finish("stopped" if result.stopped in CUT_SHORT else "finished", result.to_json())
     return result
 
 
@@ -205,91 +180,6 @@ async def _ledger(budget: Budget | Ledger | None, journal: RunJournal | None) ->
     return BudgetLedger(budget, journal.spent, journal.elapsed_s)
 
 
-async def execute(
-    compiled: CompiledProgram,
-    input: Any,  # noqa: A002 - the word users expect
-    *,
-    backends: ChosenBackends,
-    seed: int,
-    context: RunContext[Journal],
-    path: str = "",
-    on_event: Callable[[Event], None] | None = None,
-    max_in_flight: int = 1024,
-    stream: bool = False,
-) -> Result:
-    """One run of a compiled program within a context.
-
-    Args:
-        compiled: The program.
-        input: What its ``start`` takes.
-        backends: Of this program.
-        seed: Repeats it.
-        context: Its journal, ledger and cache, perhaps shared with other runs.
-        path: Where in the journal it is: empty, or the number of a job's row.
-        on_event: As for ``arun``.
-        max_in_flight: As for ``arun``.
-        stream: As for ``arun``.
-    """
-    program, journal, ledger = compiled.program, context.journal, context.ledger
-    start = _start_state(program, input)
-    accounts = None
-    if journal is not None or ledger is not None or context.cache is not None:
-        accounts = Accounts(None if journal is None else journal.at(path), ledger, context.cache)
-    observers: list[Callable[[Event], None]] = [] if on_event is None else [on_event]
-
-    def observe(event: Event) -> None:
-        for tell in observers:
-            tell(event)
-
-    scheduler = backends.scheduler(accounts, on_event, stream)
-    search = Search(
-        compiled,
-        scheduler,
-        seed=seed,
-        max_in_flight=max_in_flight,
-        observe=observe if observers or journal is not None else None,
-        spending=ledger,
-        stop=context.stop,
-    )
-    if journal is not None:
-        from llmprog.run_records import ThoughtRecords
-
-        observers.append(ThoughtRecords(journal, path, search.graph, search.answer, has_goal=program.goal is not None))
-    begun = time.perf_counter()
-
-    def result(outcome: SearchOutcome) -> Result:
-        state = None if outcome.thought is None else outcome.graph.states[outcome.thought]
-        complete = outcome.stopped != "error"
-        has_answer = complete and outcome.thought is not None and (program.goal is None or outcome.reached_goal)
-        answer = None if state is None else _answer_of(program, state, has_answer)
-        solved = has_answer and answer is not None
-        explain = program.explain if complete and not solved and outcome.stopped not in _CUT_SHORT else None
-        return Result(
-            program=program.name,
-            input=input,
-            answer=answer,
-            solved=solved,
-            stopped=outcome.stopped,
-            explanation=None if explain is None else _call("explain", explain, start),
-            votes=outcome.votes,
-            usage=scheduler.usage,
-            graph=outcome.graph,
-            thought=None if outcome.thought is None else outcome.graph[outcome.thought],
-            wall_s=time.perf_counter() - begun,
-            seed=seed,
-            backend=backends.label,
-            run_id=None if journal is None else journal.id,
-            shortfall=ledger.exhausted if ledger is not None and outcome.stopped == "budget" else None,
-        )
-
-    try:
-        return result(await search.run(start))
-    except LLMProgError as error:
-        if len(search.graph) and error.partial is None:
-            error.partial = result(_outcome_so_far(search))
-        raise
-
-
 def _check_options(seed: int | None, max_in_flight: int, resume: str | None, fork: bool) -> None:
     if seed is not None and not isinstance(seed, int):
         raise OptionError(f"seed={seed!r}; allowed is a whole number, or None")
@@ -297,45 +187,6 @@ def _check_options(seed: int | None, max_in_flight: int, resume: str | None, for
         raise OptionError(f"max_in_flight={max_in_flight!r}; allowed is a whole number >= 1")
     if fork and resume is None:
         raise OptionError("fork=True without resume=; name the run to fork")
-
-
-def _outcome_so_far(search: Search) -> SearchOutcome:
-    try:
-        return search.outcome("error")
-    except LLMProgError:  # the function whose error ended the search is asked again for the outcome
-        return SearchOutcome(graph=search.graph, thought=None, reached_goal=False, stopped="error", votes=None)
-
-
-def _start_state(program: Program, given: Any) -> Any:
-    if program.start is None:
-        return given
-    try:
-        return program.start(given)
-    except LLMProgError:
-        raise
-    except Exception as error:  # whatever a user's parser raises: named and raised again
-        raise InputError(f"program {program.name!r} cannot use the input {given!r}: {error}") from error
-
-
-def _answer_of(program: Program, state: Any, is_final: bool) -> Any:
-    """The answer for a state; the best so far of an unsolved search may have none yet."""
-    if program.answer is None:
-        return state
-    try:
-        return _call("answer", program.answer, state)
-    except LLMProgError:
-        if is_final:
-            raise
-        return None
-
-
-def _call(part: str, function: Callable[[Any], Any], state: Any) -> Any:
-    try:
-        return function(state)
-    except LLMProgError:
-        raise
-    except Exception as error:  # any error of a user's function: named and raised again
-        raise NodeError(part, f"raised {type(error).__name__}: {error} for the state {state!r}") from error
 
 
 def run(

@@ -41,7 +41,7 @@ def test_a_result_says_what_was_found_and_spent():
     shown = json.loads(json.dumps(result.to_json()))
     assert list(shown) == [
         "program", "input", "answer", "solved", "stopped", "explanation", "votes", "usage", "thoughts", "wall_s",
-        "seed", "backend", "run", "shortfall",
+        "seed", "backend", "run", "shortfall", "parts",
     ]  # fmt: skip
     assert shown["thoughts"] == len(result.graph) == 7
 

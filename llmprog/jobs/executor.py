@@ -23,8 +23,8 @@ from llmprog.errors import (
     StoreError,
 )
 from llmprog.events import Event
+from llmprog.execution import RunContext, execute
 from llmprog.jobs.result import RowResult, RowTask, result_of_error, result_of_run
-from llmprog.runner import RunContext, execute
 from llmprog.search.voting import canonical_answer
 
 # What is wrong for one row is wrong for all: the job ends, instead of failing row by row at the user's expense.

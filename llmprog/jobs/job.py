@@ -12,6 +12,7 @@ from llmprog.background_loop import run_sync
 from llmprog.chosen_backends import BackendChoice, ChosenBackends
 from llmprog.compile import compile_program
 from llmprog.errors import InputError, OptionError
+from llmprog.execution import RunContext
 from llmprog.jobs.executor import Executor, LocalExecutor
 from llmprog.jobs.inputs import InputOf
 from llmprog.jobs.progress import JobProgress
@@ -19,7 +20,7 @@ from llmprog.jobs.result import RowResult
 from llmprog.jobs.rows import Row, rows_of
 from llmprog.jobs.session import Session
 from llmprog.program import Program
-from llmprog.runner import BudgetChoice, CacheChoice, RunContext, StoreChoice, opened_context
+from llmprog.runner import BudgetChoice, CacheChoice, StoreChoice, opened_context
 from llmprog.search.controller import is_whole
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from llmprog.fingerprint import describe_value
 from llmprog.nodes import Node
+from llmprog.program import Program
 from llmprog.types import Completion, Logprobs, Prompt, Request, SamplingParams, Template
 
 
@@ -23,6 +24,10 @@ class Caller(Protocol):
 
     async def score(self, node: str, prompt: Prompt, continuations: Sequence[str]) -> Sequence[Logprobs]:
         """The log-probability of each continuation."""
+        ...
+
+    async def run_program(self, node: str, program: Program, given: Any, seed: int, place: str) -> Any:
+        """The ``Result`` of a program; ``place`` is where its run is kept, within the search's own."""
         ...
 
 
@@ -100,6 +105,8 @@ class ModelHandle:
         self._node = node
         self._seed = derive_seed(calls.params(node).seed, occasion)
         self._num_drawn: dict[tuple[Prompt | Template, SamplingParams], int] = {}
+        self._occasion = occasion
+        self._num_programs = 0
 
     def _request(self, prompt: str | Prompt | Template, n: int, sampling: dict[str, Any]) -> Request:
         params = replace(self._node.with_options(**sampling).params, seed=self._seed)
@@ -121,3 +128,18 @@ class ModelHandle:
         """The log-probability of each continuation given the prompt."""
         asked = Prompt.from_text(prompt) if isinstance(prompt, str) else prompt
         return list(await self._calls.caller.score(self._node.name, asked, continuations))
+
+    async def run(self, program: Program, input: Any) -> Any:  # noqa: A002 - the word users expect
+        """The ``Result`` of a program, run on the node's backend with the journal and the budget of the whole.
+
+        Run again within one running of a node, a program has draws of its own.
+
+        Raises:
+            BudgetExceededError: The budget ended before there was a solution.
+        """
+        number = self._num_programs
+        self._num_programs += 1
+        known = isinstance(self._occasion, int)
+        place = f"{self._node.name}:{self._occasion if known else f'{self._seed % 2**32:08x}'}:{number}"
+        seed = derive_seed(self._seed, "run", number)
+        return await self._calls.caller.run_program(self._node.name, program, input, seed, place)

@@ -1,0 +1,59 @@
+"""What compiling a joined program adds to compiling its parts: its own faults, its graph, what it is hashed over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import networkx as nx
+
+from llmprog.fingerprint import describe_value
+from llmprog.joined import ANSWER, INPUT, Joined
+from llmprog.program import Program
+from llmprog.signatures import Signature, hint_name
+
+_RESERVED = (INPUT, ANSWER, "default")  # nodes of every graph, and what backend= means by "default"
+
+
+def part_faults(program: Joined, name: Any, part: Any) -> Iterator[str]:
+    """What keeps ``part`` from being a part, beside its own faults."""
+    if not isinstance(part, Program):
+        yield f"part {name!r}: {part!r:.200} is not a program; wrap a function in Apply(...)"
+    if not isinstance(name, str) or not name or "/" in name or "." in name:
+        yield f"a part is called {name!r}; allowed is a text without '/' and '.': rename it, a program with name=..."
+    elif name in (*_RESERVED, program.controller.name):
+        yield f"a part is called {name!r}, which the joined program itself uses; rename it, a program with name=..."
+
+
+def joined_faults(program: Joined, parts: Mapping[str, Signature]) -> Iterator[str]:
+    """Faults of the combinator's own parameters, and of what feeds what."""
+    if not isinstance(program.name, str) or not program.name:
+        yield f"name={program.name!r}; allowed is a non-empty text"
+    yield from program.faults()
+    if list(parts) == list(program.parts):  # otherwise a part is no program, which is said elsewhere
+        yield from program.mismatches(parts)
+
+
+def joined_graph(program: Joined, described: Mapping[str, Mapping[str, Any]], parts: Mapping[str, Signature]) -> Any:
+    """The graph of a joined program: its parts, and the combinator where something passes through it."""
+    graph: nx.DiGraph[str] = nx.DiGraph(name=program.name)
+    graph.add_node(INPUT, kind="input")
+    graph.add_node(program.controller.name, kind="controller")
+    for name, attributes in described.items():
+        takes = " and ".join(map(hint_name, parts[name].takes)) or "Any"
+        graph.add_node(name, kind="program", takes=takes, gives=hint_name(parts[name].gives), **attributes)
+    graph.add_node(ANSWER, kind="answer")
+    graph.add_edges_from(program.flow())
+    if graph.degree(program.controller.name) == 0:
+        graph.remove_node(program.controller.name)
+    return nx.freeze(graph)
+
+
+def joined_content(program: Joined, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a joined program is, as JSON values, with what its parts are."""
+    return {
+        "name": program.name,
+        "combinator": type(program).__name__,
+        "parameters": {name: describe_value(value) for name, value in program.parameters().items()},
+        "parts": [{"part": name, "program": part} for name, part in parts.items()],
+    }
