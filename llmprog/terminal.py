@@ -197,10 +197,10 @@ def print_result(console: Console, result: Result) -> None:
     console.print(graph_tree(result.graph, path))
     if result.votes is not None:
         console.print()
-        most = max((n for _, n in result.votes.histogram), default=1)
+        most = max((n for _, n in result.votes.histogram), default=1) or 1
         for answer, count in result.votes.histogram[:8]:
             bar = "█" * max(1, round(24 * count / most))
-            console.print(Text(f"{count:>5} {bar} {plain(format_value(answer))}"))
+            console.print(Text(f"{count:>5g} {bar} {plain(format_value(answer))}"))
         if result.votes.num_samples > result.votes.num_valid:
             console.print(Text(f"{result.votes.num_samples - result.votes.num_valid:>5} without a valid answer"))
     console.print()
@@ -214,7 +214,13 @@ def answer_line(result: Result) -> str:
         confidence = result.votes.confidence if result.votes else None
         sure = f"  ({confidence:.1%} sure to be the model's most frequent answer)" if confidence is not None else ""
         return f"Answer: {plain(format_value(result.answer))}{sure}"
-    reason = plain(result.explanation) if result.explanation else "no solution found"
+    reason = "no solution found"
+    if result.explanation:
+        reason = plain(result.explanation)
+    elif result.shortfall is not None:
+        reason = f"the budget is spent ({result.shortfall})"
+    elif result.stopped == "interrupted":
+        reason = "it was interrupted"
     best = plain(format_value(result.answer)) if result.answer is not None else ""
     return f"Not solved: {reason}" + (f" (best so far: {best})" if best else "")
 

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from llmprog.accounting import CallJournal, Question, Spending
 from llmprog.backends.base import Backend
 from llmprog.backends.bounds import usage_of_answers
-from llmprog.errors import BackendError
+from llmprog.errors import BackendError, LLMProgError
 from llmprog.types import (
     Completion,
     Logprobs,
@@ -134,8 +134,7 @@ class Accounts:
         try:
             answers = await send()
         except BaseException as error:
-            is_billed = not isinstance(error, BackendError) or error.possibly_billed
-            charge = bound if is_billed and made.is_reserved else NOTHING
+            charge = bound if made.is_reserved and _may_be_billed(error) else NOTHING
             await self._in_spite_of_cancellation(self._fail(number, error, bound if made.is_reserved else None, charge))
             raise
         finally:
@@ -165,6 +164,11 @@ class Accounts:
         await asyncio.wait({task}, timeout=_SETTLE_S)
         if task.done() and not task.cancelled():
             task.exception()  # the call's own error is the one to raise
+
+
+def _may_be_billed(error: BaseException) -> bool:
+    """Whether a call that ended so may have reached a model: our own errors know, others leave it open."""
+    return error.possibly_billed if isinstance(error, BackendError) else not isinstance(error, LLMProgError)
 
 
 def samples_of(request: Request) -> range:
