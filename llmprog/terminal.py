@@ -231,8 +231,8 @@ def spent_line(result: Result) -> str:
     money = "unknown cost" if usage.usd is None else f"${usage.usd:.4f}"
     cached = f" (and {usage.cache_hits} answered from the cache)" if usage.cache_hits else ""
     return (
-        f"{usage.calls} calls{cached}, {usage.prompt_tokens} prompt + {usage.completion_tokens} completion tokens, {money}, "
-        f"{len(result.graph)} thoughts, {result.wall_s:.2f} s, stopped: {result.stopped}, seed {result.seed}, "
+        f"{usage.calls} calls{cached}, {usage.prompt_tokens} prompt + {usage.completion_tokens} completion tokens, "
+        f"{money}, {len(result.graph)} thoughts, {result.wall_s:.2f} s, stopped: {result.stopped}, seed {result.seed}, "
         f"{result.backend}"
     )
 
