@@ -23,10 +23,10 @@ from llmprog.joined import Joined
 from llmprog.nodes import Checker, Generator, Node
 from llmprog.program import ControllerSpec, Program
 from llmprog.signatures import Signature, as_class, fits, returned, state_made, state_taken, taken
-from llmprog.templates import PAIRWISE_FIELDS, VOTE_FIELDS, field_names, state_fields
+from llmprog.templates import HINT_FIELDS, PAIRWISE_FIELDS, VOTE_FIELDS, field_names, state_fields
 
 _START, _GOAL, _ANSWER = "start", "goal", "answer"
-_CONTROLLER_PARTS = ("ask", "tell", "fresh", "best", "votes", "stop_on_goal", "parameters", "faults")
+_CONTROLLER_PARTS = ("ask", "tell", "fresh", "best", "votes", "stop_on_goal", "parameters", "faults", "program_faults")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +184,7 @@ def _faults(program: Program) -> collections.abc.Iterator[str]:
         yield f"controller={controller!r} is not a controller; give one such as BeamSearch(beam_width=5, max_depth=3)"
     else:
         yield from (f"controller {controller.name}: {fault}" for fault in controller.faults())
+        yield from (f"controller {controller.name}: {f}" for f in controller.program_faults(generators, checkers))
         yield from _unreachable(controller, generators, checkers)
     start_type = None if program.start is None else as_class(returned(program.start))
     known_types = [start_type, *(state_made(g.function) for g in generators)]
@@ -286,6 +287,8 @@ def _template_faults(node: Node, types_known: Sequence[type]) -> collections.abc
         if not field_sets or None in field_sets:
             return
         known = tuple(dict.fromkeys(name for names in field_sets if names for name in names))
+        if isinstance(node, Generator):
+            known += HINT_FIELDS
     else:
         known = VOTE_FIELDS if kind == "vote" else PAIRWISE_FIELDS
     for name in used:

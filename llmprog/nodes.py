@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeAlias, overload
 
 from llmprog.errors import DeclarationError
+from llmprog.templates import Hint
 from llmprog.types import Completion, Logprobs, Prompt, SamplingParams, Template
 
 PromptSource: TypeAlias = str | Callable[..., str | Prompt | Template]
@@ -40,7 +41,13 @@ class Verdict:
 
 
 class Model(Protocol):
-    """The handle an ``async`` node makes its calls through; each call is scheduled and counted."""
+    """The handle an ``async`` node makes its calls through; each call is scheduled and counted.
+
+    Attributes:
+        hint: What the controller has to say to a generator; empty under controllers that give no hints.
+    """
+
+    hint: Hint
 
     async def generate(self, prompt: str | Prompt, *, n: int = 1, **sampling: Any) -> list[Completion]:
         """``n`` completions of ``prompt``; ``sampling`` are fields of ``SamplingParams``."""

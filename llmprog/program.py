@@ -34,6 +34,10 @@ class ControllerSpec(Protocol):
         """What is wrong with the parameters, one sentence each."""
         ...
 
+    def program_faults(self, generators: Sequence[Generator], checkers: Sequence[Checker]) -> list[str]:
+        """What this controller needs and a program of these nodes lacks, one sentence each."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Program:

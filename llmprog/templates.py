@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Number
@@ -15,6 +16,26 @@ from typing import Any
 
 from llmprog.errors import DeclarationError
 from llmprog.types import Prompt, Template
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """What a generator's prompt may use beside the state, where the controller has something to say.
+
+    A template uses it as ``{hint}`` and ``{dialogue}``, which are empty under controllers that give no hints; a field
+    of the state with such a name comes first. A prompt function with a second required parameter is called with it.
+
+    Attributes:
+        hint: What to do differently now.
+        dialogue: What was said before and what became of it.
+    """
+
+    hint: str = ""
+    dialogue: str = ""
+
+
+NO_HINT = Hint()
+HINT_FIELDS = tuple(field.name for field in dataclasses.fields(Hint))
 
 
 def field_names(template: str) -> tuple[str, ...]:
@@ -99,20 +120,29 @@ def format_value(value: Any) -> str:
     return str(value)
 
 
-def prompt_for_state(source: str | Callable[..., str | Prompt | Template], state: Any) -> Prompt | Template:
+def prompt_for_state(
+    source: str | Callable[..., str | Prompt | Template], state: Any, hint: Hint | None = None
+) -> Prompt | Template:
     """The prompt a node asks for ``state``.
+
+    Args:
+        source: The node's prompt.
+        state: What it is about.
+        hint: What the controller has to say; ``None`` for a checker, which is given no hints.
 
     Raises:
         DeclarationError: The template names a field that the state does not have.
     """
     if not isinstance(source, str):
-        return _as_prompt(source(state))
+        return _as_prompt(source(state) if hint is None or not takes_hint(source) else source(state, hint))
 
     def lookup(name: str) -> Any:
         if hasattr(state, name):
             return getattr(state, name)
         if name == "state":
             return state
+        if hint is not None and name in HINT_FIELDS:
+            return getattr(hint, name)
         known = state_fields(type(state)) or ("state",)
         raise DeclarationError(
             f"template {_excerpt(source)}: no field {name!r} in {type(state).__name__}; "
@@ -120,6 +150,23 @@ def prompt_for_state(source: str | Callable[..., str | Prompt | Template], state
         )
 
     return Prompt.from_text(render(source, lookup))
+
+
+def takes_hint(function: Callable[..., Any]) -> bool:
+    """Whether a prompt function wants the controller's ``Hint`` beside the state."""
+    try:
+        return _num_required(function) == 2
+    except TypeError:  # a callable object that cannot be hashed
+        return _num_required.__wrapped__(function) == 2
+
+
+@functools.lru_cache(maxsize=256)
+def _num_required(function: Callable[..., Any]) -> int:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # a builtin without a signature
+        return 1
+    return sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 
 
 VOTE_FIELDS = ("candidates", "num_candidates")

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from llmprog.fingerprint import describe_value
 from llmprog.nodes import Node
 from llmprog.program import Program
+from llmprog.templates import NO_HINT, Hint
 from llmprog.types import Completion, Logprobs, Prompt, Request, SamplingParams, Template
 
 
@@ -98,9 +99,11 @@ class ModelHandle:
         calls: The search's calls.
         node: The node it is made for.
         occasion: Which running of the node this is; with the same seed, each has draws of its own.
+        hint: What the controller has to say, for prompts that the node writes itself.
     """
 
-    def __init__(self, calls: Calls, node: Node, occasion: object) -> None:
+    def __init__(self, calls: Calls, node: Node, occasion: object, hint: Hint = NO_HINT) -> None:
+        self.hint = hint
         self._calls = calls
         self._node = node
         self._seed = derive_seed(calls.params(node).seed, occasion)

@@ -17,7 +17,9 @@ from typing import Any, ClassVar, Self, TypeAlias
 
 from llmprog.errors import OptionError
 from llmprog.events import ControllerEvent
+from llmprog.nodes import Checker, Generator
 from llmprog.search.thought_graph import ThoughtGraph
+from llmprog.templates import NO_HINT, Hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +29,31 @@ class Expand:
     Attributes:
         num_samples: Samples per generator; each generator's own ``n`` by default.
         tag: Comes back in ``ThoughtExpanded``.
+        generator: Name of the one generator to use; all that do not aggregate by default.
+        hint: What prompts may use beside the state, as ``{hint}`` and ``{dialogue}``; empty by default.
     """
 
     thought: int
     num_samples: int | None = None
     tag: int = 0
+    generator: str | None = None
+    hint: Hint = NO_HINT
 
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """Aggregate ``thoughts`` into new ones with the generators that aggregate."""
+    """Aggregate ``thoughts`` into new ones with the generators that aggregate.
+
+    Attributes:
+        tag: Comes back in ``ThoughtExpanded``.
+        num_samples: As for ``Expand``.
+        generator: Name of the one generator to use; all that aggregate by default.
+    """
 
     thoughts: tuple[int, ...]
     tag: int = 0
+    num_samples: int | None = None
+    generator: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +101,15 @@ class VoteResult:
     """The outcome of a vote.
 
     Attributes:
-        histogram: Answers (as first seen) with their votes, most votes first.
+        histogram: Answers (as first seen) with their votes, most votes first; votes may be weights.
         confidence: Probability that the leader is the true mode, from the Beta posterior of the leader's
-            votes against the runner-up's; ``None`` without votes.
+            votes against the runner-up's; ``None`` without votes, and where votes are weights.
         num_samples: Samples drawn, those without a valid answer included.
         num_valid: Samples that voted.
         num_allowed: Samples the vote might have drawn.
     """
 
-    histogram: tuple[tuple[Any, int], ...]
+    histogram: tuple[tuple[Any, float], ...]
     confidence: float | None
     num_samples: int
     num_valid: int
@@ -135,6 +149,18 @@ class Controller:
     def faults(self) -> list[str]:
         """What is wrong with the parameters, one sentence each."""
         return []
+
+    def program_faults(self, generators: Sequence[Generator], checkers: Sequence[Checker]) -> list[str]:
+        """What this controller needs and a program of these nodes lacks, one sentence each."""
+        return []
+
+    @property
+    def step_cost(self) -> Callable[[Any, Any], float] | None:
+        """What a step from one state to another costs: of two paths to a thought the graph follows the cheaper.
+
+        ``None``, the default, counts steps.
+        """
+        return None
 
     def fresh(self, context: SearchContext) -> Self:
         """A copy with the same parameters, at the beginning of a run."""

@@ -25,14 +25,14 @@ from llmprog.events import ControllerEvent, Event, RunFinished, ThoughtChecked, 
 from llmprog.nodes import Checker, Generator, Verdict
 from llmprog.search.calls import Caller, Calls, ModelHandle, derive_seed
 from llmprog.search.controller import Compare, Controller, Expand, Merge, Prune, SearchContext, Stop, VoteResult
+from llmprog.search.generating import as_states, named, question
 from llmprog.search.judging import apply_rules, compare_states, judge_state, node_error, run_function
 from llmprog.search.thought_graph import ThoughtGraph
 from llmprog.tasks import gather_or_cancel
-from llmprog.templates import prompt_for_state, prompt_for_vote
+from llmprog.templates import NO_HINT, Hint
 from llmprog.types import Completion, Prompt, Request, Template
 
 _COMMITS_BETWEEN_YIELDS = 256
-_RECORD_MARKS = ("__dataclass_fields__", "model_fields", "_fields")  # of dataclasses, pydantic models, named tuples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +107,6 @@ class Search:
     ) -> None:
         declared = program.program
         self.program = program
-        self.graph = ThoughtGraph(key=declared.key)
         self.calls = Calls(caller, seed)
         self.controller: Controller = cast("Controller", program.controller).fresh(
             SearchContext(
@@ -116,6 +115,7 @@ class Search:
                 has_comparers=bool(program.comparers),
             )
         )
+        self.graph = ThoughtGraph(key=declared.key, step_cost=self.controller.step_cost)
         self.max_in_flight = max_in_flight
         self._observe = observe
         self._spending = spending
@@ -237,7 +237,7 @@ class Search:
             return self._spawn(self._compare(action.thoughts, occasion))
         if isinstance(action, Merge):
             subject: Any = tuple(self.graph.states[t] for t in action.thoughts)
-            generators, num_samples, thought = self._mergers, None, -1
+            generators, hint, thought = self._mergers, NO_HINT, -1
             if not generators:
                 raise DeclarationError(
                     f"{self.controller.name} merges thoughts, but no generator of program {self.program.name!r} "
@@ -245,32 +245,35 @@ class Search:
                 )
         else:
             subject = self.graph.states[action.thought]
-            generators, num_samples, thought = self._expanders, action.num_samples, action.thought
+            generators, hint, thought = self._expanders, action.hint, action.thought
+        generators = named(generators, action.generator, self.program.name)
         if all(generator.takes == "nothing" for _, generator in generators):
             made: list[_Candidate] = []
             for number, generator in generators:
                 made.extend(self._candidate(state, number) for state in self._moves(generator, subject))
             return made
         requests = [
-            self.calls.next_samples(generator, self._question(generator, number, subject, thought), num_samples)
+            self.calls.next_samples(
+                generator, self._question(generator, number, subject, thought, hint), action.num_samples
+            )
             if generator.prompt is not None
             else None
             for number, generator in generators
         ]
-        return self._spawn(self._generate(subject, generators, requests, occasion))
+        return self._spawn(self._generate(subject, generators, requests, occasion, hint))
 
-    def _question(self, generator: Generator, number: int, subject: Any, thought: int) -> Prompt | Template:
+    def _question(self, generator: Generator, number: int, subject: Any, thought: int, hint: Hint) -> Prompt | Template:
         """The prompt for a thought, remembered while the thought is expanded again and again."""
+        if hint is not NO_HINT:
+            return question(generator, subject, hint)
         known = self._questions.get((number, thought))
         if known is not None and known[0] is subject:
             return known[1]
-        source = generator.prompt or ""
-        make = prompt_for_vote if generator.aggregates else prompt_for_state
-        question: Prompt | Template = run_function(generator, lambda: make(source, subject))
+        asked = question(generator, subject, hint)
         if len(self._questions) >= 64:
             self._questions.clear()
-        self._questions[number, thought] = (subject, question)
-        return question
+        self._questions[number, thought] = (subject, asked)
+        return asked
 
     async def _generate(
         self,
@@ -278,9 +281,10 @@ class Search:
         generators: Sequence[tuple[int, Generator]],
         requests: Sequence[Request | None],
         occasion: int,
+        hint: Hint,
     ) -> list[_Candidate]:
         jobs = [
-            self._run_generator(number, generator, subject, request, occasion)
+            self._run_generator(number, generator, subject, request, occasion, hint)
             for (number, generator), request in zip(generators, requests, strict=True)
         ]
         if len(jobs) == 1:
@@ -288,10 +292,10 @@ class Search:
         return [candidate for made in await gather_or_cancel(jobs) for candidate in made]
 
     async def _run_generator(
-        self, number: int, generator: Generator, subject: Any, request: Request | None, occasion: int
+        self, number: int, generator: Generator, subject: Any, request: Request | None, occasion: int, hint: Hint
     ) -> list[_Candidate]:
         if request is None and generator.takes != "nothing":
-            return await self._run_async_generator(number, generator, subject, occasion)
+            return await self._run_async_generator(number, generator, subject, occasion, hint)
         if request is None:
             made = [self._candidate(state, number) for state in self._moves(generator, subject)]
         else:
@@ -304,7 +308,7 @@ class Search:
                 self._out_of_budget = True
             parsed = run_function(
                 generator,
-                lambda: [(i, self._as_states(generator, r)) for i, r in generator.parse_each((subject,), completions)],
+                lambda: [(i, as_states(generator, r)) for i, r in generator.parse_each((subject,), completions)],
             )
             made = [
                 self._candidate(state, number, request.first_sample + i, completions[i], request)
@@ -315,7 +319,7 @@ class Search:
         return made
 
     async def _run_async_generator(
-        self, number: int, generator: Generator, subject: Any, occasion: int
+        self, number: int, generator: Generator, subject: Any, occasion: int, hint: Hint
     ) -> list[_Candidate]:
         candidates: list[_Candidate] = []
 
@@ -324,13 +328,13 @@ class Search:
             self._start_judging(candidates[-1:])  # while the node still thinks of the next one
 
         try:
-            made = generator.function(subject, ModelHandle(self.calls, generator, occasion))
+            made = generator.function(subject, ModelHandle(self.calls, generator, occasion, hint))
             if inspect.isasyncgen(made):
                 async with contextlib.aclosing(made):
                     async for state in made:
                         take(state)
             else:
-                for state in self._as_states(generator, await made):
+                for state in as_states(generator, await made):
                     take(state)
         except LLMProgError:
             raise
@@ -339,19 +343,7 @@ class Search:
         return candidates
 
     def _moves(self, generator: Generator, subject: Any) -> list[Any]:
-        return cast(
-            "list[Any]", run_function(generator, lambda: self._as_states(generator, generator.function(subject)))
-        )
-
-    @staticmethod
-    def _as_states(generator: Generator, made: Any) -> list[Any]:
-        if made is None:
-            return []
-        if isinstance(made, str) or any(hasattr(made, mark) for mark in _RECORD_MARKS):
-            return [made]  # a single state: iterating it would take it apart
-        if not isinstance(made, Iterable):
-            raise NodeError(generator.name, f"returned {made!r}; allowed are an iterable of states, one state or None")
-        return list(made)
+        return cast("list[Any]", run_function(generator, lambda: as_states(generator, generator.function(subject))))
 
     def _candidate(
         self,

@@ -66,7 +66,7 @@ class Thought:
 
     @property
     def depth(self) -> int:
-        """Steps from the root along the shortest known path."""
+        """Steps from the root along its path, the shortest known (or the cheapest, where steps have a cost)."""
         return self.graph.depths[self.id]
 
     @property
@@ -92,15 +92,28 @@ class Thought:
 
 
 class ThoughtGraph:
-    """An append-only store of thoughts; thought ids count from 0, the root."""
+    """An append-only store of thoughts; thought ids count from 0, the root.
+
+    Args:
+        key: States with equal keys are one thought; by default states that are equal.
+        step_cost: What the step from one state to another costs, 0 at least. With it a thought's path is the cheapest
+            one known, whose cost is in ``costs``; by default it is the one of fewest steps.
+    """
 
     __slots__ = (
         "_completion_refs", "_completions", "_extra", "_first_parents", "_generator_ids", "_generators", "_ids",
-        "_many_parents", "_prune_reasons", "_samples", "_statuses", "depths", "key", "scores", "states", "verdicts",
+        "_many_parents", "_prune_reasons", "_samples", "_statuses", "_step_cost", "costs", "depths", "key", "scores",
+        "states", "verdicts",
     )  # fmt: skip
 
-    def __init__(self, key: Callable[[Any], Hashable] | None = None) -> None:
+    def __init__(
+        self,
+        key: Callable[[Any], Hashable] | None = None,
+        step_cost: Callable[[Any, Any], float] | None = None,
+    ) -> None:
         self.key = key
+        self._step_cost = step_cost
+        self.costs = array("d")
         self.states: list[Any] = []
         self.scores = array("d")
         self.depths = array("i")
@@ -154,17 +167,24 @@ class ThoughtGraph:
     ) -> tuple[int, bool]:
         """Add a state, or another arrival at a known one; returns its id and whether it is new.
 
-        A known thought reached by a shorter path takes over the new state, depth and path; the old
-        arrival stays on record.
+        A known thought reached by a better path (shorter, or cheaper where steps have a cost) takes over the new state,
+        depth and path; the old arrival stays on record.
         """
         depth = 1 + max((self.depths[p] for p in parents), default=-1)
+        step_cost = self._step_cost
+        cost = 0.0
+        if step_cost is not None:
+            cost = max((self.costs[p] + step_cost(self.states[p], state) for p in parents), default=0.0)
         known = self._ids.get(key)
         if known is not None:
             arrival = Arrival(parents, self._generators[generator], sample, self._completion(completion))
-            if parents and depth < self.depths[known]:
+            is_better = depth < self.depths[known] if step_cost is None else cost < self.costs[known]
+            if parents and is_better:
                 self._extra.setdefault(known, []).append(self._first_arrival(known))
                 self.states[known] = state
                 self.depths[known] = depth
+                if step_cost is not None:
+                    self.costs[known] = cost
                 self._set_origin(known, parents, generator, sample, completion)
             else:
                 self._extra.setdefault(known, []).append(arrival)
@@ -174,6 +194,8 @@ class ThoughtGraph:
         self.states.append(state)
         self.scores.append(0.0)
         self.depths.append(depth)
+        if step_cost is not None:
+            self.costs.append(cost)
         self._statuses.append(0)
         self._first_parents.append(parents[0] if parents else -1)
         self._generator_ids.append(generator)
@@ -243,7 +265,7 @@ class ThoughtGraph:
         return self._prune_reasons.get(thought, "")
 
     def parents_of(self, thought: int) -> tuple[int, ...]:
-        """Parents along the thought's own (shortest) path; empty for the root."""
+        """Parents along the thought's own (best) path; empty for the root."""
         if thought in self._many_parents:
             return self._many_parents[thought]
         parent = self._first_parents[thought]
