@@ -16,6 +16,7 @@ from llmprog.search.controller import (
     VoteResult,
 )
 from llmprog.search.depth_first import DepthFirstSearch
+from llmprog.search.monte_carlo import MonteCarloTreeSearch
 from llmprog.search.runtime import Search, SearchOutcome
 from llmprog.search.self_consistency import SelfConsistency
 from llmprog.search.stopping import BetaStop, StoppingRule, WindowStop, leader_confidence
@@ -36,6 +37,7 @@ __all__ = [
     "DepthFirstSearch",
     "Expand",
     "Merge",
+    "MonteCarloTreeSearch",
     "Prune",
     "Search",
     "SearchContext",

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from worlds import depths, program_for, reachable, worlds
 
 from llmprog import Program, Verdict, checker, generator
 from llmprog.backends import ScriptedBackend
@@ -16,39 +17,8 @@ from llmprog.events import ThoughtExpanded
 from llmprog.search import BeamSearch, BestFirstSearch, BreadthFirstSearch, DepthFirstSearch, Status
 
 
-@st.composite
-def worlds(draw):
-    """A directed graph with scores: ``{node: (successors)}``, ``{node: score}``."""
-    size = draw(st.integers(1, 9))
-    nodes = st.integers(0, size - 1)
-    moves = {node: draw(st.lists(nodes, max_size=4)) for node in range(size)}
-    scores = {node: draw(st.integers(0, 4)) for node in range(size)}
-    return moves, scores
-
-
-def program_for(world, controller, goal=None):
-    moves, scores = world
-    go = generator(name="go")(lambda state: moves[state])
-    worth = checker(name="worth")(lambda state: float(scores[state]))
-    return Program(
-        generators=[go], checkers=[worth], controller=controller, goal=None if goal is None else lambda s: s == goal
-    )
-
-
-def reachable(moves, depth):
-    """Exhaustive: every state that some walk of at most ``depth`` steps from 0 visits."""
-    found = level = {0}
-    for _ in range(depth):
-        level = {child for state in level for child in moves[state]}
-        found = found | level
-    return found
-
-
 def states_by_depth(graph):
     return {(thought.depth, thought.state) for thought in graph}
-
-
-depths = st.integers(1, 6)
 
 
 @given(worlds(), depths)
