@@ -20,10 +20,20 @@ from llmprog.search import (
     BetaStop,
     BreadthFirstSearch,
     DepthFirstSearch,
+    MonteCarloTreeSearch,
     SelfConsistency,
     WindowStop,
 )
 from llmprog.search.controller import Controller
+
+
+def abs_difference(before, after):
+    return abs(before.number - after.number) + 1
+
+
+def distance(state):
+    return abs(25 - state.number)
+
 
 CONTROLLERS = [
     BreadthFirstSearch(max_depth=3),
@@ -33,6 +43,9 @@ CONTROLLERS = [
     DepthFirstSearch(max_depth=3, value_threshold=2.0, max_children=3),
     BestFirstSearch(max_thoughts=30, batch_size=3),
     BestFirstSearch(max_thoughts=30, max_depth=2, batch_size=2),
+    BestFirstSearch(max_thoughts=30, batch_size=2, cost=abs_difference, heuristic=distance),
+    MonteCarloTreeSearch(num_simulations=12, max_depth=3, num_parallel=4),
+    MonteCarloTreeSearch(num_simulations=6, max_depth=3, num_parallel=2, evaluation="random_rollout", backup="max"),
     SelfConsistency(num_samples=12, max_depth=2),
     SelfConsistency(num_samples=20, stopping=BetaStop(0.9)),
     SelfConsistency(num_samples=20, stopping=WindowStop(3)),
@@ -140,12 +153,17 @@ class Interrupted(Controller):
     def __init__(self, declared, context=None):
         self.declared = declared
         self.context = context
-        self.stop_on_goal = declared.stop_on_goal
         self.compares = declared.compares
         self.inner = None if context is None else declared.fresh(context)
+        self.stop_on_goal = (self.inner or declared).stop_on_goal
+        self.program_faults = declared.program_faults
 
     def parameters(self):
         return self.declared.parameters()
+
+    @property
+    def step_cost(self):
+        return self.declared.step_cost
 
     def fresh(self, context):
         return Interrupted(self.declared, context)
