@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,13 +18,15 @@ from rich.spinner import Spinner
 from rich.text import Text
 from rich.tree import Tree
 
-from llmprog.doctor import Diagnosis
 from llmprog.events import CallSettled, CompletionDelta, Event, ThoughtChecked, ThoughtExpanded
 from llmprog.result import Result
 from llmprog.search import Status, ThoughtGraph
 from llmprog.search.thought_graph import format_state
 from llmprog.templates import format_value
 from llmprog.types import Request
+
+if TYPE_CHECKING:  # it brings all of HTTP along
+    from llmprog.doctor import Diagnosis
 
 _MAX_CHILDREN = 6
 _MAX_LINES = 60
@@ -246,7 +248,8 @@ def program_lines(compiled: Any) -> Tree:
         kind = attributes["kind"]
         text = Text(f"{node}", style=styles.get(kind, ""))
         how = "model" if attributes.get("calls_model") else "rule" if kind == "checker" else ""
-        details = ", ".join(filter(None, (kind, how, f"n={attributes['n']}" if "n" in attributes else "")))
+        types = f"{attributes['takes']} → {attributes['gives']}" if kind == "program" else ""
+        details = ", ".join(filter(None, (kind, how, types, f"n={attributes['n']}" if "n" in attributes else "")))
         text.append(f"  ({details})", style="dim")
         successors = ", ".join(graph.successors(node))
         if successors:
@@ -255,6 +258,8 @@ def program_lines(compiled: Any) -> Tree:
         if kind == "controller":
             for name, value in compiled.controller.parameters().items():
                 branch.add(Text(f"{name} = {value.__qualname__ if inspect.isroutine(value) else repr(value)}"))
+        elif kind == "program" and (compiled.parts[node].parts or compiled.parts[node].model_nodes):
+            branch.add(program_lines(compiled.parts[node]))
         elif attributes.get("prompt"):
             for line in str(attributes["prompt"]).strip().splitlines():
                 branch.add(Text(plain(line), style="dim"))

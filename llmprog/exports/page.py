@@ -81,13 +81,11 @@ def _votes(votes: Any) -> Iterator[str]:
     if not isinstance(votes, dict) or not votes.get("histogram"):
         return
     yield "<h2>Votes</h2>\n"
-    most = max(int(entry["votes"]) for entry in votes["histogram"])
+    entries = [(float(entry["votes"]), entry["answer"]) for entry in votes["histogram"]]
+    most = max(count for count, _ in entries) or 1.0
     bars = (
-        (
-            str(int(entry["votes"])),
-            f'<span class="bar" style="width:{20 * int(entry["votes"]) / most:.2f}em"></span>{_text(entry["answer"])}',
-        )
-        for entry in votes["histogram"]
+        (f"{count:g}", f'<span class="bar" style="width:{20 * count / most:.2f}em"></span>{_text(answer)}')
+        for count, answer in entries
     )
     yield from _table(("votes", "answer"), bars)
 
