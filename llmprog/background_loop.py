@@ -24,6 +24,13 @@ def _background_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
+def start(work: Coroutine[Any, Any, T]) -> Future[T]:
+    """Have the background loop begin with ``work``; its result is in the future."""
+    with _lock:
+        loop = _background_loop()
+    return asyncio.run_coroutine_threadsafe(work, loop)
+
+
 def run_sync(work: Coroutine[Any, Any, T], on_interrupt: Callable[[], None] | None = None) -> T:
     """Run ``work`` on the background loop and wait; Ctrl-C cancels it and waits for it to clean up.
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from llmprog.accounting import Answers, Question
 from llmprog.errors import StoreError
 from llmprog.runs.encoding import completions_to_bytes, plain_text, scores_to_bytes
 from llmprog.types import Completion, Logprobs, Request, Scoring, Usage, total_usage
 
+T = TypeVar("T")
+
 _LONGEST_ERROR = 2000
+_RECENT = 4096
 
 
 class EncodedQuestion(NamedTuple):
@@ -24,6 +27,31 @@ class EncodedQuestion(NamedTuple):
 
     digest: str
     content: bytes
+
+
+class RecentQuestions(Generic[T]):
+    """What is known of the questions that were asked last.
+
+    The samples of a prompt are asked for by requests that share it: its digest need not be made for each of them.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], tuple[object, object, T]] = {}
+
+    def get(self, question: Question) -> T | None:
+        """What is known of ``question``, by the identity of its prompt and parameters."""
+        if not isinstance(question, Request):
+            return None
+        known = self._known.get((id(question.prompt), id(question.params)))
+        return None if known is None else known[2]
+
+    def put(self, question: Question, value: T) -> None:
+        """Remember it."""
+        if isinstance(question, Request):
+            prompt, params = question.prompt, question.params
+            self._known[id(prompt), id(params)] = prompt, params, value  # kept, so that no other gets their addresses
+            if len(self._known) > _RECENT:
+                del self._known[next(iter(self._known))]
 
 
 QuestionKey: TypeAlias = "int | EncodedQuestion"

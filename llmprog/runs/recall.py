@@ -139,5 +139,10 @@ class SentCalls(SettledCalls):
         self._answers = {call.call: (call.source, call.answers) for call in calls}
         super().__init__(call[:5] for call in calls)
 
+    @property
+    def asked(self) -> tuple[int, ...]:
+        """Numbers of the calls that somebody has asked for."""
+        return tuple(self._answers.keys() - self.unasked)
+
     def _lookup(self, call: int) -> tuple[str, bytes]:
         return self._answers[call]
