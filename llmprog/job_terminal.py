@@ -27,7 +27,12 @@ def job_display(progress: JobProgress, *, enabled: bool) -> Iterator[None]:
         with Live(_Bar(progress), console=console, transient=True, refresh_per_second=4):
             yield
     else:
-        with _repeated(lambda: console.print(Text(progress_line(progress)), soft_wrap=True)):
+
+        def show() -> None:
+            if progress.run_id is not None:  # before that it has not begun
+                console.print(Text(progress_line(progress)), soft_wrap=True)
+
+        with _repeated(show):
             yield
 
 
