@@ -206,6 +206,9 @@ def print_thoughts(console: Console, run: Run, path: str) -> None:
         console.print(Text("  " * depth).append(_label(thought)), soft_wrap=True)
     if len(thoughts) > _MAX_THOUGHTS:
         console.print(f"… {len(thoughts) - _MAX_THOUGHTS} more; `llmprog runs export` has all", style="dim")
+    within = sum(other.startswith(f"{path}/") for other in run.paths())
+    if within:
+        console.print(f"… and the searches of {within} programs within; `llmprog runs export` has them", style="dim")
 
 
 def _label(thought: KeptThought) -> Text:

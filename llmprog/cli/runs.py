@@ -99,7 +99,7 @@ def show_run(
             raise OptionError(f"--row {row}: run {run.id} is no job; leave it out")
         if thoughts and is_job and row is None:
             raise OptionError(f"--thoughts: run {run.id} is a job; add --row N, which of its rows")
-        path = None if is_job and row is None else "" if row is None else str(row)
+        path = None if row is None else str(row)
         if as_json:
             typer.echo(json.dumps(run_views.details(run, path=path, calls=calls, thoughts=thoughts)))
             return

@@ -136,7 +136,7 @@ def _trees(run: Run) -> Iterator[str]:
     paths = run.paths()
     for path in paths[:_MAX_TREES]:
         if path:
-            yield f"<h3>Row {_text(path)}</h3>\n"
+            yield f"<h3>{_text(path)}</h3>\n"
         thoughts = read_thoughts(run, path)
         open_lists = 0
         for deep, thought in islice(thoughts.tree(), _MAX_THOUGHTS):
@@ -145,7 +145,7 @@ def _trees(run: Run) -> Iterator[str]:
             open_lists = depth
             yield f"<li>{_thought(thought)}</li>\n"
         yield "</ul>" * open_lists + _left_out(len(thoughts) - _MAX_THOUGHTS, "thoughts")
-    yield _left_out(len(paths) - _MAX_TREES, "rows")
+    yield _left_out(len(paths) - _MAX_TREES, "searches")
 
 
 def _thought(thought: KeptThought) -> str:

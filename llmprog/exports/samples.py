@@ -39,7 +39,7 @@ class Group:
     """The samples of one question.
 
     Attributes:
-        path: ``""`` of a plain run, else the row of the job.
+        path: ``""`` of a plain run, else the row of the job; of a program within it ``PATH/…``.
         node: The generator that asked.
         call: The question's digest.
         prompt: What was asked.
@@ -58,16 +58,21 @@ class Group:
 def groups_of(run: Run) -> Iterator[Group]:
     """The questions that generators asked, those of one search after the other.
 
-    At any time one search is in memory: a plain run, or one row of a job. Of a job, finished rows count.
+    At any time one search is in memory. Of a job, finished rows count.
     """
     if run.info.kind != "map":
-        yield from _groups(run, "", None, has_gold=False)
+        for path in run.paths():
+            yield from _groups(run, path, None, has_gold=False)
         return
     has_gold = _gold_column(run) is not None
+    searches: dict[str, list[str]] = {}
+    for path in run.paths():
+        searches.setdefault(path.partition("/")[0], []).append(path)
     for number, _, result in run.rows():
         if result.get("error") is None:
             gold = result.get("gold")
-            yield from _groups(run, str(number), None if gold == "" else gold, has_gold=has_gold)
+            for path in searches.get(str(number), []):
+                yield from _groups(run, path, None if gold == "" else gold, has_gold=has_gold)
 
 
 def refuse_unverified(run: Run, *, scores_do: bool) -> None:
@@ -82,8 +87,7 @@ def refuse_unverified(run: Run, *, scores_do: bool) -> None:
     """
     if _gold_column(run) is not None:
         return
-    first = next(run.events(kind="began"), None)
-    if first is not None and first.data.get("has_goal"):
+    if any(event.data["has_goal"] for event in run.events(kind="began")):
         return
     if scores_do and any(entry["score"] for event in run.events(kind="verdicts") for entry in event.data):
         return
@@ -99,7 +103,7 @@ def _gold_column(run: Run) -> Any:
 
 def _groups(run: Run, path: str, gold: Any, *, has_gold: bool) -> Iterator[Group]:
     thoughts = read_thoughts(run, path)
-    basis = _basis(thoughts, gold, has_gold=has_gold)
+    basis = _basis(thoughts, gold, has_gold=has_gold, is_within="/" in path)
     if basis is None:
         return
     verified = thoughts.with_ancestors(_verified(thoughts, basis, gold))
@@ -128,8 +132,8 @@ def _groups(run: Run, path: str, gold: Any, *, has_gold: bool) -> Iterator[Group
         yield group
 
 
-def _basis(thoughts: KeptThoughts, gold: Any, *, has_gold: bool) -> Basis | None:
-    if gold is not None:
+def _basis(thoughts: KeptThoughts, gold: Any, *, has_gold: bool, is_within: bool) -> Basis | None:
+    if gold is not None and not (is_within and thoughts.has_goal):  # a program within another has a goal of its own
         return "gold"
     if thoughts.has_goal:
         return "goal"

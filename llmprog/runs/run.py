@@ -126,6 +126,11 @@ class Failure:
     count: int
 
 
+def _place(path: str) -> tuple[int, str, str]:
+    row, _, within = path.partition("/")
+    return len(row), row, within
+
+
 class Run:
     """A run, read only; a store opens it. It may be under way: what it says is what is on disk at the time.
 
@@ -227,9 +232,13 @@ class Run:
                 yield EventRecord(seq=seq, path=of, kind=what, data=decode(bytes(data)), at=at)
 
     def paths(self) -> list[str]:
-        """The paths that have events: ``""`` of a plain run, the rows of a job that were begun, in their order."""
-        sql = "SELECT DISTINCT path FROM event WHERE run = ? ORDER BY LENGTH(path), path"
-        return [path for (path,) in self._open().execute(sql, (self._number,)).fetchall()]
+        """The paths of the searches that were begun: ``""`` of a plain run, the rows of a job in their order.
+
+        After each come those of the programs within it: ``PATH/…``.
+        """
+        sql = "SELECT DISTINCT path FROM event WHERE run = ?"
+        found = [path for (path,) in self._open().execute(sql, (self._number,)).fetchall()]
+        return sorted(found, key=_place)
 
     def rows(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
         """The finished rows of a job: number, digest of the input, result."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from llmprog import Program, checker, generator, run
 from llmprog.backends import ScriptedBackend
+from llmprog.combinators import Sequence
 from llmprog.errors import OptionError
 from llmprog.exports.formats import export
 from llmprog.exports.training import advantages_of
@@ -245,3 +246,20 @@ def test_options_of_another_form_and_bad_values_are_refused(job):
     ):
         with pytest.raises(OptionError, match=complaint):
             lines(job, form, **options)
+
+
+def test_programs_within_a_program_are_verified_by_their_own_goals_or_by_the_right_answer(store):
+    last = Program(name="last", generators=[reckon], controller=SelfConsistency(num_samples=3))
+    program = Sequence(tree("rab"), last)
+
+    def reply(prompt, sample):
+        return ["rab and 1", "24", "24"][sample] if "What is" in prompt else "abc"[sample % 3]
+
+    map_rows(program, [{"input": "r", "gold": "24"}], backend=ScriptedBackend(reply), seed=1, gold="gold", store=store)
+    (found,) = store.list()
+    traces = lines(store.open(found.id), "sft")
+    assert [(line["path"], replies(line), line["basis"]) for line in traces] == [
+        ("0/last", "24", "gold"), ("0/tree", "a", "goal"), ("0/tree", "b", "goal"),
+    ]  # fmt: skip
+    (group,) = [group for group in lines(store.open(found.id), "grpo") if group["basis"] == "gold"]
+    assert group["rewards"] == [0, 1, 1]
