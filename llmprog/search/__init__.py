@@ -22,7 +22,9 @@ from llmprog.search.self_consistency import SelfConsistency
 from llmprog.search.stopping import BetaStop, StoppingRule, WindowStop, leader_confidence
 from llmprog.search.thought_graph import Arrival, Status, Thought, ThoughtGraph
 from llmprog.search.tree_controller import TreeController, by_score
+from llmprog.search.universal import UniversalSelfConsistency, most_consistent
 from llmprog.search.voting import canonical_answer
+from llmprog.search.weighted_vote import WeightedVote
 
 __all__ = [
     "Action",
@@ -49,9 +51,12 @@ __all__ = [
     "Thought",
     "ThoughtGraph",
     "TreeController",
+    "UniversalSelfConsistency",
     "VoteResult",
+    "WeightedVote",
     "WindowStop",
     "by_score",
     "canonical_answer",
     "leader_confidence",
+    "most_consistent",
 ]

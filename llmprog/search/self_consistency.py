@@ -29,7 +29,8 @@ class SelfConsistency(ChainController):
     stop_on_goal: bool = False
     stopping: StoppingRule | None = None
     canonical: Callable[[Any], str | None] = canonical_answer
-    counted: list[tuple[int, float | None]] = field(default_factory=list, init=False, repr=False)
+    # Of each chain in the order they finished: its last thought (-1 without), mean log-probability, weight.
+    counted: list[tuple[int, float | None, float]] = field(default_factory=list, init=False, repr=False)
     forms: list[str | None] = field(default_factory=list, init=False, repr=False)
     has_stopped: bool = field(default=False, init=False, repr=False)
     tally: dict[str, int] = field(default_factory=dict, init=False, repr=False)
@@ -58,7 +59,8 @@ class SelfConsistency(ChainController):
             return
         answer = None if thought is None else self._context.answer(graph.states[thought])
         form = None if answer is None else self.canonical(answer)
-        self.counted.append((-1 if thought is None else thought, mean_logprob))
+        weight = 0.0 if thought is None or form is None else self.weigh(graph, thought, mean_logprob)
+        self.counted.append((-1 if thought is None else thought, mean_logprob, weight))
         self.forms.append(form)
         if form is not None:
             self.tally[form] = self.tally.get(form, 0) + 1
@@ -66,12 +68,16 @@ class SelfConsistency(ChainController):
             votes = sorted(self.tally.values(), reverse=True)
             self.has_stopped = self.stopping.should_stop(votes, self.forms)
 
-    def _ranking(self) -> list[tuple[str, int, int]]:
+    def weigh(self, graph: ThoughtGraph, thought: int, mean_logprob: float | None) -> float:
+        """What a chain's vote counts: one."""
+        return 1
+
+    def _ranking(self) -> list[tuple[str, int, float]]:
         """Answers in canonical form, the first thought that gave each, and their votes; most votes first."""
         tally = Tally(canonical=lambda form: form)
         first: dict[str, int] = {}
-        for form, (thought, mean_logprob) in zip(self.forms, self.counted, strict=True):
-            tally.add(form, mean_logprob)
+        for form, (thought, mean_logprob, weight) in zip(self.forms, self.counted, strict=True):
+            tally.add(form, mean_logprob, weight)
             if form is not None:
                 first.setdefault(form, thought)
         return [(form, first[form], num_votes) for form, num_votes in tally.ranking()]
@@ -86,8 +92,11 @@ class SelfConsistency(ChainController):
         ranking = self._ranking()
         return VoteResult(
             histogram=tuple((self._context.answer(graph.states[thought]), n) for _, thought, n in ranking),
-            confidence=leader_confidence([n for _, _, n in ranking]),
+            confidence=self._confidence([n for _, _, n in ranking]),
             num_samples=self.num_started,
             num_valid=sum(form is not None for form in self.forms),
             num_allowed=self.num_samples,
         )
+
+    def _confidence(self, votes: Sequence[float]) -> float | None:
+        return leader_confidence([round(number) for number in votes])

@@ -11,6 +11,7 @@ from typing import Any
 
 from llmprog.arithmetic import canonical_number
 
+_EQUAL_TO = 12  # decimals: sums of weights that differ by rounding alone are a tie
 _MAX_DIGITS = 4000  # decimal digits, and so bits; Python writes whole numbers of up to 4,300 digits
 
 
@@ -50,26 +51,27 @@ class Tally:
     """Votes per canonical answer, in the order in which samples arrive."""
 
     canonical: Callable[[Any], str | None] = canonical_answer
-    votes: dict[str, int] = field(default_factory=dict)
+    votes: dict[str, float] = field(default_factory=dict)
     logprobs: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, answer: Any, mean_logprob: float | None) -> str | None:
+    def add(self, answer: Any, mean_logprob: float | None, weight: float = 1) -> str | None:
         """Count one sample; returns its canonical answer, ``None`` if it does not vote.
 
         Args:
             answer: What the sample answered; ``None`` if nothing could be parsed.
             mean_logprob: Mean token log-probability of the sample, where known.
+            weight: What its vote counts.
         """
         form = None if answer is None else self.canonical(answer)
         if form is not None:
-            self.votes[form] = self.votes.get(form, 0) + 1
+            self.votes[form] = self.votes.get(form, 0) + weight
             if mean_logprob is not None:
                 self.logprobs.setdefault(form, []).append(mean_logprob)
         return form
 
-    def ranking(self) -> list[tuple[str, int]]:
+    def ranking(self) -> list[tuple[str, float]]:
         """Answers by votes; ties by mean log-probability where it is known for all, else by first seen."""
         known = len(self.logprobs) == len(self.votes)
         means = {form: math.fsum(given) / len(given) for form, given in self.logprobs.items()} if known else {}
-        order = sorted(self.votes, key=lambda form: (-self.votes[form], -means.get(form, 0.0)))
+        order = sorted(self.votes, key=lambda form: (-round(self.votes[form], _EQUAL_TO), -means.get(form, 0.0)))
         return [(form, self.votes[form]) for form in order]

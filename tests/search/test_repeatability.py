@@ -22,6 +22,8 @@ from llmprog.search import (
     DepthFirstSearch,
     MonteCarloTreeSearch,
     SelfConsistency,
+    UniversalSelfConsistency,
+    WeightedVote,
     WindowStop,
 )
 from llmprog.search.controller import Controller
@@ -49,6 +51,8 @@ CONTROLLERS = [
     SelfConsistency(num_samples=12, max_depth=2),
     SelfConsistency(num_samples=20, stopping=BetaStop(0.9)),
     SelfConsistency(num_samples=20, stopping=WindowStop(3)),
+    WeightedVote(num_samples=12, max_depth=2),
+    UniversalSelfConsistency(num_samples=8, max_depth=2),
     BestOfN(num_samples=8, max_depth=2, batch_size=3),
 ]
 
@@ -110,7 +114,7 @@ def best(states, completion: str):
 
 
 def program_for(controller, goal=None):
-    compares = isinstance(controller, BeamSearch)
+    compares = controller.compares
     return Program(
         generators=[go, wander, step],
         checkers=[is_allowed, value, second_opinion, *([best] if compares else [])],
