@@ -53,6 +53,9 @@ class Amount(NamedTuple):
         return {"calls": self.calls, "tokens": self.tokens, "usd": self.usd}
 
 
+NOTHING = Amount()
+
+
 def caps_of(budget: Budget) -> tuple[int | None, int | None, int | None]:
     """The limits of ``budget`` in the units of an ``Amount``; dollars are rounded down to whole nano-dollars."""
     usd = budget.usd

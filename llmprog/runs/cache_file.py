@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from llmprog.errors import StoreError
+from llmprog.runs.shared_file import SharedFile, transaction
 
 Row: TypeAlias = tuple[bytes, int, bytes, bytes]
 """Key, sample index, mark of the run, completion."""
@@ -16,8 +17,6 @@ Row: TypeAlias = tuple[bytes, int, bytes, bytes]
 Write: TypeAlias = Callable[[Sequence[Row], Sequence[tuple[bytes, int]]], None]
 """Keeps rows, and notes of others (key, sample index) that they were used."""
 
-_APPLICATION_ID = 0x6C6C6D63  # "llmc"
-_VERSION = 1
 _READ_TIMEOUT_S = 1.0  # the event loop waits meanwhile
 _WRITE_TIMEOUT_S = 30.0
 _STALE_S = 3600  # use is noted again after this time, not at every hit
@@ -25,21 +24,26 @@ _ROW_BYTES = 120  # what a row takes beside its completion
 _EVICT_AT_ONCE = 256
 _LEAVE = 0.9  # of max_bytes, so that not every write evicts
 
-_TABLES = (
-    (
-        "CREATE TABLE answer (key BLOB NOT NULL, sample INTEGER NOT NULL, run BLOB NOT NULL, used_at INTEGER NOT NULL, "
-        "size INTEGER NOT NULL, completion BLOB NOT NULL, PRIMARY KEY (key, sample)) WITHOUT ROWID"
+_FILE = SharedFile(
+    what="cache",
+    application_id=0x6C6C6D63,  # "llmc"
+    version=1,
+    tables=(
+        (
+            "CREATE TABLE answer (key BLOB NOT NULL, sample INTEGER NOT NULL, run BLOB NOT NULL, "
+            "used_at INTEGER NOT NULL, size INTEGER NOT NULL, completion BLOB NOT NULL, PRIMARY KEY (key, sample)) "
+            "WITHOUT ROWID"
+        ),
+        "CREATE INDEX answer_used ON answer (used_at)",
+        "CREATE TABLE total (size INTEGER NOT NULL)",
+        "INSERT INTO total VALUES (0)",
     ),
-    "CREATE INDEX answer_used ON answer (used_at)",
-    "CREATE TABLE total (size INTEGER NOT NULL)",
-    "INSERT INTO total VALUES (0)",
+    synchronous="NORMAL",
 )
 
 
 class CacheFile:
-    """An SQLite file with a rollback journal, in which several writers are safe.
-
-    Its loss costs money, not results, so writes are not forced to the disk one by one.
+    """The file as it is read and written.
 
     Args:
         path: The file.
@@ -56,7 +60,7 @@ class CacheFile:
     def find(self, key: bytes, first: int, end: int, run: bytes) -> list[tuple[int, bytes, bool]]:
         """Samples ``first`` to ``end`` that other runs than ``run`` put there, and whether to note their use again."""
         if self._reader is None:
-            self._reader = self._open(_READ_TIMEOUT_S)
+            self._reader = _FILE.open(self.path, create=True, timeout_s=_READ_TIMEOUT_S)
         rows = self._reader.execute(
             "SELECT sample, CAST(completion AS BLOB), used_at FROM answer "
             "WHERE key = ? AND sample >= ? AND sample < ? AND run <> ?",
@@ -74,10 +78,10 @@ class CacheFile:
     @contextlib.contextmanager
     def writer(self) -> Iterator[Write]:
         """A function that writes, for one thread."""
-        connection = self._open(_WRITE_TIMEOUT_S)
+        connection = _FILE.open(self.path, create=True, timeout_s=_WRITE_TIMEOUT_S)
 
         def write(rows: Sequence[Row], used: Sequence[tuple[bytes, int]]) -> None:
-            with _transaction(connection):
+            with transaction(connection):
                 self._keep(connection, rows)
                 now = int(self._clock())
                 connection.executemany("UPDATE answer SET used_at = ? WHERE key = ? AND sample = ?", _with(now, used))
@@ -118,59 +122,6 @@ class CacheFile:
                 size -= freed
         connection.execute("UPDATE total SET size = ?", (size,))
 
-    def _open(self, timeout_s: float) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(self.path, timeout=timeout_s, isolation_level=None, check_same_thread=False)
-        try:
-            connection.execute("PRAGMA trusted_schema = OFF")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            if not self._is_ours(connection):
-                with _transaction(connection):
-                    if not self._is_ours(connection):  # another process may have been faster
-                        self._create(connection)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _create(self, connection: sqlite3.Connection) -> None:
-        for statement in _TABLES:
-            connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {_VERSION}")
-
-    def _is_ours(self, connection: sqlite3.Connection) -> bool:
-        """Whether it is a cache; not yet, if the file is empty.
-
-        Raises:
-            StoreError: It is something else, or of a newer version.
-        """
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        schema = connection.execute("SELECT type, name FROM sqlite_schema").fetchall()
-        if not application and not version and not schema:
-            return False
-        if application != _APPLICATION_ID:
-            raise StoreError(f"{self.path} is an SQLite file of another application")
-        if version != _VERSION:
-            raise StoreError(f"{self.path} is of version {version}; this llmprog uses version {_VERSION}")
-        foreign = [f"{kind} {name!r}" for kind, name in schema if kind not in ("table", "index")]
-        if foreign:
-            raise StoreError(f"{self.path} has a {foreign[0]}, which no cache has")
-        return True
-
-
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):  # the connection itself may be what failed
-            connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
-
 
 def _with(now: int, used: Sequence[tuple[bytes, int]]) -> Iterator[tuple[int, bytes, int]]:
     for key, sample in used:
@@ -188,10 +139,9 @@ def empty_cache(path: Path) -> None:
     Raises:
         StoreError: It is no cache, or it cannot be written.
     """
-    file = CacheFile(path, 1, lambda: 0.0)
     try:
-        with contextlib.closing(file._open(_WRITE_TIMEOUT_S)) as connection:
-            with _transaction(connection):
+        with contextlib.closing(_FILE.open(path, create=True, timeout_s=_WRITE_TIMEOUT_S)) as connection:
+            with transaction(connection):
                 connection.execute("DELETE FROM answer")
                 connection.execute("UPDATE total SET size = 0")
             connection.execute("VACUUM")

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmprog.errors import BudgetExceededError, OptionError
-from llmprog.runs.amounts import NANO, Amount, caps_of, charged_amount, most_that_fit, reserved_amount
+from llmprog.runs.amounts import NANO, NOTHING, Amount, caps_of, charged_amount, most_that_fit, reserved_amount
 from llmprog.runs.budget import Budget
 from llmprog.types import Usage
-
-_NOTHING = Amount()
 
 
 class Ledger(ABC):
@@ -156,7 +154,9 @@ class Ledger(ABC):
             return None
         return BudgetExceededError(f"the budget is spent: {self._exhausted}; raise seconds to go on")
 
-    def _shortage(self, settled: Amount, need: Amount, reserved: Amount = _NOTHING) -> BudgetExceededError:
+    def _shortage(
+        self, settled: Amount, need: Amount, reserved: Amount = NOTHING, holders: str = "for calls under way"
+    ) -> BudgetExceededError:
         """The error for a completion that does not fit under the limits beside what is ``settled`` and ``reserved``."""
         limits = zip(("calls", "tokens", "usd"), caps_of(self.budget), settled, reserved, need, strict=True)
         name, cap, spent, aside, more = next(
@@ -165,7 +165,7 @@ class Ledger(ABC):
             if cap is not None and spent is not None and more is not None and spent + (aside or 0) + more > cap
         )
         unit = NANO if name == "usd" else 1
-        set_aside = f", {aside / unit:.10g} set aside for calls under way" if aside else ""
+        set_aside = f", {aside / unit:.10g} set aside {holders}" if aside else ""
         self._note(
             f"{name}: {spent / unit:.10g} of {cap / unit:.10g} spent{set_aside}, "
             f"and the next call may cost up to {more / unit:.10g}"
@@ -216,7 +216,7 @@ class BudgetLedger(Ledger):
                 "the budget has a limit in dollars, but what the run has cost so far is unknown; "
                 "limit calls or tokens instead"
             )
-        self._reserved = Amount()
+        self._reserved = NOTHING
         self._waiting: deque[_Waiter] = deque()
         self._lock = threading.Lock()
 
@@ -299,7 +299,7 @@ class BudgetLedger(Ledger):
     def _give_back(self, amount: Amount) -> None:
         left = self._reserved - amount
         if left.calls == 0:
-            left = Amount()  # a price unknown for a while, or a rounding, leaves nothing behind
+            left = NOTHING  # a price unknown for a while, or a rounding, leaves nothing behind
         elif left.nanousd is not None and left.nanousd < 0:
             left = left._replace(nanousd=0)
         self._reserved = left
