@@ -23,8 +23,14 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "budgets.py"
 
 
 @pytest.fixture
-def where(tmp_path):
+def file(tmp_path):
     return tmp_path / "team" / "budget.ledger"
+
+
+@pytest.fixture(params=["file", "server"])
+def where(request):
+    """The place of a ledger; what it promises holds wherever it is."""
+    return request.getfixturevalue("file") if request.param == "file" else request.getfixturevalue("postgres_url")
 
 
 def opened(where, budget=TEN_CALLS, **options):
@@ -87,7 +93,6 @@ async def test_two_ledgers_at_one_place_count_together(where):
     assert second.settled == Amount(3, 200, 90_000_000)
     assert second.charged == Amount(1, 100, 40_000_000)
     report = second.report()
-    assert report["ledger"] == str(where)
     assert report["exhausted"].startswith("calls: 3 of 3 spent")
     json.dumps(report)
     await first.aclose()
@@ -193,7 +198,7 @@ async def test_a_cost_above_what_was_set_aside_is_charged_and_told_apart(where):
     assert (state.settled.usd, state.overrun.usd) == (0.3, 0.26)
 
 
-async def test_an_unknown_price_stays_unknown_or_is_refused(where, tmp_path):
+async def test_an_unknown_price_stays_unknown(where):
     unknown = replace(EACH, usd=None)
     ledger = await opened(where, Budget(calls=9))
     await ledger.reserve(unknown, 1)
@@ -202,7 +207,11 @@ async def test_an_unknown_price_stays_unknown_or_is_refused(where, tmp_path):
     await ledger.settle(EACH, EACH)
     assert ledger.settled == Amount(2, 200, None)
     await ledger.aclose()
-    priced = await opened(tmp_path / "priced", Budget(usd=1))
+
+
+async def test_an_unknown_price_is_refused_under_a_limit_in_dollars(where):
+    unknown = replace(EACH, usd=None)
+    priced = await opened(where, Budget(usd=1))
     with pytest.raises(OptionError, match="what a call may cost is unknown"):
         await priced.reserve(unknown, 1)
     await priced.aclose()
@@ -287,8 +296,8 @@ async def test_settling_twice_is_refused(where):
 
 
 @pytest.mark.fault("concurrency", "fork after opening a shared budget", "the fork is refused")
-async def test_a_fork_is_refused(where):
-    ledger = await opened(where)
+async def test_a_fork_is_refused(file):
+    ledger = await opened(file)
     child = os.fork()
     if child == 0:
         try:
@@ -302,9 +311,9 @@ async def test_a_fork_is_refused(where):
 
 
 @pytest.mark.fault("process", "a lock on a shared budget held by another process", "it is waited for")
-async def test_a_lock_is_waited_for(where):
-    ledger = await opened(where)
-    other = sqlite3.connect(where, isolation_level=None)
+async def test_a_lock_is_waited_for(file):
+    ledger = await opened(file)
+    other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     asked = asyncio.create_task(ledger.reserve(EACH, 1))
     await asyncio.sleep(0.3)
@@ -350,13 +359,13 @@ def change(where, statement):
         ),
     ],
 )
-async def test_what_is_no_ledger_is_refused(where, spoil, said):
-    await (await opened(where)).aclose()
-    spoil(where)
-    before = where.read_bytes()
+async def test_what_is_no_ledger_is_refused(file, spoil, said):
+    await (await opened(file)).aclose()
+    spoil(file)
+    before = file.read_bytes()
     with pytest.raises(StoreError, match=said):
-        await opened(where)
-    assert where.read_bytes() == before
+        await opened(file)
+    assert file.read_bytes() == before
 
 
 async def test_a_place_that_cannot_be_written_is_refused(tmp_path):
@@ -371,22 +380,22 @@ async def test_a_place_that_cannot_be_written_is_refused(tmp_path):
 
 @pytest.mark.fault("process", "a shared budget deleted or replaced while in use", "StoreError; nobody waits for ever")
 @pytest.mark.parametrize("replaced", [False, True])
-async def test_a_deleted_ledger_is_noticed(where, replaced):
-    ledger = await opened(where, Budget(calls=1))
+async def test_a_deleted_ledger_is_noticed(file, replaced):
+    ledger = await opened(file, Budget(calls=1))
     await ledger.reserve(EACH, 1)
     waiting = asyncio.create_task(ledger.reserve(EACH, 1))
     await asyncio.sleep(0.02)
-    where.unlink()
+    file.unlink()
     if replaced:
-        await (await opened(where, Budget(calls=1))).aclose()
+        await (await opened(file, Budget(calls=1))).aclose()
     with pytest.raises(StoreError, match="it was deleted or replaced while it was in use"):
         await waiting
     await ledger.aclose()
 
 
 @pytest.mark.fault("process", "disk full under a shared budget", "StoreError, the charge stays, and it goes on later")
-async def test_a_full_disk_is_an_error_that_passes(where):
-    ledger = await opened(where, Budget(calls=10))
+async def test_a_full_disk_is_an_error_that_passes(file):
+    ledger = await opened(file, Budget(calls=10))
     assert await ledger.reserve(EACH, 1) == 1
     code = """
         import asyncio, resource, signal, sys
@@ -412,16 +421,59 @@ async def test_a_full_disk_is_an_error_that_passes(where):
 
         asyncio.run(main())
     """
-    end(python(code, where))
+    end(python(code, file))
     await ledger.settle(EACH, EACH)
     await ledger.aclose()
-    assert read_ledger(where).settled.calls == 2
+    assert read_ledger(file).settled.calls == 2
+
+
+async def test_a_server_holds_many_ledgers_and_begins_its_tables_once(postgres_url):
+    names = [postgres_url, f"{postgres_url}#second", f"{postgres_url}#third"]
+    ledgers = await asyncio.gather(*(opened(name, Budget(calls=i + 1)) for i, name in enumerate(names)))
+    assert [await ledger.reserve(EACH, 9) for ledger in ledgers] == [1, 2, 3]
+    assert str(ledgers[1].report()["ledger"]).endswith("#second")
+    for ledger in ledgers:
+        await ledger.aclose()
+    with pytest.raises(StoreError, match=r"#fourth: it is empty"):
+        read_ledger(f"{postgres_url}#fourth")
+
+
+async def test_a_server_s_password_is_in_no_message(postgres_url):
+    with pytest.raises(StoreError) as caught:
+        await opened(postgres_url.replace("llmprog@", "llmprog:made-up-word@").replace("127.0.0.1:", "127.0.0.1:1"))
+    assert "ledger postgresql://127.0.0.1/" in str(caught.value)
+    assert "made-up-word" not in str(caught.value)
+    with pytest.raises(StoreError, match="it is no URL of PostgreSQL") as caught:
+        await opened("postgresql://me:made-up-word@host:port:what/db?nothing=1")
+    assert "made-up-word" not in str(caught.value)
+
+
+@pytest.mark.fault("budget", "the server of a shared budget ends the session", "StoreError once; then it goes on")
+async def test_a_session_that_the_server_ended_is_begun_again(postgres_url):
+    import psycopg
+
+    ledger = await opened(postgres_url, Budget(calls=2))
+    await ledger.reserve(EACH, 1)
+    with psycopg.connect(postgres_url, autocommit=True) as other:
+        other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = %s",
+            (postgres_url.rpartition("/")[2],),
+        )
+    with pytest.raises(StoreError, match="see whether the server is in order"):
+        await ledger.settle(EACH, EACH)
+    assert await ledger.reserve(EACH, 2) == 1
+    await ledger.settle(EACH, EACH)
+    await ledger.aclose()
+    state = read_ledger(postgres_url)
+    assert (state.settled.calls, state.reserved.calls) == (1, 1)
 
 
 @pytest.mark.fault("budget", "64 tasks × 4 processes at the limit", "0 overspends")
-def test_no_schedule_of_64_tasks_in_4_processes_overspends():
+@pytest.mark.parametrize("place", ["file", "server"])
+def test_no_schedule_of_64_tasks_in_4_processes_overspends(place, request):
+    ledger = [] if place == "file" else ["--ledger", request.getfixturevalue("postgres_url")]
     done = subprocess.run(
-        [sys.executable, str(BENCHMARK), "--schedules", "30", "--teams", "1"],
+        [sys.executable, str(BENCHMARK), "--schedules", "30", "--teams", "1", *ledger],
         check=False, capture_output=True, text=True, timeout=100,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
