@@ -33,6 +33,7 @@ from llmprog.types import Request, sample_seed
 HERE = Path(__file__).resolve().parent
 LARGEST_SEED = 2**31  # the seeds that are sent are smaller
 STARTING_S = 1.5  # a kill in this time hits the command while it starts, or reads what there is
+EARLY_SHARE = 0.1  # of the kills
 GRACE_S = 0.1  # for the endpoint to read what a killed process had sent
 
 Call = tuple[str, int]  # last line of the prompt, seed: one completion
@@ -55,6 +56,15 @@ class Log:
         return [(kind, (prompt, int(seed))) for kind, prompt, seed in (line.split("\t") for line in lines)]
 
 
+@dataclass(frozen=True)
+class Session:
+    """What the endpoint saw of one run of the command, and how that ended."""
+
+    events: Sequence[tuple[str, Call]]
+    was_killed: bool
+    is_early: bool
+
+
 @dataclass
 class Tally:
     """What came of all sessions together."""
@@ -64,6 +74,7 @@ class Tally:
     unjournaled: int = 0
     repeats: int = 0
     in_flight: int = 0
+    kills: int = 0
     kills_at_start: int = 0
     settled: set[Call] = field(default_factory=set)
     asked: set[Call] = field(default_factory=set)
@@ -116,20 +127,17 @@ def journaled(store: Path) -> tuple[set[Call], set[Call], int]:
     return settled, asked, failed
 
 
-def run_and_kill(
-    command: Sequence[str], log: Log, rng: random.Random, mean_requests: float
-) -> tuple[int | None, list[tuple[str, Call]], bool]:
-    """Run the command until a random moment; its exit code, or ``None`` if it was killed, and what the endpoint saw."""
+def run_and_kill(command: Sequence[str], log: Log, rng: random.Random, most_requests: float) -> Session:
+    """Run the command until a random moment: while it starts, or after some of at most so many requests."""
     events: list[tuple[str, Call]] = []
-    early = rng.random() < 0.1
+    is_early = rng.random() < EARLY_SHARE
     begun = time.monotonic()
-    end_s = rng.uniform(0.0, STARTING_S) if early else None
-    requests = rng.expovariate(1 / mean_requests) if not early else float("inf")
+    seconds = rng.uniform(0.0, STARTING_S) if is_early else float("inf")
+    requests = float("inf") if is_early else rng.uniform(0.0, most_requests)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:  # noqa: S603
         while process.poll() is None:
             events += log.news()
-            seen = sum(kind == "R" for kind, _ in events)
-            if (end_s is not None and time.monotonic() - begun > end_s) or seen > requests:
+            if time.monotonic() - begun > seconds or sum(kind == "R" for kind, _ in events) > requests:
                 time.sleep(rng.uniform(0.0, 0.03))
                 process.send_signal(signal.SIGKILL)
                 break
@@ -137,17 +145,23 @@ def run_and_kill(
         errors = process.stderr.read().decode()  # type: ignore[union-attr]
     time.sleep(GRACE_S)
     events += log.news()
-    if process.returncode == -signal.SIGKILL:
-        return None, events, early
-    if process.returncode not in (0, 3):
+    if process.returncode not in (0, -signal.SIGKILL):
         raise SystemExit(f"the command ended with {process.returncode}:\n{errors}")
-    return process.returncode, events, early
+    return Session(events, was_killed=process.returncode != 0, is_early=is_early)
 
 
-def take_session(tally: Tally, events: Sequence[tuple[str, Call]], store: Path) -> None:
-    """Hold what the endpoint saw in a session against what the journal held before it."""
-    requested = {call for kind, call in events if kind == "R"}
-    tally.requests += sum(kind == "R" for kind, _ in events)
+def run_to_the_end(command: Sequence[str], log: Log) -> Session:
+    """Let the command come to its end."""
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
+    return Session(log.news(), was_killed=False, is_early=False)
+
+
+def take_session(tally: Tally, session: Session, store: Path) -> None:
+    """Hold what the endpoint saw in a session against what the journal held before it, and holds now."""
+    requested = {call for kind, call in session.events if kind == "R"}
+    tally.requests += sum(kind == "R" for kind, _ in session.events)
+    tally.kills += session.was_killed
+    tally.kills_at_start += session.was_killed and session.is_early
     tally.settled_asked_again += len(requested & tally.settled)
     tally.repeats += len(requested & tally.asked)
     settled, asked, tally.failed = journaled(store)
@@ -157,6 +171,8 @@ def take_session(tally: Tally, events: Sequence[tuple[str, Call]], store: Path) 
     tally.in_flight += len(requested - settled)
     tally.settled = settled
     tally.asked |= requested
+    if session.was_killed and tally.kills % 10 == 0:
+        print(f"{tally.kills} kills: {len(settled)} calls settled, {tally.in_flight} were in flight", flush=True)
 
 
 def outputs(path: Path) -> dict[int, Any]:
@@ -165,6 +181,29 @@ def outputs(path: Path) -> dict[int, Any]:
     if twice := [index for index, count in Counter(row["index"] for row in rows).items() if count > 1]:
         raise SystemExit(f"rows {twice} are there twice")
     return {row["index"]: {name: value for name, value in row.items() if name != "run"} for row in rows}
+
+
+def disturbed(given: argparse.Namespace, place: Path, data: Path) -> Tally:
+    """The job over the faulty endpoint, killed again and again, then left to end."""
+    tally, rng = Tally(), random.Random(given.seed)
+    most = given.rows * given.samples / max(1, given.kills)
+    log = Log(place / "faulty.log")
+    with endpoint(log.path, latency_ms=given.latency_ms, faults=given.faults, seed=given.seed) as url:
+        command = command_of(url, data, place / "out.jsonl", place / "runs", given.samples, given.seed)
+        is_going = True
+        while is_going:
+            is_last = tally.kills == given.kills
+            session = run_to_the_end(command, log) if is_last else run_and_kill(command, log, rng, most)
+            take_session(tally, session, place / "runs")
+            is_going = session.was_killed
+    return tally
+
+
+def undisturbed(given: argparse.Namespace, place: Path, data: Path) -> None:
+    """The same job over an endpoint without faults."""
+    with endpoint(place / "calm.log", latency_ms=given.latency_ms, faults=0.0, seed=given.seed) as url:
+        command = command_of(url, data, place / "calm.jsonl", place / "calm", given.samples, given.seed)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
 
 
 def main() -> None:
@@ -176,65 +215,37 @@ def main() -> None:
     parser.add_argument("--faults", type=float, default=1.0, help="per cent of requests that fail")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     given = parser.parse_args()
-    rng = random.Random(given.seed)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     calls = given.rows * given.samples
     print(f"{given.rows} rows x {given.samples} samples = {calls} calls, {given.kills} kills, seed {given.seed}")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         data = place / "data.jsonl"
-        data.write_text(
-            "".join(json.dumps({"question": f"How many has row {n}?", "gold": 7}) + "\n" for n in range(given.rows))
-        )
+        rows = ({"question": f"How many has row {n}?", "gold": 7} for n in range(given.rows))
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         begun = time.monotonic()
-        with endpoint(place / "calm.log", latency_ms=given.latency_ms, faults=0.0, seed=given.seed) as url:
-            command = command_of(url, data, place / "calm.jsonl", place / "calm", given.samples, given.seed)
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
-        print(f"undisturbed: {calls} calls in {time.monotonic() - begun:.1f} s")
-        tally, kills, sessions = Tally(), 0, 0
+        undisturbed(given, place, data)
+        print(f"undisturbed: {calls} calls in {time.monotonic() - begun:.1f} s", flush=True)
         begun = time.monotonic()
-        log_path = place / "faulty.log"
-        with endpoint(log_path, latency_ms=given.latency_ms, faults=given.faults, seed=given.seed) as url:
-            log = Log(log_path)
-            command = command_of(url, data, place / "out.jsonl", place / "runs", given.samples, given.seed)
-            code = None
-            while code is None:
-                mean = 0.8 * calls / given.kills if kills < given.kills else float("inf")
-                code, events, early = (
-                    run_and_kill(command, log, rng, mean) if kills < given.kills else finish(command, log)
-                )
-                sessions += 1
-                kills += code is None
-                tally.kills_at_start += code is None and early
-                take_session(tally, events, place / "runs")
+        tally = disturbed(given, place, data)
         took = time.monotonic() - begun
         expected, found = outputs(place / "calm.jsonl"), outputs(place / "out.jsonl")
     different = [index for index in expected if found.get(index) != expected[index]]
-    report(tally, kills, took, calls, different, given)
+    print(f"{tally.kills} kills ({tally.kills_at_start} of them while the command starts), {took:.0f} s")
+    report(tally, calls, different, given.kills)
 
 
-def finish(command: Sequence[str], log: Log) -> tuple[int, list[tuple[str, Call]], bool]:
-    """Let the command come to its end."""
-    code = subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode  # noqa: S603
-    return code, log.news(), False
-
-
-def report(tally: Tally, kills: int, took: float, calls: int, different: list[int], given: argparse.Namespace) -> None:
+def report(tally: Tally, calls: int, different: list[int], kills: int) -> None:
     """Print the table; exit with 1 where a promise is broken."""
+    settled, repeats, in_flight = len(tally.settled), tally.repeats, tally.in_flight
     checks = [
         ("settled calls asked again", tally.settled_asked_again, "0", tally.settled_asked_again == 0),
-        ("calls without an answer in the end", calls - len(tally.settled), "0", len(tally.settled) == calls),
+        ("calls without an answer in the end", calls - settled, "0", settled == calls),
         ("requests that no journal row foretold", tally.unjournaled, "0", tally.unjournaled == 0),
         ("rows other than in the undisturbed run", len(different), "0", not different),
-        (
-            "calls asked in more than one session",
-            tally.repeats,
-            f"<= {tally.in_flight} in flight at kills",
-            tally.repeats <= tally.in_flight,
-        ),
-        ("kills", kills, f"{given.kills}", kills == given.kills),
+        ("calls asked in more than one session", repeats, f"<= {in_flight} in flight at kills", repeats <= in_flight),
+        ("kills", tally.kills, str(kills), tally.kills == kills),
     ]
-    print(f"{kills} kills ({tally.kills_at_start} of them while the command starts), {took:.0f} s")
     print(f"{tally.requests} requests for {calls} calls; {tally.failed} calls failed after all attempts")
     for what, value, promised, holds in checks:
         print(f"{'ok  ' if holds else 'FAIL'} {what:<42}{value:>8}   promised {promised}")
