@@ -43,12 +43,11 @@ class Ledger(ABC):
         self._exhausted: str | None = None
 
     @abstractmethod
-    async def reserve(self, each: Usage, count: int, *, wait: bool = True) -> int:
+    async def reserve(self, each: Usage, count: int) -> int:
         """Set aside ``each`` for up to ``count`` completions; returns for how many, at least 1.
 
-        Where calls under way may yet cost less than was set aside for them, it waits, first come, first served.
-        With ``wait=False`` it does not: that is for a call under way that needs more than was set aside for it, since
-        calls that hold something and wait for each other would wait for ever.
+        Where calls under way may yet cost less than was set aside for them, it waits, first come, first served. Whoever
+        asks must hold nothing meanwhile: those who hold something and wait for each other would wait for ever.
 
         Raises:
             BudgetExceededError: Not one more completion can be paid for, or the time is up.
@@ -154,20 +153,18 @@ class Ledger(ABC):
             return None
         return BudgetExceededError(f"the budget is spent: {self._exhausted}; raise seconds to go on")
 
-    def _shortage(
-        self, settled: Amount, need: Amount, reserved: Amount = NOTHING, holders: str = "for calls under way"
-    ) -> BudgetExceededError:
-        """The error for a completion that does not fit under the limits beside what is ``settled`` and ``reserved``."""
-        limits = zip(("calls", "tokens", "usd"), caps_of(self.budget), settled, reserved, need, strict=True)
+    def _shortage(self, settled: Amount, need: Amount, lost: Amount = NOTHING, losers: str = "") -> BudgetExceededError:
+        """The error for what does not fit beside what is ``settled``, and what ``losers`` set aside for good."""
+        limits = zip(("calls", "tokens", "usd"), caps_of(self.budget), settled, lost, need, strict=True)
         name, cap, spent, aside, more = next(
             (name, cap, spent, aside or 0, more)
             for name, cap, spent, aside, more in limits
             if cap is not None and spent is not None and more is not None and spent + (aside or 0) + more > cap
         )
         unit = NANO if name == "usd" else 1
-        set_aside = f", {aside / unit:.10g} set aside {holders}" if aside else ""
+        also = f", {aside / unit:.10g} set aside by {losers}" if aside else ""
         self._note(
-            f"{name}: {spent / unit:.10g} of {cap / unit:.10g} spent{set_aside}, "
+            f"{name}: {spent / unit:.10g} of {cap / unit:.10g} spent{also}, "
             f"and the next call may cost up to {more / unit:.10g}"
         )
         smaller = "" if name == "calls" else ", or lower max_tokens"
@@ -231,20 +228,18 @@ class BudgetLedger(Ledger):
     def reserved(self) -> Amount:
         return self._reserved
 
-    async def reserve(self, each: Usage, count: int, *, wait: bool = True) -> int:
+    async def reserve(self, each: Usage, count: int) -> int:
         need = self._need(each, count)
         late = self._time_is_up()
         if late is not None:
             raise late
         with self._lock:
-            if not self._waiting or not wait:
+            if not self._waiting:
                 granted = self._take(need, count)
                 if granted:
                     return granted
                 if self._is_hopeless(need):
                     raise self._shortage(self._settled, need)
-                if not wait:
-                    raise self._shortage(self._settled, need, self._reserved)
             loop = asyncio.get_running_loop()
             waiter = _Waiter(need, count, loop, loop.create_future())
             self._waiting.append(waiter)

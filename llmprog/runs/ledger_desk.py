@@ -23,7 +23,7 @@ _FIRST_POLL_S, _LAST_POLL_S = 0.005, 0.25
 _BEATS_PER_LEASE = 3
 
 Shortage = Callable[[Totals, Amount, Amount, str], BudgetExceededError]
-"""The error for a need that does not fit beside what is spent and what is set aside, and by whom."""
+"""The error for a need that does not fit beside what is spent and what is lost, and to whom."""
 
 
 @dataclass(eq=False, slots=True)
@@ -32,7 +32,6 @@ class Ask:
 
     need: Amount
     count: int
-    waits: bool
     answer: Future[int] = field(default_factory=Future)
 
 
@@ -112,9 +111,8 @@ class Desk:
                     _refuse(self._waiting, f"ledger {self.database}: it was closed meanwhile")
                     self._waiting.clear()
             settlements = [item for item in items if isinstance(item, Settlement)]
-            asks = [item for item in items if isinstance(item, Ask)]
-            self._waiting.extend(ask for ask in asks if ask.waits)
-            self._serve(settlements, [ask for ask in asks if not ask.waits])
+            self._waiting.extend(item for item in items if isinstance(item, Ask))
+            self._serve(settlements)
         self.database.close()
 
     def _patience_s(self) -> float | None:
@@ -128,9 +126,9 @@ class Desk:
         self._poll_s = min(self._poll_s * 1.5, _LAST_POLL_S)
         return poll_s if beat_s is None else min(poll_s, beat_s)
 
-    def _serve(self, settlements: list[Settlement], urgent: list[Ask]) -> None:
+    def _serve(self, settlements: list[Settlement]) -> None:
         """One transaction; then everybody in it has an answer, or waits for the next."""
-        if not (settlements or urgent or self._waiting or any(self._me.reserved)):
+        if not (settlements or self._waiting or any(self._me.reserved)):
             return
         waiting = deque(self._waiting)
         try:
@@ -138,9 +136,6 @@ class Desk:
                 turn = self._turn(tables)
                 for settlement in settlements:
                     turn.settle(settlement)
-                for ask in urgent:
-                    if not turn.grant(ask):
-                        turn.refuse(ask, turn.reserved, "for calls under way")
                 while waiting and self._is_served(turn, waiting[0]):
                     waiting.popleft()
                 is_due = time.monotonic() - self._shown_at >= self._lease_s / _BEATS_PER_LEASE
@@ -149,7 +144,7 @@ class Desk:
             self._is_sure = False
             self._shown_at = time.monotonic()  # not at once again
             reason = str(error) if isinstance(error, StoreError) else f"ledger {self.database}: {error!r}"
-            _refuse([*settlements, *urgent, *self._waiting], reason, error)
+            _refuse([*settlements, *self._waiting], reason, error)
             self._waiting.clear()
             return
         if len(waiting) < len(self._waiting) or settlements:
@@ -190,7 +185,7 @@ class Desk:
         if most_that_fit(turn.totals.caps, turn.totals.spent + dead, ask.need, 1):
             return False  # those who live may yet give back enough
         who = ", ".join(f"{holder.pid} on {holder.host}" for holder in turn.dead)
-        turn.refuse(ask, dead, f"by processes that ended in the middle of a call ({who})")
+        turn.refuse(ask, dead, f"processes that ended in the middle of a call ({who})")
         return True
 
 
@@ -208,10 +203,6 @@ class _Turn:
         self._shortage = shortage
         self._granted: list[tuple[Ask, int]] = []
         self._refused: list[tuple[Ask, BudgetExceededError]] = []
-
-    @property
-    def reserved(self) -> Amount:
-        return self.totals.reserved
 
     def settle(self, settlement: Settlement) -> None:
         held, back = self.me.reserved, settlement.given_back
@@ -239,9 +230,9 @@ class _Turn:
             self._granted.append((ask, granted))
         return granted > 0
 
-    def refuse(self, ask: Ask, reserved: Amount, holders: str) -> None:
+    def refuse(self, ask: Ask, lost: Amount, losers: str) -> None:
         if ask.answer.set_running_or_notify_cancel():
-            self._refused.append((ask, self._shortage(self.totals, ask.need, reserved, holders)))
+            self._refused.append((ask, self._shortage(self.totals, ask.need, lost, losers)))
 
     def write(self, is_due: bool) -> bool:
         """Write what has changed, or, if that is due, that this process lives; returns whether anything was written."""

@@ -71,13 +71,13 @@ class SharedLedger(Ledger):
     def report(self) -> dict[str, Any]:
         return super().report() | {"ledger": str(self._desk.database), "charged": self._charged.to_json()}
 
-    async def reserve(self, each: Usage, count: int, *, wait: bool = True) -> int:
+    async def reserve(self, each: Usage, count: int) -> int:
         need = self._need(each, count)
         self._refuse_in_fork()
         late = self._time_is_up()
         if late is not None:
             raise late
-        ask = Ask(need, count, wait)
+        ask = Ask(need, count)
         self._desk.submit(ask)
         answer = asyncio.wrap_future(ask.answer)
         try:
@@ -146,9 +146,9 @@ class SharedLedger(Ledger):
             self.budget = _with_caps(self.budget, totals.caps)
         self._totals = totals
 
-    def _shortage_in(self, totals: Totals, need: Amount, reserved: Amount, holders: str) -> BudgetExceededError:
+    def _shortage_in(self, totals: Totals, need: Amount, lost: Amount, losers: str) -> BudgetExceededError:
         self._look(totals)
-        return self._shortage(totals.spent, need, reserved, holders)
+        return self._shortage(totals.spent, need, lost, losers)
 
 
 async def open_ledger(

@@ -106,15 +106,6 @@ async def test_who_waits_first_is_served_first():
     assert order == ["big", "small"]
 
 
-async def test_a_call_under_way_that_needs_more_does_not_wait():
-    ledger = BudgetLedger(Budget(calls=2))
-    await ledger.reserve(EACH, 2)
-    with pytest.raises(BudgetExceededError, match="calls: 0 of 2 spent, 2 set aside for calls under way"):
-        await ledger.reserve(EACH, 1, wait=False)
-    await ledger.settle(EACH, Usage())
-    assert await ledger.reserve(EACH, 1, wait=False) == 1
-
-
 @pytest.mark.fault("concurrency", "cancelled while waiting for the budget, twice", "nothing stays set aside")
 @pytest.mark.parametrize("granted_first", [False, True])
 async def test_a_cancelled_wait_leaves_nothing_set_aside(granted_first):

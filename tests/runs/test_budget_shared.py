@@ -179,14 +179,6 @@ async def test_a_settlement_is_made_although_its_task_is_cancelled(where):
     assert read_ledger(where).settled.calls == 1
 
 
-async def test_a_call_under_way_that_needs_more_does_not_wait(where):
-    ledger = await opened(where, Budget(calls=2))
-    await ledger.reserve(EACH, 2)
-    with pytest.raises(BudgetExceededError, match="2 set aside for calls under way"):
-        await ledger.reserve(EACH, 1, wait=False)
-    await ledger.aclose()
-
-
 async def test_a_cost_above_what_was_set_aside_is_charged_and_told_apart(where):
     ledger = await opened(where, Budget(usd=0.1))
     await ledger.reserve(EACH, 1)
