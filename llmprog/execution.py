@@ -103,8 +103,16 @@ async def execute(
         return await execute_joined(compiled, input, how)
 
     async def run_nested(program: CompiledProgram, given: Any, node: str, seed: int, place: str) -> Result:
-        chosen = backends.of_node(node, program)
-        return await go_on(program, given, backends=chosen, seed=seed, context=context, path=f"{path}/{place}")
+        # The node is under way, so what it runs is too: whoever stops the run waits for the node to end.
+        return await go_on(
+            program,
+            given,
+            backends=backends.of_node(node, program),
+            seed=seed,
+            context=replace(context, stop=None),
+            path=f"{path}/{place}",
+            halt=Halt(),
+        )
 
     return await _execute_search(
         compiled,

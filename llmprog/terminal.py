@@ -258,7 +258,7 @@ def program_lines(compiled: Any) -> Tree:
         if kind == "controller":
             for name, value in compiled.controller.parameters().items():
                 branch.add(Text(f"{name} = {value.__qualname__ if inspect.isroutine(value) else repr(value)}"))
-        elif kind == "program" and (compiled.parts[node].parts or compiled.parts[node].model_nodes):
+        elif kind == "program" and (compiled.parts[node].parts or compiled.parts[node].generators):
             branch.add(program_lines(compiled.parts[node]))
         elif attributes.get("prompt"):
             for line in str(attributes["prompt"]).strip().splitlines():

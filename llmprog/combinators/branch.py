@@ -66,7 +66,7 @@ class Branch(Joined):
             if fault:
                 yield fault
         if not is_mapping(self.cases):
-            yield f"cases={self.cases!r}; allowed is a mapping of keys to programs"
+            yield f"cases={self.cases!r:.200}; allowed is a mapping of keys to programs"
             return
         if not self.cases:
             yield "no cases: give programs by key"

@@ -55,7 +55,7 @@ class Parallel(Joined):
 
     def faults(self) -> Iterator[str]:
         if not is_mapping(self.programs):
-            yield f"programs={self.programs!r}; allowed is a mapping of names to programs"
+            yield f"programs={self.programs!r:.200}; allowed is a mapping of names to programs"
         elif not self.programs:
             yield "no parts: give the programs that share the input, by name"
         elif self.join is not None:

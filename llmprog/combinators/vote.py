@@ -124,14 +124,15 @@ class _Count:
             self._first.setdefault(form, outcome)
         rule = self._vote.stopping
         if rule is not None:
-            self.has_stopped = rule.should_stop(sorted(self._tally.votes.values(), reverse=True), self._forms)
+            votes = sorted(map(round, self._tally.votes.values()), reverse=True)
+            self.has_stopped = rule.should_stop(votes, self._forms)
 
     def outcome(self, cut: PartOutcome | None) -> JointOutcome:
         ranking = self._tally.ranking()
         leader = self._first[ranking[0][0]] if ranking else None
         votes = VoteResult(
             histogram=tuple((self._first[form].answer, number) for form, number in ranking),
-            confidence=leader_confidence([number for _, number in ranking]),
+            confidence=leader_confidence([round(number) for _, number in ranking]),
             num_samples=self.num_begun,
             num_valid=sum(form is not None for form in self._forms),
             num_allowed=self._vote.num_samples,

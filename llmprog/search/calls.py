@@ -135,7 +135,8 @@ class ModelHandle:
     async def run(self, program: Program, input: Any) -> Any:  # noqa: A002 - the word users expect
         """The ``Result`` of a program, run on the node's backend with the journal and the budget of the whole.
 
-        Run again within one running of a node, a program has draws of its own.
+        Run again within one running of a node, a program has draws of its own. It runs to its end, as the node does,
+        also where somebody stops the run meanwhile.
 
         Raises:
             BudgetExceededError: The budget ended before there was a solution.
