@@ -16,7 +16,9 @@ from llmprog.search.controller import (
     VoteResult,
 )
 from llmprog.search.depth_first import DepthFirstSearch
+from llmprog.search.diverse_beam import DiverseBeam
 from llmprog.search.monte_carlo import MonteCarloTreeSearch
+from llmprog.search.particle_filter import ParticleFilter
 from llmprog.search.runtime import Search, SearchOutcome
 from llmprog.search.self_consistency import SelfConsistency
 from llmprog.search.stopping import BetaStop, StoppingRule, WindowStop, leader_confidence
@@ -37,9 +39,11 @@ __all__ = [
     "Compare",
     "Controller",
     "DepthFirstSearch",
+    "DiverseBeam",
     "Expand",
     "Merge",
     "MonteCarloTreeSearch",
+    "ParticleFilter",
     "Prune",
     "Search",
     "SearchContext",

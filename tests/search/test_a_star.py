@@ -54,7 +54,7 @@ def cost_of_path(road, result):
     return sum(road[0][a][b]["weight"] for a, b in itertools.pairwise(path))
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(roads(), st.sampled_from([1, 2, 5]), st.booleans())
 def test_the_path_is_a_cheapest_one_for_any_heuristic_that_never_overestimates(road, batch_size, informed):
     result, _ = find(road, batch_size=batch_size, **({} if informed else {"heuristic": None}))
@@ -65,7 +65,7 @@ def test_the_path_is_a_cheapest_one_for_any_heuristic_that_never_overestimates(r
         assert result.graph.costs[result.thought.id] == pytest.approx(road[3][0])
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(roads(), st.sampled_from([0.0, 1.5, 4.0]))
 def test_a_weight_bounds_the_cost(road, weight):
     result, _ = find(road, weight=weight)
@@ -74,7 +74,7 @@ def test_a_weight_bounds_the_cost(road, weight):
         assert cost_of_path(road, result) <= max(1.0, weight) * road[3][0] + 1e-9
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(roads())
 def test_with_a_consistent_heuristic_no_thought_is_expanded_twice(road):
     to_goal = {node: road[3].get(node, math.inf) for node in road[0]}

@@ -75,7 +75,7 @@ async def test_max_backup_remembers_the_best_value_below():
     assert by_state(search, search.controller.totals) == {"": 0.9, "a": 0.9, "ac": 0.2, "b": 0.8, "bc": 0.8}
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(
     worlds(),
     depths,
