@@ -142,6 +142,8 @@ class Desk:
                 is_shown = turn.write(is_due)
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for an answer get it
             self._is_sure = False
+            for settlement in settlements:  # nobody hands them in again
+                self._me = replace(self._me, reserved=_left(self._me.reserved, settlement.given_back))
             self._shown_at = time.monotonic()  # not at once again
             reason = str(error) if isinstance(error, StoreError) else f"ledger {self.database}: {error!r}"
             _refuse([*settlements, *self._waiting], reason, error)
@@ -163,9 +165,17 @@ class Desk:
             raise StoreError(f"ledger {self.database}: it was deleted while it was in use")
         holders = tables.holders() if self._waiting or not self._is_sure else []
         if not self._is_sure:
-            mine = [holder.reserved for holder in holders if holder.id == self._me.id]
-            self._me = replace(self._me, reserved=mine[0] if mine else NOTHING)
+            self._give_up_lost(tables, holders)
         return _Turn(tables, totals, self._me, self._dead(holders), self._shortage)
+
+    def _give_up_lost(self, tables: LedgerTables, holders: list[Holder]) -> None:
+        """After a transaction that failed, or perhaps did not: what nobody will settle stays set aside for good."""
+        written = next((holder.reserved for holder in holders if holder.id == self._me.id), NOTHING)
+        self._me = replace(self._me, reserved=_smaller(self._me.reserved, written))
+        lost = written - self._me.reserved
+        if any(lost):  # under a name that shows no sign of life, so that nobody waits for it
+            tables.hold(replace(self._me, id=uuid.uuid4().hex, reserved=lost))
+        tables.hold(self._me)
 
     def _dead(self, holders: list[Holder]) -> list[Holder]:
         """Those who have shown no sign of life for the time of a lease, on this process's own clock."""
@@ -205,9 +215,9 @@ class _Turn:
         self._refused: list[tuple[Ask, BudgetExceededError]] = []
 
     def settle(self, settlement: Settlement) -> None:
-        held, back = self.me.reserved, settlement.given_back
-        # With the last call everything goes back, so that no rounding stays behind.
-        back = held if back.calls >= held.calls else _smaller(back, held)
+        held = self.me.reserved
+        left = _left(held, settlement.given_back)
+        back = held - left
         within = _smaller(settlement.charge, back)
         excess = settlement.charge - within
         self.totals = replace(
@@ -216,7 +226,7 @@ class _Turn:
             overrun=self.totals.overrun + excess._replace(nanousd=excess.nanousd or 0),
             reserved=self.totals.reserved - back,
         )
-        self.me = replace(self.me, reserved=held - back)
+        self.me = replace(self.me, reserved=left)
 
     def grant(self, ask: Ask) -> bool:
         """Whether it is dealt with, since there is room for it or it was cancelled."""
@@ -256,6 +266,15 @@ class _Turn:
             ask.answer.set_result(granted)
         for ask, error in self._refused:
             ask.answer.set_exception(error)
+
+
+def _left(held: Amount, given_back: Amount) -> Amount:
+    # With the last call everything goes back, so that no rounding stays behind.
+    return (
+        NOTHING
+        if given_back.calls >= held.calls
+        else held - _smaller(given_back._replace(nanousd=given_back.nanousd or 0), held)
+    )
 
 
 def _smaller(a: Amount, b: Amount) -> Amount:

@@ -444,7 +444,8 @@ async def test_a_server_s_password_is_in_no_message(postgres_url):
 async def test_a_session_that_the_server_ended_is_begun_again(postgres_url):
     import psycopg
 
-    ledger = await opened(postgres_url, Budget(calls=2))
+    ledger = await opened(postgres_url, Budget(calls=3), lease_s=0.3)
+    other_process = await opened(postgres_url, Budget(), lease_s=0.3)
     await ledger.reserve(EACH, 1)
     with psycopg.connect(postgres_url, autocommit=True) as other:
         other.execute(
@@ -453,11 +454,18 @@ async def test_a_session_that_the_server_ended_is_begun_again(postgres_url):
         )
     with pytest.raises(StoreError, match="see whether the server is in order"):
         await ledger.settle(EACH, EACH)
-    assert await ledger.reserve(EACH, 2) == 1
+    assert await ledger.reserve(EACH, 3) == 2
     await ledger.settle(EACH, EACH)
-    await ledger.aclose()
+    # The call that could not be settled stays charged, and nobody waits for it.
+    await ledger.settle(EACH, EACH)
+    with pytest.raises(StoreError):  # the other's session was ended, too
+        await other_process.reserve(EACH, 1)
+    for still in (ledger, other_process):
+        with pytest.raises(BudgetExceededError, match="calls: 2 of 3 spent, 1 set aside by processes that ended"):
+            await still.reserve(EACH, 1)
+        await still.aclose()
     state = read_ledger(postgres_url)
-    assert (state.settled.calls, state.reserved.calls) == (1, 1)
+    assert (state.settled.calls, state.reserved.calls) == (2, 1)
 
 
 @pytest.mark.fault("budget", "64 tasks × 4 processes at the limit", "0 overspends")
