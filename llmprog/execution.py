@@ -23,6 +23,7 @@ from llmprog.result import Result
 from llmprog.search.calls import derive_seed
 from llmprog.search.runtime import Search, SearchOutcome
 from llmprog.search.thought_graph import ThoughtGraph
+from llmprog.tracing import WatchedRun, thought_log
 
 J_co = TypeVar("J_co", bound=Journal, covariant=True)
 
@@ -73,6 +74,8 @@ async def execute(
         halt: That of the joined program which this is a part of.
     """
     halt = Halt() if halt is None else halt
+    run_id = None if context.journal is None else context.journal.id
+    watched = WatchedRun(compiled.name, run=run_id, path=path, backend=backends.label, seed=seed)
     go_on = functools.partial(execute, on_event=on_event, max_in_flight=max_in_flight, stream=stream, halt=halt)
     if isinstance(compiled.program, Joined):
 
@@ -97,10 +100,11 @@ async def execute(
             max_in_flight=max_in_flight,
             seed=seed,
             backend=backends.label,
-            run_id=None if context.journal is None else context.journal.id,
+            run_id=run_id,
             observe_graph=None if context.journal is None else _records_of_parts(context.journal, path),
         )
-        return await execute_joined(compiled, input, how)
+        with watched:
+            return watched.came_to(await execute_joined(compiled, input, how))
 
     async def run_nested(program: CompiledProgram, given: Any, node: str, seed: int, place: str) -> Result:
         # The node is under way, so what it runs is too: whoever stops the run waits for the node to end.
@@ -114,18 +118,20 @@ async def execute(
             halt=Halt(),
         )
 
-    return await _execute_search(
-        compiled,
-        input,
-        run_nested,
-        backends=backends,
-        seed=seed,
-        context=context,
-        path=path,
-        on_event=on_event,
-        max_in_flight=max_in_flight,
-        stream=stream,
-    )
+    with watched:
+        result = await _execute_search(
+            compiled,
+            input,
+            run_nested,
+            backends=backends,
+            seed=seed,
+            context=context,
+            path=path,
+            on_event=on_event,
+            max_in_flight=max_in_flight,
+            stream=stream,
+        )
+        return watched.came_to(result)
 
 
 def _records_of_parts(journal: Journal, path: str) -> Callable[[ThoughtGraph], Callable[[Event], None]]:
@@ -155,7 +161,7 @@ async def _execute_search(
     accounts = None
     if journal is not None or ledger is not None or context.cache is not None:
         accounts = Accounts(None if journal is None else journal.at(path), ledger, context.cache)
-    observers: list[Callable[[Event], None]] = [] if on_event is None else [on_event]
+    observers: list[Callable[[Event], None]] = [tell for tell in (on_event, thought_log()) if tell is not None]
 
     def observe(event: Event) -> None:
         for tell in observers:

@@ -62,6 +62,16 @@ def runs_are_kept_apart_from_the_users(tmp_path_factory):
         os.environ["LLMPROG_STORE"] = before
 
 
+@pytest.fixture(autouse=True)
+def no_tracer_provider_is_left_behind():
+    """OpenTelemetry lets a process set its provider once; a test's is not to trace the tests after it."""
+    yield
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is not None and trace._TRACER_PROVIDER is not None:
+        trace._TRACER_PROVIDER = None
+        trace._TRACER_PROVIDER_SET_ONCE = type(trace._TRACER_PROVIDER_SET_ONCE)()
+
+
 FAULT_REPORTS = pytest.StashKey[dict]()
 
 

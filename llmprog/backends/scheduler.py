@@ -8,12 +8,14 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from llmprog.backends.accounts import Accounts, parts_of, samples_of
+from llmprog.accounting import Question
+from llmprog.backends.accounts import Accounts, attempts, parts_of, samples_of
 from llmprog.backends.base import Backend, StreamingBackend, refuse_unsupported
 from llmprog.backends.bounds import most_usage, times
 from llmprog.errors import BackendError, BudgetExceededError, LLMProgError, OptionError
 from llmprog.events import CallSettled, CompletionDelta
 from llmprog.tasks import gather_or_cancel
+from llmprog.tracing import Unwatched, WatchedCall, watch_call
 from llmprog.types import (
     Completion,
     Logprobs,
@@ -156,8 +158,8 @@ class Scheduler:
             return known
 
         async def send() -> Sequence[Logprobs]:
-            with _as_backend_error(backend):
-                return await backend.score(prompt, continuations)
+            with _watched(node, backend, scoring) as call, _as_backend_error(backend):
+                return call.answered(await backend.score(prompt, continuations))
 
         async with self._slots[id(backend)]:
             begun = time.monotonic()
@@ -195,8 +197,8 @@ class Scheduler:
         return part, await accounts.call(node, backend, part, times(each, granted), send)
 
     async def _draw(self, node: str, backend: Backend, request: Request) -> Sequence[Completion]:
-        with _as_backend_error(backend):
-            return await self._drawn(node, backend, request)
+        with _watched(node, backend, request) as call, _as_backend_error(backend):
+            return call.answered(await self._drawn(node, backend, request))
 
     async def _drawn(self, node: str, backend: Backend, request: Request) -> Sequence[Completion]:
         if isinstance(request.prompt, Template):
@@ -212,6 +214,11 @@ class Scheduler:
         self.usage += event.usage
         if self._on_settled is not None:
             self._on_settled(event)
+
+
+def _watched(node: str, backend: Backend, question: Question) -> WatchedCall | Unwatched:
+    made = attempts.get()
+    return watch_call(node, backend.id, question, None if made is None else made.call)
 
 
 def _usage_of(scores: Sequence[Logprobs]) -> Usage:

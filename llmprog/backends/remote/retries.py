@@ -14,6 +14,7 @@ from llmprog.backends.accounts import attempts
 from llmprog.backends.remote.health import PoisonTest, RetryBudget
 from llmprog.errors import BackendError, EndpointDownError, RequestRefusedError
 from llmprog.log import Log
+from llmprog.tracing import note_retry
 
 T = TypeVar("T")
 
@@ -102,6 +103,7 @@ class Retries:
                 is_first = False
                 raise failed
             self.num_retries += 1
+            note_retry(failed, ended - begun)
             if (call := attempts.get()) is not None:
                 await call.again(failed, ended - begun)
             begun = self._clock()
