@@ -231,6 +231,32 @@ def test_an_edited_program_is_gone_on_with_as_a_fork_only(llmprog, store, tmp_pa
     assert {run.id: run.forked_from for run in store.list()}[json.loads(out)["run"]] == run_id
 
 
+def test_a_job_is_gone_on_with_by_its_id_too(llmprog, store, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from llmprog import Program, generator\n"
+        "from llmprog.search import BreadthFirstSearch\n"
+        "@generator\n"
+        "def more(state: str) -> list[str]:\n"
+        "    return [state + 'a']\n"
+        "mine = Program(generators=[more], controller=BreadthFirstSearch(max_depth=1))\n"
+    )
+    data, out = tmp_path / "data.jsonl", tmp_path / "out.jsonl"
+    data.write_text("".join(f'{{"q": "{letter}"}}\n' for letter in "uvwxyz"))
+    given = ("map", f"{file}:mine", "--data", data, "--out", out, "--concurrency", 1, "--json")
+    code, printed, _ = llmprog(*given, "--budget", "thoughts=4")
+    assert code == cli.EXIT_BUDGET
+    job = json.loads(printed)["run"]
+    assert len(out.read_text().splitlines()) < 6
+    code, printed, _ = llmprog("runs", "show", job)
+    assert "(job)" in printed
+    assert str(data) in printed
+    code, printed, _ = llmprog("runs", "resume", job, "--budget", "thoughts=100", "--json")
+    assert code == 0
+    assert json.loads(printed)["run"] == job
+    assert sorted(json.loads(line)["answer"] for line in out.read_text().splitlines()) == [f"{c}a" for c in "uvwxyz"]
+
+
 def test_a_run_that_python_began_is_gone_on_with_there(llmprog, store):
     run_id = kept(store)
     code, _, err = llmprog("runs", "resume", run_id)
