@@ -276,10 +276,11 @@ def _join(database: LedgerDatabase, budget: Budget) -> Totals:
         for name, new, old in zip(("calls", "tokens", "usd"), wanted, totals.caps, strict=True):
             if new is not None and new != old:
                 has = "no such limit" if old is None else f"{name}={old / _unit(name):.10g}"
-                raise OptionError(
-                    f"ledger {database}: the budget says {name}={new / _unit(name):.10g}, the ledger has {has}; "
-                    f"leave {name} out, or raise it with llmprog.runs.shared_ledger.raise_limits"
-                )
+                advice = f"leave {name} out, or name another place for a ledger of its own"
+                if old is not None and new > old:
+                    advice = f"leave {name} out, or raise it with llmprog.runs.shared_ledger.raise_limits"
+                said = f"{name}={new / _unit(name):.10g}"
+                raise OptionError(f"ledger {database}: the budget says {said}, the ledger has {has}; {advice}")
     except BaseException:
         database.close()
         raise
