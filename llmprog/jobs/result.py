@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from llmprog.redaction import redact
@@ -83,8 +83,8 @@ class RowResult:
             "votes": None if self.votes is None else [{"answer": a, "votes": n} for a, n in self.votes],
             "confidence": self.confidence,
             "correct": self.correct,
-            "usage": asdict(self.usage),
-            "error": None if self.error is None else asdict(self.error),
+            "usage": {name: getattr(self.usage, name) for name in _USAGE},
+            "error": None if self.error is None else {"type": self.error.type, "message": self.error.message},
             "seed": self.seed,
         }
 
@@ -102,6 +102,7 @@ class RowResult:
         )
 
 
+_USAGE = tuple(field.name for field in fields(Usage))
 _KEPT_AS_IS = ("index", "row", "answer", "solved", "stopped", "confidence", "correct", "seed")
 
 
