@@ -272,6 +272,15 @@ def test_an_output_of_something_else_is_not_overwritten(place, llmprog_map):
     assert "--overwrite" in other.stderr
 
 
+def test_the_data_is_never_overwritten(place, llmprog_map):
+    (place / "out.jsonl").symlink_to(place / "data.jsonl")
+    before = (place / "data.jsonl").read_text()
+    done = llmprog_map("--input", "n", "--overwrite")
+    assert done.returncode == 2
+    assert "is the data file; give another --out" in done.stderr
+    assert (place / "data.jsonl").read_text() == before
+
+
 def test_two_at_once_are_refused_by_name_of_the_owner(place, llmprog_map):
     with started(place, "--input", "n", "--concurrency", "1", pause_s=1.5) as process:
         wait_for_rows(place, 2)

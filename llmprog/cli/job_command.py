@@ -88,9 +88,10 @@ def run_job(
     from llmprog import job_terminal
     from llmprog.background_loop import run_sync
     from llmprog.errors import LLMProgError
-    from llmprog.jobs.output import Output, refuse_used
+    from llmprog.jobs.output import Output, refuse_data, refuse_used
     from llmprog.runs.store import default_store, open_store
 
+    refuse_data(command.out, command.data)
     with closing(open_store(command.store or default_store())) as store:
         newest = run_id or store.find(command.key())
         if newest is None and not overwrite:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,17 @@ def refuse_used(path: str | Path) -> None:
     path = Path(path)
     if path.is_file() and path.stat().st_size:
         raise _used(path, "something already")
+
+
+def refuse_data(path: str | Path, data: str | Path) -> None:
+    """Refuse an output file that is the data file.
+
+    Raises:
+        OptionError: It is.
+    """
+    with suppress(FileNotFoundError):
+        if Path(path).samefile(data):
+            raise OptionError(f"the output file {str(path)!r} is the data file; give another --out")
 
 
 def _used(path: Path, what: str) -> OptionError:
