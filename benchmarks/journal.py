@@ -150,10 +150,10 @@ async def long_run(store: RunStore, num_calls: int, in_flight: int) -> tuple[boo
     return growth < GOAL_GROWTH and recalled == num_calls, text
 
 
-async def work_until_killed(where: str, run_id: str) -> None:
+async def work_until_killed(where: str, run_id: str, first: int) -> None:
     """What a killed process did: it says what is on disk, each as soon as it is told."""
     journal = open_store(where).resume(run_id)
-    numbers = iter(range(10**9))
+    numbers = iter(range(first, 10**9))
 
     async def work() -> None:
         for number in numbers:
@@ -170,15 +170,27 @@ def kills(store: RunStore, count: int) -> tuple[bool, str]:
     moments = random.Random(seed)
     journal = store.create(INFO)
     asyncio.run(journal.aclose())
-    command = [sys.executable, __file__, "--work-until-killed", str(store), "--run", journal.id]
     acknowledged: list[int] = []
     for _ in range(count):
+        first = max(
+            0, max(acknowledged, default=0) - 5000
+        )  # calls that the process before had in flight are among these
+        command = [
+            sys.executable,
+            __file__,
+            "--work-until-killed",
+            str(store),
+            "--run",
+            journal.id,
+            "--first",
+            str(first),
+        ]
         worker = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: S603 - this very script
+        begun = worker.stdout.readline() if worker.stdout else b""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            worker.wait(moments.uniform(0.3, 1.2))
+            worker.wait(moments.uniform(0, 0.2))
         worker.kill()
-        said = worker.communicate()[0].decode().splitlines()
-        acknowledged += map(int, said[:-1] if said and not said[-1].isdecimal() else said)
+        acknowledged += map(int, (begun + worker.communicate()[0]).split())
     journal = store.resume(journal.id)
     calls = journal.at("")
     lost = sum(not calls.recall("reason", question(number)) for number in acknowledged)
@@ -196,9 +208,10 @@ def main() -> int:
     parser.add_argument("--store", help="a directory on the disk to be measured (default: a temporary one)")
     parser.add_argument("--work-until-killed", help=argparse.SUPPRESS)
     parser.add_argument("--run", help=argparse.SUPPRESS)
+    parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work_until_killed:
-        asyncio.run(work_until_killed(options.work_until_killed, options.run))
+        asyncio.run(work_until_killed(options.work_until_killed, options.run, options.first))
         return 0
     with tempfile.TemporaryDirectory(dir=options.store) as directory:
         store = open_store(directory)

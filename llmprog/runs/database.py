@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from llmprog.errors import StoreError
 from llmprog.runs.schema import (
@@ -19,10 +19,13 @@ from llmprog.runs.schema import (
     SQLITE,
     VERSION,
     Connection,
+    Insert,
     Migration,
     create_statements,
+    insert_sql,
 )
 
+_MAX_ROWS = 128
 BUSY_TIMEOUT_S = 120.0  # how long another program may hold a lock on a run's file
 
 
@@ -31,7 +34,6 @@ class Database(Protocol):
 
     begin: str
     errors: tuple[type[Exception], ...]
-    max_rows_per_statement: int
 
     def writer(self) -> Connection:
         """The connection of the run's owner; an older file is brought up to date."""
@@ -39,6 +41,10 @@ class Database(Protocol):
 
     def reader(self) -> Connection:
         """A connection that only reads."""
+        ...
+
+    def insert(self, connection: Connection, insert: Insert, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert ``rows``, all of them in few statements."""
         ...
 
     def closing(self, connection: Connection) -> None:
@@ -71,6 +77,20 @@ def transaction(database: Database, connection: Connection) -> Iterator[None]:
     connection.execute("COMMIT")
 
 
+def _insert_in_few_statements(connection: Connection, insert: Insert, rows: Sequence[Sequence[Any]]) -> None:
+    """Insert ``rows`` by statements of many rows each.
+
+    Whenever a thread executes a statement it lets the others run; row by row, one that writes would wait its turn
+    against a busy event loop once for every row. Sizes are powers of two: so there are few statements to prepare.
+    """
+    size, done = _MAX_ROWS, 0
+    while done < len(rows):
+        while size > len(rows) - done:
+            size //= 2
+        connection.execute(insert_sql(insert, size), [value for row in rows[done : done + size] for value in row])
+        done += size
+
+
 class _DamagedError(sqlite3.DatabaseError):
     """What SQLite's own check of a file has found."""
 
@@ -87,7 +107,6 @@ class SqliteFile:
 
     begin = "BEGIN IMMEDIATE"
     errors: tuple[type[Exception], ...] = (sqlite3.Error, OSError, StoreError)
-    max_rows_per_statement = 128
 
     def __init__(
         self,
@@ -166,6 +185,9 @@ class SqliteFile:
                 connection.close()
                 raise
         return connection
+
+    def insert(self, connection: Connection, insert: Insert, rows: Sequence[Sequence[Any]]) -> None:
+        _insert_in_few_statements(connection, insert, rows)
 
     def closing(self, connection: Connection) -> None:
         """Close the writer's connection and leave one file, without its write-ahead log where nobody reads it."""
@@ -295,7 +317,6 @@ class MemoryDatabase:
 
     begin = SqliteFile.begin
     errors = SqliteFile.errors
-    max_rows_per_statement = SqliteFile.max_rows_per_statement
 
     def __init__(self) -> None:
         self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
@@ -307,6 +328,9 @@ class MemoryDatabase:
 
     def reader(self) -> Connection:
         return Lent(self._connection)
+
+    def insert(self, connection: Connection, insert: Insert, rows: Sequence[Sequence[Any]]) -> None:
+        _insert_in_few_statements(connection, insert, rows)
 
     def closing(self, connection: Connection) -> None:
         """The connection is the run: it stays."""

@@ -109,26 +109,17 @@ def create_statements(dialect: Dialect) -> list[str]:
 
 @dataclass(frozen=True)
 class Insert:
-    """An insertion of any number of rows in one statement.
-
-    One statement, since a thread lets the others run whenever it executes one: row by row, a thread that writes would
-    wait its turn once for every row.
-    """
+    """Into which columns of which table rows are inserted."""
 
     table: str
     columns: tuple[str, ...]
-    on_conflict: str = ""
-
-    def sql(self, num_rows: int) -> str:
-        """The statement for this many rows."""
-        return _insert_sql(self, num_rows)
 
 
 @functools.cache
-def _insert_sql(insert: Insert, num_rows: int) -> str:
+def insert_sql(insert: Insert, num_rows: int) -> str:
+    """The statement that inserts so many rows."""
     row = f"({', '.join('?' * len(insert.columns))})"
-    rows = ", ".join([row] * num_rows)
-    return f"INSERT INTO {insert.table} ({', '.join(insert.columns)}) VALUES {rows} {insert.on_conflict}".rstrip()  # noqa: S608 - constants only
+    return f"INSERT INTO {insert.table} ({', '.join(insert.columns)}) VALUES {', '.join([row] * num_rows)}"  # noqa: S608 - constants
 
 
 QUESTION = Insert("question", ("run", "id", "digest", "content"))

@@ -12,8 +12,7 @@ from llmprog.runs.encoding import json_to_bytes
 from llmprog.runs.info import INFO_COLUMNS, RunInfo
 from llmprog.runs.journal import RunJournal
 from llmprog.runs.owner import OwnerLock, this_process
-from llmprog.runs.schema import CALL, OUTCOME, QUESTION, RUN, USAGE_COLUMNS, Connection, Insert
-from llmprog.runs.writer import insert_rows
+from llmprog.runs.schema import CALL, OUTCOME, QUESTION, RUN, USAGE_COLUMNS, Connection, Insert, insert_sql
 from llmprog.types import Usage
 
 _CHUNK = 1024
@@ -50,7 +49,7 @@ def insert_run(connection: Connection, run_id: str, info: RunInfo, now: float, f
         0.0,
         1,
     )
-    connection.execute(RUN.sql(1), row)
+    connection.execute(insert_sql(RUN, 1), row)
 
 
 def begin(
@@ -151,12 +150,12 @@ def _copy(database: Database, connection: Connection, number: int, old: Connecti
     width, last = len(CALL.columns), 0
     while rows := old.execute(f"SELECT {columns} {_SETTLED}", (old_number, last, _CHUNK)).fetchall():
         for insert, part in ((CALL, slice(width)), (OUTCOME, slice(width, None))):
-            insert_rows(database, connection, insert, [_changed(insert, row[part], changed) for row in rows])
+            database.insert(connection, insert, [_changed(insert, row[part], changed) for row in rows])
         last = rows[-1][CALL.columns.index("id")]
     last = 0
     columns = ", ".join(QUESTION.columns)
     while rows := old.execute(f"SELECT {columns} {_QUESTIONS}", (old_number, last, _CHUNK)).fetchall():
-        insert_rows(database, connection, QUESTION, [_changed(QUESTION, row, changed) for row in rows])
+        database.insert(connection, QUESTION, [_changed(QUESTION, row, changed) for row in rows])
         last = rows[-1][QUESTION.columns.index("id")]
 
 

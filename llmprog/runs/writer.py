@@ -137,21 +137,11 @@ class GroupWriter:
                 else:
                     self._connection.execute(statement, row)
             for insert, rows in inserts.items():
-                insert_rows(self._database, self._connection, insert, rows)
+                self._database.insert(self._connection, insert, rows)
             if time.monotonic() - self._touched >= _TOUCH_EVERY_S:
                 self._connection.execute(*self._touch())
                 self._touched = time.monotonic()
         self._database.check()
-
-
-def insert_rows(database: Database, connection: Connection, insert: Insert, rows: list[Sequence[Any]]) -> None:
-    """Insert ``rows`` in few statements, whose sizes are powers of two: so there are few different ones to prepare."""
-    size, done = database.max_rows_per_statement, 0
-    while done < len(rows):
-        while size > len(rows) - done:
-            size //= 2
-        connection.execute(insert.sql(size), [value for row in rows[done : done + size] for value in row])
-        done += size
 
 
 def _resolve(group: list[_Item], failure: StoreError | None) -> None:
