@@ -98,8 +98,11 @@ def print_run(console: Console, run: Run) -> None:
     _print_votes(console, result.get("votes"))
     failures = run.failures()
     for failure in failures[:_MAX_FAILURES]:
-        what = f"{failure.count} {failure.of}{'s' if failure.count != 1 else ''} failed: "
-        console.print(Text(what + plain(failure.error), style="red"), soft_wrap=True)
+        what = f"{failure.count} {failure.of}{'s' if failure.count != 1 else ''}"
+        if failure.is_cancelled:
+            console.print(Text(f"{what} cancelled: not needed any more, or interrupted", style="dim"))
+        else:
+            console.print(Text(f"{what} failed: {plain(failure.error)}", style="red"), soft_wrap=True)
     if failures[_MAX_FAILURES:]:
         console.print(f"… {sum(f.count for f in failures[_MAX_FAILURES:])} failures of other kinds", style="dim")
 

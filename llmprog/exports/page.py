@@ -45,7 +45,7 @@ def html_pieces(run: Run) -> Iterator[str]:
     yield from _table(("", ""), ((name, _text(value)) for name, value in _facts(run)))
     result = run.result if isinstance(run.result, dict) else {}
     yield from _votes(result.get("votes"))
-    failures = run.failures()
+    failures = [failure for failure in run.failures() if not failure.is_cancelled]
     if failures:
         yield "<h2>What went wrong</h2>\n"
         yield from _table(

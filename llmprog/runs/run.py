@@ -125,6 +125,11 @@ class Failure:
     error: str
     count: int
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether nothing was wrong: the calls were not needed any more, or somebody interrupted them."""
+        return self.error.startswith(("CancelledError", "cancelled"))
+
 
 def _place(path: str) -> tuple[int, str, str]:
     row, _, within = path.partition("/")
