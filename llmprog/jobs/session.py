@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 
-from llmprog.errors import InputError
+from llmprog.errors import InputError, LLMProgError
 from llmprog.jobs.executor import UNFINISHED, Executor
 from llmprog.jobs.inputs import InputOf
 from llmprog.jobs.result import RowResult, RowTask, result_of_error
@@ -91,13 +91,13 @@ class Session:
 
     async def _watch(self, workers: list[asyncio.Task[None]]) -> BaseException | None:
         """Wait for all workers, hand on what waits, and end the results; returns the error that ended the job."""
-        ended, running = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
-        errors = [error for worker in ended if (error := worker.exception()) is not None]
-        if errors:
-            self._end("error")
-        if running:
-            ended, _ = await asyncio.wait(running)
-            errors += [error for worker in ended if (error := worker.exception()) is not None]
+        errors: list[BaseException] = []
+        running = set(workers)
+        while running:
+            ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            errors += [error for worker in ended if (error := _error_of(worker)) is not None]
+            if errors:
+                self._end("error")
         for index in sorted(self._waiting):
             await self._done.put(self._waiting[index])
         await self._done.put(None)
@@ -178,3 +178,11 @@ class Session:
                 await self._done.put(self._waiting.pop(self._next_index))
                 self._next_index += 1
                 self._moved.set()
+
+
+def _error_of(worker: asyncio.Task[None]) -> BaseException | None:
+    if worker.cancelled():  # not by us: we do it when nobody waits for the results any more
+        return LLMProgError(
+            "the work on a row was cancelled from within it; does one of its nodes raise CancelledError?"
+        )
+    return worker.exception()

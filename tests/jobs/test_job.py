@@ -15,6 +15,7 @@ from llmprog.errors import (
     BackendError,
     ConnectionFailedError,
     InputError,
+    LLMProgError,
     OptionError,
     ProgramChangedError,
     QuotaError,
@@ -270,6 +271,33 @@ async def test_an_error_of_the_data_ends_the_job_after_the_rows_before_it():
     assert "the data is cut" in str(error)
     assert sorted(result.index for result in done) == list(range(5))
     assert job.num_rows is None
+
+
+@pytest.mark.fault("concurrency", "a node of one row raises CancelledError", "the job ends with an error, not never")
+async def test_a_row_that_cancels_itself_ends_the_job():
+    def fails(prompt):
+        if "Question: 3 plus" in prompt:
+            raise asyncio.CancelledError
+
+    job = amap(vote(), questions(20), backend=Recorder(fails=fails), concurrency=2)
+    done, error = await until_error(job, LLMProgError)
+    assert "cancelled from within" in str(error)
+    assert len(done) < 20
+
+
+async def test_a_job_that_is_cancelled_leaves_nothing_behind(tmp_path):
+    asked = asyncio.Event()
+    backend = Recorder(fails=lambda prompt: asked.set(), latency_s=10)
+    job = amap(vote(), questions(100), backend=backend, store=tmp_path)
+    task = asyncio.create_task(collected(job))
+    await asked.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled()
+    assert backend.num_in_flight == 0
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    with open_store(tmp_path).open(job.progress.run_id) as run:
+        assert run.status == "interrupted"
 
 
 @pytest.mark.parametrize(
