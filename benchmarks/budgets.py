@@ -92,7 +92,7 @@ class Worker:
         self.schedule = schedule
         self.draw = random.Random(f"{schedule.seed}/{index}")
         self.account = Account(f"{schedule.accounts}.{index}")
-        self.refused: list[Amount] = []
+        self.refused: list[tuple[Amount, bool]] = []
         self.cancelled = 0
 
     async def run(self) -> dict[str, Any]:
@@ -120,8 +120,8 @@ class Worker:
             while count:
                 try:
                     granted = await self.ledger.reserve(each, count)
-                except BudgetExceededError:
-                    self.refused.append(reserved_amount(each))
+                except BudgetExceededError as error:
+                    self.refused.append((reserved_amount(each), "processes that ended" in str(error)))
                     return
                 count -= granted
                 await self.calls(each, granted)
@@ -233,9 +233,13 @@ def check(schedule: Schedule, reports: list[dict[str, Any]], is_killed: bool, fi
         findings.faults.append(f"schedule {schedule.seed}: {spent} and {may_cost} under way, the ledger has {held}")
     if not is_killed and (state.settled != spent or any(state.reserved) or state.holders):
         findings.faults.append(f"schedule {schedule.seed}: {spent} spent, the ledger has {state}")
-    refused = [Amount(*need) for report in reports for need in report["refused"]]
-    for need in refused:
-        if all(cap is None or have + more <= cap for cap, have, more in zip(caps, held, need, strict=True)):
+    refused = [(Amount(*need), is_for_dead) for report in reports for need, is_for_dead in report["refused"]]
+    for need, is_for_dead in refused:
+        if any(cap is not None and have + more > cap for cap, have, more in zip(caps, held, need, strict=True)):
+            continue
+        if is_for_dead:  # on a busy machine a process may show no sign of life for so short a lease, and then settle
+            findings.counts["refusals for a process that only seemed dead"] += 1
+        else:
             findings.faults.append(f"schedule {schedule.seed}: {need} was refused with {held} held, of {caps}")
     counts = findings.counts
     counts["schedules"] += 1
