@@ -19,11 +19,14 @@ from llmprog.search.depth_first import DepthFirstSearch
 from llmprog.search.diverse_beam import DiverseBeam
 from llmprog.search.monte_carlo import MonteCarloTreeSearch
 from llmprog.search.particle_filter import ParticleFilter
+from llmprog.search.prompter import Memory, Prompter, Round
+from llmprog.search.rollback import Decision, Policy, RollbackRules, Situation
 from llmprog.search.runtime import Search, SearchOutcome
 from llmprog.search.self_consistency import SelfConsistency
 from llmprog.search.stopping import BetaStop, StoppingRule, WindowStop, leader_confidence
 from llmprog.search.thought_graph import Arrival, Status, Thought, ThoughtGraph
 from llmprog.search.tree_controller import TreeController, by_score
+from llmprog.search.tree_of_thought import TreeOfThoughtController
 from llmprog.search.universal import UniversalSelfConsistency, most_consistent
 from llmprog.search.voting import canonical_answer
 from llmprog.search.weighted_vote import WeightedVote
@@ -38,23 +41,31 @@ __all__ = [
     "BreadthFirstSearch",
     "Compare",
     "Controller",
+    "Decision",
     "DepthFirstSearch",
     "DiverseBeam",
     "Expand",
+    "Memory",
     "Merge",
     "MonteCarloTreeSearch",
     "ParticleFilter",
+    "Policy",
+    "Prompter",
     "Prune",
+    "RollbackRules",
+    "Round",
     "Search",
     "SearchContext",
     "SearchOutcome",
     "SelfConsistency",
+    "Situation",
     "Status",
     "Stop",
     "StoppingRule",
     "Thought",
     "ThoughtGraph",
     "TreeController",
+    "TreeOfThoughtController",
     "UniversalSelfConsistency",
     "VoteResult",
     "WeightedVote",

@@ -23,7 +23,9 @@ from llmprog.search import (
     DiverseBeam,
     MonteCarloTreeSearch,
     ParticleFilter,
+    RollbackRules,
     SelfConsistency,
+    TreeOfThoughtController,
     UniversalSelfConsistency,
     WeightedVote,
     WindowStop,
@@ -58,6 +60,7 @@ CONTROLLERS = [
     ParticleFilter(num_particles=6, max_depth=3),
     ParticleFilter(num_particles=5, max_depth=3, resample_threshold=1.0, score_as="log_weight"),
     ParticleFilter(num_particles=5, max_depth=3, resample_threshold=0.0),
+    TreeOfThoughtController(max_depth=3, max_rounds=12, policy=RollbackRules(max_visits=2, patience=4)),
     WeightedVote(num_samples=12, max_depth=2),
     UniversalSelfConsistency(num_samples=8, max_depth=2),
     BestOfN(num_samples=8, max_depth=2, batch_size=3),
@@ -82,7 +85,7 @@ def reply(world, num_places):
     return script
 
 
-@generator(prompt="From {number} reached by {via}:", n=2)
+@generator(prompt="From {number} reached by {via}:{hint}{dialogue}", n=2)
 def go(state: Place, completion: str):
     for position, word in enumerate(completion.split()):
         yield Place(int(word), f"{state.number}:{position}")
