@@ -7,6 +7,7 @@ other: SQLite up to 3.51.2 can lose a write when two reset its write-ahead log a
 from __future__ import annotations
 
 import contextlib
+import errno
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -230,7 +231,7 @@ class SqliteFile:
             return error
         code = getattr(error, "sqlite_errorname", "") or ""
         text = f"run file {self.path}: {str(error)[:300]}"
-        if code.startswith("SQLITE_FULL") or getattr(error, "errno", None) == 28:
+        if code.startswith("SQLITE_FULL") or getattr(error, "errno", None) == errno.ENOSPC:
             text += "; the disk is full: make room and resume the run"
         elif code.startswith("SQLITE_BUSY"):
             text += f" for {self._busy_timeout_s:g} s by another program; close that program and resume the run"

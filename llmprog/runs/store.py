@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import os
 import time
 from abc import ABC, abstractmethod
@@ -95,7 +96,7 @@ class RunStore(ABC):
     def find(self, key: str) -> str | None:
         """The id of the newest run whose ``RunInfo.key`` this is."""
         for run_id in self._ids():
-            with contextlib.suppress(StoreError), self.open(run_id) as run:
+            with contextlib.suppress(StoreError), self._open(run_id) as run:
                 if run.info.key == key:
                     return run_id
         return None
@@ -106,17 +107,17 @@ class RunStore(ABC):
         Raises:
             StoreError: There is no such run, or it cannot be read.
         """
-        run_id = self._full_id(run_id)
-        return Run(
-            run_id, self._existing(run_id), lambda connection, number: self._is_owned(run_id, connection, number)
-        )
+        return self._open(self._full_id(run_id))
+
+    def _open(self, run_id: str) -> Run:
+        return Run(run_id, self._existing(run_id), functools.partial(self._is_owned, run_id))
 
     def list(self) -> Sequence[Run]:
         """All runs, newest first; one that cannot be read says why in ``problem``."""
         runs = []
         for run_id in self._ids():
             try:
-                run = self.open(run_id)
+                run = self._open(run_id)
             except StoreError as error:
                 run = Run.unreadable(run_id, str(error))
             run.close()
@@ -256,7 +257,8 @@ class DirectoryStore(RunStore):
 
     def _ids(self) -> Sequence[str]:
         try:
-            names = [path.name for path in self.directory.iterdir()]
+            with os.scandir(self.directory) as found:
+                names = [entry.name for entry in found]
         except FileNotFoundError:
             return []
         except OSError as error:
