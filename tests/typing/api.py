@@ -19,6 +19,7 @@ from llmprog import (
     generator,
 )
 from llmprog.arithmetic import Expression, canonical_number, evaluate, parse
+from llmprog.combinators import Apply, Branch, Loop, Map, Parallel, Reduce, Sequence, Vote
 from llmprog.search import BeamSearch
 
 
@@ -72,6 +73,22 @@ program = Program(
     answer=describe,
 )
 result = program.run("4 9 10 13", backend="local:puzzles", seed=0)
+
+
+def pick(text: str) -> int:
+    return len(text)
+
+
+def long_enough(text: str) -> bool:
+    return len(text) > 3
+
+
+page = Parallel({"title": program, "text": Vote(program, num_samples=3)}, join=dict)
+assert_type(page, Parallel)
+joined = Sequence(Apply(str.split), Map(program, concurrency=2, on_unsolved="skip"), Reduce(Apply(max)), name="joined")
+assert_type(joined, Sequence)
+routed: Program = Branch(pick, {1: joined, 2: page}, otherwise=Loop(program, until=long_enough, max_rounds=3))
+routed.run("4 9 10 13", backend={"otherwise.loop": "local:puzzles"})
 
 assert_type(llmprog.__version__, str)
 assert_type(parse("1 + 2"), Expression)
