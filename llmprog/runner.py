@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from uuid import uuid4
 
 from llmprog.backends.recording import Recorder
 from llmprog.background_loop import run_sync
@@ -158,7 +159,7 @@ async def opened_context(
 
             if not isinstance(cache, CallCache):
                 cache = stack.enter_context(CallCache(None if cache is True else cache))
-            completions = cache if journal is None else cache.for_run(journal.id)
+            completions = cache.for_run(uuid4().hex if journal is None else journal.id)
         try:
             yield RunContext(journal=journal, ledger=ledger, cache=completions, stop=stop)
         except LLMProgError as error:
@@ -174,7 +175,7 @@ async def _ledger(budget: Budget | Ledger | None, journal: RunJournal | None) ->
     if budget.file is not None:
         from llmprog.runs.shared_ledger import open_ledger
 
-        return await open_ledger(budget.file, budget)
+        return await open_ledger(budget.file, budget, elapsed_s=0.0 if journal is None else journal.elapsed_s)
     if journal is None:
         return BudgetLedger(budget)
     return BudgetLedger(budget, journal.spent, journal.elapsed_s)

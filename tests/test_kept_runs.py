@@ -11,6 +11,7 @@ from llmprog import Program, arun, checker, generator, run
 from llmprog.backends import ScriptedBackend
 from llmprog.errors import BackendError, OptionError, ProgramChangedError, RunLockedError, StoreError
 from llmprog.events import CallSettled
+from llmprog.runs.cache import CallCache
 from llmprog.runs.store import open_store
 from llmprog.search import BreadthFirstSearch, SelfConsistency
 from llmprog.types import Completion, Usage
@@ -231,3 +232,13 @@ def test_usage_of_the_backend_is_kept_as_it_was(tmp_path):
     assert again.usage == first.usage
     assert first.usage.usd == pytest.approx(0.25 * first.usage.calls)
     assert open_store(tmp_path).open(first.run_id).usage == first.usage
+
+
+def test_runs_that_share_an_open_cache_find_each_others_completions(tmp_path):
+    say = generator(prompt="q", name="say")(lambda state, completion: [completion])
+    program = Program(generators=[say], controller=SelfConsistency(num_samples=5), name="vote")
+    backend = ScriptedBackend(lambda text, sample: f"{sample}")
+    with CallCache(tmp_path / "cache") as cache:
+        run(program, "", backend=backend, seed=1, cache=cache)
+        again = run(program, "", backend=backend, seed=1, cache=cache)
+    assert (len(backend.requests), again.usage.cache_hits) == (5, 5)
