@@ -7,7 +7,7 @@ from typing import Any
 
 import networkx as nx
 
-from llmprog.fingerprint import describe_value
+from llmprog.fingerprint import describe_function, describe_value
 from llmprog.joined import ANSWER, INPUT, Joined
 from llmprog.program import Program
 from llmprog.signatures import Signature, hint_name
@@ -54,6 +54,9 @@ def joined_content(program: Joined, parts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": program.name,
         "combinator": type(program).__name__,
-        "parameters": {name: describe_value(value) for name, value in program.parameters().items()},
+        "parameters": {
+            name: describe_function(value) if callable(value) else describe_value(value)
+            for name, value in program.parameters().items()
+        },
         "parts": [{"part": name, "program": part} for name, part in parts.items()],
     }

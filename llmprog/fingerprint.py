@@ -75,6 +75,8 @@ class _Describer:
         if inspect.ismethod(function):
             owner = function.__self__
             return ["method", self.value(owner), self.function(function.__func__)]
+        if inspect.isbuiltin(function) and not isinstance(function.__self__, types.ModuleType | None):
+            return ["method", self.value(function.__self__), function.__name__]
         target = inspect.unwrap(function)
         if not (inspect.isroutine(target) or inspect.isclass(target)):
             own = getattr(target, "__dict__", {}) if not hasattr(target, "__dataclass_fields__") else target

@@ -240,7 +240,8 @@ def test_what_a_joined_program_does_is_what_its_hash_is_over():
         Vote(a, num_samples=3, stopping=BetaStop()), Branch(len, {1: a}), Branch(len, {2: a}),
         Branch(len, {1: a}, otherwise=b), Parallel({"a": a}), Parallel({"b": a}), Parallel({"text": a}),
         Parallel({"text": a}, join=Plan),
-        Apply(lambda x: x), Apply(lambda x: x + 1),
+        Apply(lambda x: x), Apply(lambda x: x + 1), Apply(" ".join), Apply(",".join), Apply(Plan, name="plan"),
+        Apply(DetailedPlan, name="plan"), Apply(len, name="plan"),
     ]  # fmt: skip
     hashes = [compile_program(program).hash for program in programs]
     assert len(set(hashes)) == len(hashes)
