@@ -17,7 +17,20 @@ from llmprog.search.controller import (
 )
 from llmprog.search.depth_first import DepthFirstSearch
 from llmprog.search.diverse_beam import DiverseBeam
+from llmprog.search.graph_of_thoughts import GraphOfThoughts
 from llmprog.search.monte_carlo import MonteCarloTreeSearch
+from llmprog.search.operations import (
+    Aggregate,
+    Generate,
+    GroundTruth,
+    KeepBest,
+    KeepValid,
+    Operation,
+    OperationGraph,
+    Refine,
+    Score,
+    Select,
+)
 from llmprog.search.particle_filter import ParticleFilter
 from llmprog.search.prompter import Memory, Prompter, Round
 from llmprog.search.rollback import Decision, Policy, RollbackRules, Situation
@@ -33,6 +46,7 @@ from llmprog.search.weighted_vote import WeightedVote
 
 __all__ = [
     "Action",
+    "Aggregate",
     "Arrival",
     "BeamSearch",
     "BestFirstSearch",
@@ -45,18 +59,28 @@ __all__ = [
     "DepthFirstSearch",
     "DiverseBeam",
     "Expand",
+    "Generate",
+    "GraphOfThoughts",
+    "GroundTruth",
+    "KeepBest",
+    "KeepValid",
     "Memory",
     "Merge",
     "MonteCarloTreeSearch",
+    "Operation",
+    "OperationGraph",
     "ParticleFilter",
     "Policy",
     "Prompter",
     "Prune",
+    "Refine",
     "RollbackRules",
     "Round",
+    "Score",
     "Search",
     "SearchContext",
     "SearchOutcome",
+    "Select",
     "SelfConsistency",
     "Situation",
     "Status",

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from llmprog import Program, checker, generator
 from llmprog.backends import ScriptedBackend
 from llmprog.search import (
+    Aggregate,
     BeamSearch,
     BestFirstSearch,
     BestOfN,
@@ -21,9 +22,16 @@ from llmprog.search import (
     BreadthFirstSearch,
     DepthFirstSearch,
     DiverseBeam,
+    Generate,
+    GraphOfThoughts,
+    KeepBest,
     MonteCarloTreeSearch,
+    OperationGraph,
     ParticleFilter,
+    Refine,
     RollbackRules,
+    Score,
+    Select,
     SelfConsistency,
     TreeOfThoughtController,
     UniversalSelfConsistency,
@@ -41,6 +49,19 @@ def distance(state):
     return abs(25 - state.number)
 
 
+OPERATIONS = OperationGraph(
+    {
+        "first": Generate(num_samples=3),
+        "left": Select(index=0),
+        "more": Generate(generator="go"),
+        "best": KeepBest(num_kept=2),
+        "right": Select(where=lambda state: state.number % 2 == 1, after="first"),
+        "refine": Refine(generator="go", threshold=7.0),
+        "join": Aggregate(num_samples=2, after=("best", "refine")),
+        "vote": Score(compare=True, after=("join", "best")),
+        "last": KeepBest(),
+    }
+)
 CONTROLLERS = [
     BreadthFirstSearch(max_depth=3),
     BreadthFirstSearch(max_depth=4, branching_factor=2, max_thoughts=25),
@@ -61,6 +82,7 @@ CONTROLLERS = [
     ParticleFilter(num_particles=5, max_depth=3, resample_threshold=1.0, score_as="log_weight"),
     ParticleFilter(num_particles=5, max_depth=3, resample_threshold=0.0),
     TreeOfThoughtController(max_depth=3, max_rounds=12, policy=RollbackRules(max_visits=2, patience=4)),
+    GraphOfThoughts(operations=OPERATIONS),
     WeightedVote(num_samples=12, max_depth=2),
     UniversalSelfConsistency(num_samples=8, max_depth=2),
     BestOfN(num_samples=8, max_depth=2, batch_size=3),
@@ -102,6 +124,12 @@ def step(state: Place):
     return [Place((state.number * 3 + 1) % 13, "step")]
 
 
+@generator(prompt="From all of\n{candidates}", aggregates=True, n=2)
+def join(states, completion: str):
+    for word in completion.split():
+        yield Place(int(word), "+".join(str(state.number) for state in states))
+
+
 @checker
 def is_allowed(state: Place) -> bool:
     return state.number % 7 != 5
@@ -126,7 +154,7 @@ def best(states, completion: str):
 def program_for(controller, goal=None):
     compares = controller.compares
     return Program(
-        generators=[go, wander, step],
+        generators=[go, wander, step, *([join] if controller.aggregates else [])],
         checkers=[is_allowed, value, second_opinion, *([best] if compares else [])],
         controller=controller,
         key=lambda s: s.number,
@@ -168,6 +196,7 @@ class Interrupted(Controller):
         self.declared = declared
         self.context = context
         self.compares = declared.compares
+        self.aggregates = declared.aggregates
         self.inner = None if context is None else declared.fresh(context)
         self.stop_on_goal = (self.inner or declared).stop_on_goal
         self.program_faults = declared.program_faults

@@ -1,0 +1,380 @@
+"""GraphOfThoughts: every operation on worked examples, what runs side by side, what a graph of operations refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+from worlds import run_search
+
+from llmprog import Program, Verdict, arun, checker, generator
+from llmprog.backends import ScriptedBackend
+from llmprog.errors import CompileError, OptionError
+from llmprog.search import (
+    Aggregate,
+    Generate,
+    GraphOfThoughts,
+    GroundTruth,
+    KeepBest,
+    KeepValid,
+    Operation,
+    OperationGraph,
+    Refine,
+    Score,
+    Select,
+    Status,
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Numbers to sort, and how far they have been sorted."""
+
+    numbers: tuple[int, ...]
+    of: tuple[int, ...] = ()
+    place: int = -1
+
+    def __str__(self):
+        return " ".join(map(str, self.numbers))
+
+
+def digits(text):
+    return tuple(int(word) for word in text.split())
+
+
+@generator
+def split(state: Part) -> list[Part]:
+    half = len(state.numbers) // 2
+    return [Part(part, part, i) for i, part in enumerate((state.numbers[:half], state.numbers[half:]))]
+
+
+@generator(prompt="sort {numbers}")
+def sort(state: Part, completion: str) -> Part:
+    return Part(digits(completion), state.of or state.numbers, state.place)
+
+
+@generator(prompt="correct {numbers}")
+def correct(state: Part, completion: str) -> Part:
+    return Part(digits(completion), state.of, state.place)
+
+
+@generator(prompt="merge {candidates}", aggregates=True)
+def merge(states, completion: str) -> Part:
+    return Part(digits(completion), tuple(n for state in states for n in state.of))
+
+
+@checker
+def few_errors(state: Part) -> Verdict:
+    """Besta et al.: numbers out of order, and digits too often or too rarely; negative, so that higher is better."""
+    inversions = sum(a > b for a, b in zip(state.numbers, state.numbers[1:], strict=False))
+    differences = sum(abs(state.numbers.count(d) - state.of.count(d)) for d in range(10)) if state.of else 0
+    return Verdict(score=-float(inversions + differences), valid=len(state.numbers) > 0)
+
+
+def sorting(operations, *, goal=None, checkers=(few_errors,), **options):
+    controller = GraphOfThoughts(operations=OperationGraph(operations), **options)
+    return Program(
+        start=lambda text: Part(digits(text)),
+        generators=[split, sort, correct, merge],
+        checkers=checkers,
+        controller=controller,
+        goal=goal,
+    )
+
+
+REPLIES = {
+    "sort 4 2": ["4 2", "2 4", "2 2"],
+    "sort 3 1": ["1", "1 2", "1 3"],
+    "merge Choice 1:\n2 4\nChoice 2:\n1 3": ["1 2 4 3", "1 2 3 4", "2 1 4 3"],
+}
+
+
+def merge_sort():
+    operations = {"split": Generate(generator="split")}
+    for i in range(2):
+        operations |= {
+            f"part {i}": Select(index=i, after="split"),
+            f"sort {i}": Generate(generator="sort", num_samples=3),
+            f"score {i}": Score(),
+            f"best {i}": KeepBest(),
+        }
+    return operations | {
+        "merge": Aggregate(generator="merge", num_samples=3, after=("best 0", "best 1")),
+        "best": KeepBest(),
+    }
+
+
+def test_merge_sort_keeps_the_best_of_each_half_and_of_the_merges():
+    result = sorting(merge_sort()).run("4 2 3 1", backend=ScriptedBackend(REPLIES))
+    assert result.answer.numbers == (1, 2, 3, 4)
+    assert result.stopped == "done"
+    assert result.thought.score == 0.0
+    assert [parent.state.numbers for parent in result.thought.parents] == [(2, 4), (1, 3)]
+    dropped = {str(t.state): result.graph.prune_reason(t.id) for t in result.graph if t.status == Status.PRUNED}
+    assert dropped == {
+        **dict.fromkeys(["4 2", "2 2"], "not kept by best 0"),
+        **dict.fromkeys(["1", "1 2"], "not kept by best 1"),
+        **dict.fromkeys(["1 2 4 3", "2 1 4 3"], "not kept by best"),
+    }
+    assert {t.state.numbers: t.score for t in result.graph if t.depth == 2} == {
+        (2, 4): 0.0, (2, 2): -2.0, (1,): -1.0, (1, 2): -2.0, (1, 3): 0.0,
+    }  # fmt: skip
+
+
+async def test_branches_run_side_by_side():
+    gate, asked = asyncio.Event(), asyncio.Event()
+
+    class Slow(ScriptedBackend):
+        async def generate(self, request):
+            if request.prompt.text == "sort 4 2":
+                await gate.wait()
+            if request.prompt.text == "sort 3 1":
+                asked.set()
+            return await super().generate(request)
+
+    run = asyncio.ensure_future(arun(sorting(merge_sort()), "4 2 3 1", backend=Slow(REPLIES)))
+    await asyncio.wait_for(asked.wait(), 5)
+    assert not run.done()
+    gate.set()
+    assert (await run).answer.numbers == (1, 2, 3, 4)
+
+
+def run(operations, replies, given="3 1 2", **options):
+    backend = ScriptedBackend(replies)
+    result = sorting(operations, **options).run(given, backend=backend)
+    return result, [request.prompt.text for request in backend.requests]
+
+
+def test_refining_stops_at_the_first_good_enough_improvement():
+    operations = {"sort": Generate(generator="sort"), "refine": Refine(generator="correct", threshold=0.0)}
+    replies = {"sort 3 1 2": "3 2 1", "correct 3 2 1": "2 1 3", "correct 2 1 3": "1 2 3"}
+    result, asked = run(operations, replies)
+    assert result.answer.numbers == (1, 2, 3)
+    assert asked == ["sort 3 1 2", "correct 3 2 1", "correct 2 1 3"]
+    assert [t.state.numbers for t in result.graph.path(result.thought.id)] == [
+        (3, 1, 2),
+        (3, 2, 1),
+        (2, 1, 3),
+        (1, 2, 3),
+    ]
+
+
+def test_refining_ends_after_its_tries_with_the_best():
+    operations = {"sort": Generate(generator="sort"), "refine": Refine(generator="correct", threshold=0.0)}
+    replies = {"sort 3 1 2": "3 2 1", "correct 3 2 1": "2 1 3", "correct 2 1 3": "3 2 1 0", "correct 3 2 1 0": "3 3 3"}
+    result, asked = run(operations, replies)
+    assert asked[1:] == ["correct 3 2 1", "correct 2 1 3", "correct 3 2 1 0"]  # three tries
+    assert result.answer.numbers == (2, 1, 3)
+
+
+def test_refining_mends_what_a_checker_refused_and_leaves_alone_what_is_good():
+    operations = {"sort": Generate(generator="sort", num_samples=2), "refine": Refine(generator="correct")}
+    replies = {"sort 3 1 2": ["", "1 3 2"], "correct ": "1 2 3"}
+    result, asked = run(operations, replies)
+    assert asked == ["sort 3 1 2", "correct "]
+    assert result.answer.numbers == (1, 2, 3)
+    # A thought that cannot be mended is left out.
+    result, asked = run({"sort": Generate(generator="sort"), "refine": Refine(generator="correct", max_tries=2)},
+                        {"sort 3 1 2": "", "correct ": ""})  # fmt: skip
+    assert asked == ["sort 3 1 2", "correct ", "correct "]
+    assert result.answer is None
+
+
+def test_refused_thoughts_go_no_further():
+    operations = {
+        "sort": Generate(generator="sort", num_samples=3),
+        "valid": KeepValid(),
+        "again": Generate(generator="sort"),
+    }
+    result, asked = run(operations, {"sort 3 1 2": ["", "2 1 3", ""], "sort 2 1 3": "1 2 3"})
+    assert asked == ["sort 3 1 2", "sort 2 1 3"]
+    assert result.answer.numbers == (1, 2, 3)
+
+
+def test_selecting_by_place_and_by_state():
+    operations = {
+        "split": Generate(generator="split"),
+        "second": Select(index=1, after="split"),
+        "small": Select(where=lambda state: max(state.numbers) < 5, after="split"),
+        "none": Select(index=7, after="split"),
+        "both": Aggregate(generator="merge", after=("second", "small", "none")),
+    }
+    result, asked = run(operations, {"merge Choice 1:\n9 8\nChoice 2:\n4 2": "2 4 8 9"}, given="4 2 9 8")
+    assert result.answer.numbers == (2, 4, 8, 9)
+    assert len(asked) == 1
+
+
+def test_scores_of_the_checkers_named_count():
+    long = checker(name="long")(lambda state: float(len(state.numbers)))
+    operations = {
+        "sort": Generate(generator="sort", num_samples=2),
+        "score": Score(checkers=("long",)),
+        "best": KeepBest(),
+    }
+    replies = {"sort 3 1 2": ["1 2 3", "9 8 7 6 5"]}
+    result, _ = run(operations, replies, checkers=[few_errors, long])
+    assert result.answer.numbers == (9, 8, 7, 6, 5)
+    result, _ = run({**operations, "score": Score()}, replies, checkers=[few_errors, long])
+    assert result.answer.numbers == (1, 2, 3)
+
+
+def test_thoughts_are_compared_where_the_graph_says_so():
+    choose = checker(prompt="which? {candidates}", kind="vote", name="choose")(
+        lambda states, completion: int(completion)
+    )
+    operations = {
+        "sort": Generate(generator="sort", num_samples=3),
+        "score": Score(checkers=("choose",), compare=True),
+        "best": KeepBest(num_kept=1),
+    }
+    replies = {
+        "sort 3 1 2": ["1 2 3", "3 2 1", "2 1 3"],
+        "which? Choice 1:\n1 2 3\nChoice 2:\n3 2 1\nChoice 3:\n2 1 3": "2",
+    }
+    result, _ = run(operations, replies, checkers=[few_errors, choose])
+    assert result.answer.numbers == (2, 1, 3)
+    result, asked = run(operations, {"sort 3 1 2": ["1 2 3"]}, checkers=[few_errors, choose])
+    assert result.answer.numbers == (1, 2, 3)
+    assert len(asked) == 1  # a thought alone is not compared
+
+
+def test_the_ground_truth_ends_the_search_where_it_is_asked_for():
+    def is_sorted(state):
+        return state.numbers == (1, 2, 3)
+
+    operations = {
+        "sort": Generate(generator="sort", num_samples=2),
+        "truth": GroundTruth(),
+        "again": Generate(generator="sort"),
+    }
+    result, asked = run(operations, {"sort 3 1 2": ["3 2 1", "1 2 3"]}, goal=is_sorted)
+    assert (result.solved, result.stopped, len(asked)) == (True, "ground_truth", 1)
+    result, asked = run(operations, {"sort 3 1 2": "3 2 1", "sort 3 2 1": "2 1 3"}, goal=is_sorted)
+    assert (result.solved, result.stopped, result.answer.numbers) == (False, "done", (2, 1, 3))
+    result, _ = run({"sort": operations["sort"]}, {"sort 3 1 2": ["3 2 1", "1 2 3"]}, goal=is_sorted, stop_on_goal=True)
+    assert (result.solved, result.stopped) == (True, "goal")
+
+
+def test_operations_that_end_with_nothing_leave_no_answer():
+    operations = {"sort": Generate(generator="sort"), "best": KeepBest(), "merge": Aggregate()}
+    result, asked = run(operations, {"sort 3 1 2": ""})
+    assert (result.stopped, result.answer, result.solved, len(asked)) == ("done", None, False, 1)
+
+
+def test_a_graph_that_is_cut_short_answers_with_the_best_of_what_is_done():
+    result = sorting(merge_sort()).run("4 2 3 1", backend=ScriptedBackend(REPLIES), budget="thoughts=8")
+    assert result.stopped == "budget"
+    assert result.thought.score == 0.0
+    assert len(result.answer.numbers) == 2
+
+
+async def test_a_thought_found_by_two_branches_is_one_thought():
+    operations = {
+        "a": Generate(generator="sort"),
+        "b": Generate(generator="sort", after=()),
+        "both": Aggregate(generator="merge", after=("a", "b")),
+    }
+    result, asked = run(operations, {"sort 3 1 2": "1 2 3", "merge Choice 1:\n1 2 3": "1 2 3 3"})
+    assert asked[-1] == "merge Choice 1:\n1 2 3"
+    assert len(result.graph) == 3
+
+
+# ------------------------------------------------------------------------------------------ graphs of operations
+
+
+def test_a_graph_of_operations_can_be_read_back():
+    graph = OperationGraph(merge_sort())
+    assert str(graph).splitlines() == [
+        "start → split: Generate(generator='split')",
+        "split → part 0: Select(index=0)",
+        "part 0 → sort 0: Generate(generator='sort', num_samples=3)",
+        "sort 0 → score 0: Score()",
+        "score 0 → best 0: KeepBest()",
+        "split → part 1: Select(index=1)",
+        "part 1 → sort 1: Generate(generator='sort', num_samples=3)",
+        "sort 1 → score 1: Score()",
+        "score 1 → best 1: KeepBest()",
+        "best 0, best 1 → merge: Aggregate(generator='merge', num_samples=3)",
+        "merge → best: KeepBest()",
+    ]
+    assert graph.last == ("best",)
+    assert graph.after("merge") == ("best 0", "best 1")
+    assert "split → part 0: Select(index=0); part 0 → sort 0" in repr(GraphOfThoughts(operations=graph))
+    assert '"best 0" -> "merge";' in graph.to_dot()
+    assert '"" -> "split";' in graph.to_dot()
+
+
+def test_the_hash_of_a_program_depends_on_its_operations():
+    from llmprog import compile_program
+
+    def digest(**changes):
+        return compile_program(sorting(merge_sort() | changes)).hash
+
+    assert digest() == digest()
+    assert digest() != digest(best=KeepBest(num_kept=2))
+    assert digest() != digest(best=KeepBest(after="best 0"))
+
+
+@pytest.mark.parametrize(
+    ("operations", "message"),
+    [
+        ({}, "no operations; give at least one"),
+        ([Generate()], "is no mapping of names to operations"),
+        ({"a": Generate(num_samples=0)}, "operation 'a': num_samples=0; allowed is a whole number >= 1, or None"),
+        ({"a": Generate(), "b": KeepBest(num_kept=0)}, "operation 'b': num_kept=0"),
+        ({"a": Select()}, "operation 'a': give index= or where=, one of the two"),
+        ({"a": Select(index=1, where=bool)}, "one of the two"),
+        ({"a": Select(index=-1)}, "index=-1; allowed is a whole number >= 0"),
+        ({"a": Refine(max_tries=0)}, "max_tries=0"),
+        ({"a": Refine(threshold="high")}, "threshold='high'; allowed is a number, or None"),
+        ({"a": KeepBest(after="b"), "b": Generate()}, "operation 'a' comes after 'b', not declared before it"),
+        ({"": Generate()}, "'' names an operation; allowed is a non-empty text"),
+        ({"a": "generate"}, "operation 'a' is 'generate'; allowed are"),
+        ({"a": Operation()}, "operation 'a' is Operation"),
+    ],
+)
+def test_a_graph_of_operations_with_faults_is_refused(operations, message):
+    with pytest.raises(OptionError, match=message):
+        OperationGraph(operations)
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        (
+            Generate(generator="merge"),
+            "uses 'merge'; allowed is a generator with aggregates=False: split, sort, correct",
+        ),
+        (Aggregate(generator="sort"), "uses 'sort'; allowed is a generator with aggregates=True: merge"),
+        (Refine(generator="mend"), "uses 'mend'"),
+        (Score(checkers=("taste",)), r"counts \['taste'\]; the checkers are: few_errors"),
+        (Score(compare=True), "compares; declare a checker with kind='vote' or 'pairwise'"),
+    ],
+)
+def test_a_program_that_lacks_what_an_operation_needs_does_not_compile(operation, message):
+    with pytest.raises(CompileError, match=message):
+        sorting({"first": Generate(generator="sort"), "second": operation}).run("1")
+
+
+def test_a_program_without_an_aggregating_generator_does_not_compile():
+    program = Program(generators=[sort], controller=GraphOfThoughts(operations=OperationGraph({"a": Aggregate()})))
+    with pytest.raises(CompileError, match="operation 'a' needs a generator with aggregates=True; declare one"):
+        program.run(Part((1,)))
+
+
+def test_operations_that_are_no_graph_are_refused():
+    with pytest.raises(OptionError, match=r"allowed is an OperationGraph\("):
+        GraphOfThoughts(operations={"a": Generate()})
+
+
+async def test_what_a_search_leaves_behind_is_bounded_by_its_thoughts():
+    search, _, _ = await run_search(
+        Program(generators=[split], controller=GraphOfThoughts(operations=OperationGraph({"a": Generate()}))),
+        Part((2, 1)),
+    )
+    controller = search.controller
+    assert not controller.asked
+    assert not controller.queue
+    assert not controller.under_way
+    assert not controller.unchecked
