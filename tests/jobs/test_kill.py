@@ -15,7 +15,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "kill.py"
 @pytest.mark.timeout(300)
 @pytest.mark.fault("process", "SIGKILL at random moments of a job", "nothing settled is asked again; equal answers")
 def test_a_job_that_is_killed_again_and_again_loses_nothing():
-    sizes = ["--rows=12", "--samples=10", "--kills=3", "--faults=5", "--latency-ms=20"]
+    sizes = ["--rows=30", "--samples=10", "--kills=3", "--faults=5", "--latency-ms=200"]
     done = subprocess.run(
         [sys.executable, str(BENCHMARK), *sizes], capture_output=True, text=True, timeout=280, check=False
     )
