@@ -161,6 +161,20 @@ def test_bad_rows_are_reported_and_the_exit_code_is_3(place, llmprog_map):
     assert len(rows(place)) == 22
 
 
+def test_rows_that_changed_are_worked_on_anew_and_lines_of_rows_that_are_gone_go(place, llmprog_map):
+    assert llmprog_map("--input", "n").returncode == 0
+    data = place / "data.jsonl"
+    lines = data.read_text().splitlines()[:19]
+    lines[5] = '{"n": 500, "right": 1000}'
+    data.write_text("\n".join(lines))
+    done = llmprog_map("--input", "n", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["recalled"] == 18
+    assert sorted(row["index"] for row in rows(place)) == list(range(19))
+    assert [row["answer"] for row in rows(place) if row["index"] == 5] == ["1000"]
+    assert worked(place) == [*range(20), 500]
+
+
 def test_a_csv_file_and_a_template(place, llmprog_map):
     (place / "data.csv").write_text("a,b\n1,2\n3,4\n")
     done = llmprog_map("--input", "{a}{b}", data="data.csv", gold=None)
