@@ -85,11 +85,20 @@ class ChosenBackends:
             if backend is not None:
                 refuse_unpriced(backend)
 
+    @property
+    def max_concurrency(self) -> int | None:
+        """Most calls in flight that each of their accounts gets; ``None`` where none is limited."""
+        limits = [backend.max_concurrency for backend in self._sharing()]
+        return min(limits) if limits else None
+
     def share_accounts(self, share: AccountShare) -> None:
         """Have them keep to a process's share of their accounts; said before the first call."""
-        for backend in (self._default, *self._by_node.values()):
-            if backend is not None and isinstance(backend, SharingBackend):
-                backend.share_account(share)
+        for backend in self._sharing():
+            backend.share_account(share)
+
+    def _sharing(self) -> list[SharingBackend]:
+        opened = (self._default, *self._by_node.values())
+        return [backend for backend in opened if backend is not None and isinstance(backend, SharingBackend)]
 
     def of_part(self, part: str) -> ChosenBackends:
         """The backends of a part of a joined program."""

@@ -47,11 +47,11 @@ class LLMProgError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         """How it is sent to another process: without ``partial``, which may hold anything."""
         details = {name: value for name, value in self.__dict__.items() if name != "partial"}
-        return _restored, (type(self), self.args), details
+        return restored, (type(self), self.args), details
 
 
-def _restored(kind: type[LLMProgError], args: tuple[Any, ...]) -> LLMProgError:
-    """The error that another process has sent; its details follow."""
+def restored(kind: type[LLMProgError], args: tuple[Any, ...]) -> LLMProgError:
+    """The error that another process has sent, without its details."""
     error = kind.__new__(kind)
     error.args = args
     return error

@@ -47,6 +47,11 @@ class AccountShare(Protocol):
 class SharingBackend(Protocol):
     """A backend with limits per account."""
 
+    @property
+    def max_concurrency(self) -> int:
+        """Most calls in flight that the account gets."""
+        ...
+
     def share_account(self, share: AccountShare) -> None:
         """Keep to a share of the account; said before the first call."""
         ...

@@ -21,7 +21,7 @@ from llmprog.cli.settings import assign
 
 if TYPE_CHECKING:
     from llmprog.errors import LLMProgError
-    from llmprog.jobs.job import Job
+    from llmprog.jobs.job import ExecutorChoice, Job
     from llmprog.jobs.output import Output
     from llmprog.jobs.progress import JobProgress
     from llmprog.runs.store import RunStore
@@ -49,6 +49,8 @@ class JobCommand:
     budget: str | None = None
     store: str | None = None
     executor: str = "local"
+    ray_address: str | None = None
+    num_workers: int | None = None
     in_order: bool = False
     cache: bool = False
 
@@ -137,12 +139,23 @@ def _job_of(command: JobCommand, store: RunStore, *, resume: str | None, fork: b
         fork=fork and resume is not None,
         cache=command.cache,
         in_order=command.in_order,
-        executor=command.executor,
+        executor=_executor_of(command),
         key=command.key(),
         labels={"command": command.to_json()},
     )
     threading.Thread(target=_count, args=(job, command.data), daemon=True).start()
     return job
+
+
+def _executor_of(command: JobCommand) -> ExecutorChoice:
+    from llmprog.errors import OptionError
+    from llmprog.jobs.ray.options import RayOptions
+
+    if command.executor == "ray":
+        return RayOptions(address=command.ray_address, num_workers=command.num_workers)
+    if command.ray_address is not None or command.num_workers is not None:
+        raise OptionError(f"--ray-address and --num-workers have no effect with --executor {command.executor}")
+    return command.executor
 
 
 def _count(job: Job, data: str) -> None:

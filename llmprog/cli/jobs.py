@@ -29,7 +29,18 @@ BudgetText = Annotated[
 BackendId = Annotated[str, typer.Option("--backend", help="Model to run on, such as local:puzzles.")]
 Store = Annotated[str | None, typer.Option(metavar="DIR", help="Where runs are kept (default: among the user's data).")]
 Seed = Annotated[int | None, typer.Option(help="Repeat a job; drawn at random if absent.")]
-ExecutorName = Annotated[str, typer.Option("--executor", help="Where rows are worked on: local.")]
+ExecutorName = Annotated[
+    str, typer.Option("--executor", help="Where rows are worked on: local (this process) or ray (a Ray cluster's).")
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", help="A Ray that runs: auto, HOST:PORT or ray://HOST:PORT (default: one is begun here)."
+    ),
+]
+NumWorkers = Annotated[
+    int | None, typer.Option(help="Ray workers (default: one for each CPU; for a local model, for each GPU).")
+]
 InOrder = Annotated[bool, typer.Option("--in-order", help="Write rows in the order of the data.")]
 Cache = Annotated[bool, typer.Option("--cache", help="Use completions of earlier runs that asked the same.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew, although the job was begun before.")]
@@ -54,6 +65,8 @@ def map_rows(
     store: Store = None,
     seed: Seed = None,
     executor: ExecutorName = "local",
+    ray_address: RayAddress = None,
+    num_workers: NumWorkers = None,
     in_order: InOrder = False,
     cache: Cache = False,
     fresh: Fresh = False,
@@ -76,6 +89,8 @@ def map_rows(
         store=store,
         seed=seed,
         executor=executor,
+        ray_address=ray_address,
+        num_workers=num_workers,
         in_order=in_order,
         cache=cache,
     )
@@ -96,6 +111,8 @@ def vote(
     store: Store = None,
     seed: Seed = None,
     executor: ExecutorName = "local",
+    ray_address: RayAddress = None,
+    num_workers: NumWorkers = None,
     in_order: InOrder = False,
     cache: Cache = False,
     fresh: Fresh = False,
@@ -118,6 +135,8 @@ def vote(
         store,
         seed,
         executor,
+        ray_address,
+        num_workers,
         in_order,
         cache,
         fresh,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
-from contextlib import ExitStack, aclosing
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmprog.background_loop import run_sync
 from llmprog.chosen_backends import BackendChoice, ChosenBackends
@@ -16,6 +16,7 @@ from llmprog.execution import RunContext
 from llmprog.jobs.executor import Executor, LocalExecutor
 from llmprog.jobs.inputs import InputOf
 from llmprog.jobs.progress import JobProgress
+from llmprog.jobs.ray.options import RayOptions, refuse_without_ray
 from llmprog.jobs.result import RowResult
 from llmprog.jobs.rows import Row, rows_of
 from llmprog.jobs.session import Session
@@ -26,6 +27,8 @@ from llmprog.search.controller import is_whole
 if TYPE_CHECKING:
     from llmprog.runs.journal import RunJournal
     from llmprog.runs.store import RunStore
+
+ExecutorChoice: TypeAlias = str | RayOptions
 
 DEFAULT_CONCURRENCY = 64
 """Rows worked on at once: with a few calls under way for each, enough to keep an endpoint busy."""
@@ -58,7 +61,8 @@ class Job:
         cache: As for ``arun``.
         in_order: Have results come in the order of the rows instead of that in which they are done.
         max_in_flight: Actions that the search of one row may have under way at once.
-        executor: Where rows are worked on: ``local`` is this process.
+        executor: Where rows are worked on: ``local`` is this process, ``ray`` the processes of a Ray on this machine, a
+            ``RayOptions`` those of any Ray cluster.
         on_begin: Called with ``progress`` once the job's store and budget are open, before any row is worked on; an
             error that it raises ends the job.
         key: Finds the job again in its store; two commands that are the same job have the same.
@@ -91,7 +95,7 @@ class Job:
         cache: CacheChoice = False,
         in_order: bool = False,
         max_in_flight: int = 1024,
-        executor: str = "local",
+        executor: ExecutorChoice = "local",
         key: str | None = None,
         labels: Mapping[str, Any] | None = None,
         on_begin: Callable[[JobProgress], None] | None = None,
@@ -105,8 +109,12 @@ class Job:
                 raise OptionError(f"{name}={value!r}; allowed is a whole number >= 1")
         if fork and resume is None:
             raise OptionError("fork=True without resume=; name the job to fork")
-        if executor != "local":
-            raise OptionError.unknown("executor", executor, ["local"])
+        if executor == "ray":
+            executor = RayOptions()
+        if not isinstance(executor, RayOptions) and executor != "local":
+            raise OptionError.unknown("executor", str(executor), ["local", "ray"])
+        if isinstance(executor, RayOptions):
+            refuse_without_ray()
         if isinstance(rows, str | Mapping):
             raise OptionError(f"rows={rows!r:.100}; allowed is an iterable of rows: mappings by column name, or texts")
         self.compiled = compile_program(program)
@@ -128,6 +136,7 @@ class Job:
         self._cache = cache
         self._in_order = in_order
         self._max_in_flight = max_in_flight
+        self._executor = executor
         self._key = key
         self._labels = labels or {}
         self.on_begin = on_begin
@@ -170,23 +179,45 @@ class Job:
                     key=self._key,
                 )
                 open_journal = journal_opener(store, info, resume=self._resume, fork=self._fork)
-            async with opened_context(
-                backends,
-                open_journal,
-                budget=self._budget,
-                cache=self._cache,
-                stop=None if store is None else self._stop,  # without a store, what a row has spent would be lost
-            ) as context:
-                executor = LocalExecutor(
-                    self.compiled,
+            async with (
+                opened_context(
                     backends,
-                    context,
-                    max_in_flight=self._max_in_flight,
-                    on_event=self.progress.take_event,
-                )
-                async with aclosing(self._session(rows, executor, context, seed)) as results:
-                    async for result in results:
-                        yield result
+                    open_journal,
+                    budget=self._budget,
+                    cache=self._cache,
+                    stop=None if store is None else self._stop,  # without a store, what a row has spent would be lost
+                ) as context,
+                self._opened_executor(backends, context) as executor,
+                aclosing(self._session(rows, executor, context, seed)) as results,
+            ):
+                async for result in results:
+                    yield result
+
+    @asynccontextmanager
+    async def _opened_executor(
+        self, backends: ChosenBackends, context: RunContext[RunJournal]
+    ) -> AsyncIterator[Executor]:
+        if not isinstance(self._executor, RayOptions):
+            yield LocalExecutor(
+                self.compiled,
+                backends,
+                context,
+                max_in_flight=self._max_in_flight,
+                on_event=self.progress.take_event,
+            )
+            return
+        from llmprog.jobs.ray.executor import RayExecutor
+
+        async with RayExecutor(
+            self.compiled,
+            self._backend,
+            backends,
+            context,
+            options=self._executor,
+            max_in_flight=self._max_in_flight,
+            on_spent=self.progress.take_usage,
+        ) as executor:
+            yield executor
 
     def _opened_store(self, stack: ExitStack) -> RunStore | None:
         if self._store is None and self._resume is None:

@@ -62,8 +62,12 @@ class JobProgress:
     def take_event(self, event: Event) -> None:
         """Count a call that was sent in this session."""
         if isinstance(event, CallSettled) and not event.is_recalled:
-            self.usage += event.usage
-            self.num_calls += event.usage.calls
+            self.take_usage(event.usage)
+
+    def take_usage(self, usage: Usage) -> None:
+        """Count what calls that were sent in this session have cost."""
+        self.usage += usage
+        self.num_calls += usage.calls
 
     @property
     def session_s(self) -> float:

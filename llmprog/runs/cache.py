@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -67,13 +68,19 @@ class CallCache:
             raise OptionError(f"CallCache(max_bytes={max_bytes!r}); allowed is a whole number of bytes >= 1")
         self._shared = _Shared(CacheFile(Path(path) if path is not None else default_cache_path(), max_bytes, clock))
         self._run = _run_mark(uuid.uuid4().hex)
+        self._place = path, max_bytes
 
     def for_run(self, run: str) -> CallCache:
         """The same cache as one run sees it; ``run`` names it also when it is resumed."""
         view = object.__new__(CallCache)
         view._shared = self._shared
         view._run = _run_mark(run)
+        view._place = self._place
         return view
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it is sent to another process, which opens the file itself; to both the run is the same."""
+        return _opened, (*self._place, self._run)
 
     def get(self, backend_id: str, honours_seed: bool, request: Request) -> dict[int, Completion]:
         """Those completions of ``request`` that earlier runs drew, by sample index (``first_sample`` counted).
@@ -109,6 +116,12 @@ class CallCache:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _opened(path: Path | None, max_bytes: int, run: bytes) -> CallCache:
+    cache = CallCache(path, max_bytes=max_bytes)
+    cache._run = run
+    return cache
 
 
 class _Shared:

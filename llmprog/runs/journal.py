@@ -86,7 +86,10 @@ class RunJournal:
         self._write = self._writer.write
 
     def at(self, path: str) -> PathJournal:
-        """The journal of the calls of one path: ``""`` for a plain run, the row's number for a row of a job."""
+        """The journal of the calls of one path: ``""`` for a plain run, the row's number for a row of a job.
+
+        Keep it while the path is being searched: of a resumed run, opening it reads where its settled calls are.
+        """
         found = self._paths.get(path)
         if found is None:
             earlier = None
@@ -95,6 +98,16 @@ class RunJournal:
                 if earlier.unasked:
                     self._unasked[path] = earlier.unasked
             found = self._paths[path] = PathJournal(self, path, earlier)
+        return found
+
+    def nested_paths(self) -> dict[str, list[str]]:
+        """The paths within each row that earlier sessions made calls at: those of nested programs."""
+        if self._reader is None:
+            return {}
+        sql = "SELECT DISTINCT path FROM call WHERE run = ? AND path LIKE ?"
+        found: dict[str, list[str]] = {}
+        for (path,) in self._reader.execute(sql, (self._run, "%/%")).fetchall():
+            found.setdefault(path.partition("/")[0], []).append(path)
         return found
 
     def settled_calls(self, path: str, *, of_this_session: bool) -> list[SettledCall]:

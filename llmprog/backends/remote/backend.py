@@ -218,6 +218,11 @@ class RemoteBackend:
         tokens = TokenCounts(prompt=prompt_tokens, completion=completion_tokens)
         return self._prices.usd(self._profile.name, self._model, tokens)
 
+    @property
+    def max_concurrency(self) -> int:
+        """Most calls in flight that the account gets."""
+        return self._options.max_concurrency
+
     def share_account(self, share: AccountShare) -> None:
         """Keep to a share of the account; said before the first call."""
         self._share = share
