@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from llmprog.accounting import CallJournal
 from llmprog.runs.info import RunInfo
 from llmprog.runs.journal import RunJournal
 from llmprog.runs.store import RunStore, open_store
@@ -52,13 +53,12 @@ def question(number: int) -> Request:
     return Request(prompt=prompt(row), params=PARAMS, first_sample=sample)
 
 
-async def call(journal: RunJournal | None, number: int) -> Completion:
+async def call(calls: CallJournal | None, number: int) -> Completion:
     """One call as a scheduler makes it, of a backend that answers at once."""
     request = question(number)
-    if journal is None:
+    if calls is None:
         await asyncio.sleep(0)
         return Completion(text=f"{ANSWER}{number}", usage=COST)
-    calls = journal.at("")
     if found := calls.recall("reason", request):
         return found[request.first_sample]
     kept = await calls.send("reason", "test:model", request, BOUND)
@@ -69,10 +69,11 @@ async def call(journal: RunJournal | None, number: int) -> Completion:
 
 async def many_calls(journal: RunJournal | None, numbers: Iterator[int], in_flight: int) -> None:
     """All of ``numbers``, so many at once."""
+    calls = None if journal is None else journal.at("")
 
     async def work() -> None:
         for number in numbers:
-            await call(journal, number)
+            await call(calls, number)
 
     await asyncio.gather(*(work() for _ in range(in_flight)))
 
@@ -153,12 +154,13 @@ async def long_run(store: RunStore, num_calls: int, in_flight: int) -> tuple[boo
 async def work_until_killed(where: str, run_id: str, first: int) -> None:
     """What a killed process did: it says what is on disk, each as soon as it is told."""
     journal = open_store(where).resume(run_id)
+    calls = journal.at("")
     numbers = iter(range(first, 10**9))
 
     async def work() -> None:
         for number in numbers:
-            if not journal.at("").recall("reason", question(number)):
-                await call(journal, number)
+            if not calls.recall("reason", question(number)):
+                await call(calls, number)
                 os.write(1, f"{number}\n".encode())
 
     await asyncio.gather(*(work() for _ in range(200)))
