@@ -20,6 +20,8 @@ from llmprog.result import Result
 from llmprog.search.thought_graph import ThoughtGraph
 from llmprog.types import Completion, Request, Usage
 
+_RUNS_BETWEEN_YIELDS = 16
+
 
 @dataclass(slots=True)
 class Halt:
@@ -120,6 +122,8 @@ class _Parts:
                 self._take_in(call, error.partial)
             raise
         self._take_in(call, result)
+        if len(self._begun) % _RUNS_BETWEEN_YIELDS == 0:
+            await asyncio.sleep(0)  # parts that wait for nothing must not keep others from their turn, nor Ctrl-C
         outcome = _outcome(call, result)
         if outcome.is_cut and self._how.halt.reason is None:
             self._how.halt.reason = outcome.stopped

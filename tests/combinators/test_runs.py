@@ -203,6 +203,19 @@ def test_a_cancelled_run_leaves_nothing_behind_and_is_gone_on_with(tmp_path):
     assert texts(result) == texts(UNDISTURBED)
 
 
+@pytest.mark.parametrize("program", [Loop(Apply(lambda n: n + 1), until=lambda n: False, max_rounds=10**9), None])
+async def test_parts_that_wait_for_nothing_can_be_cancelled(program):
+    begun = []
+    program = program or Map(Apply(lambda n: begun.append(n) or n))
+    task = asyncio.ensure_future(arun(program, 0 if isinstance(program, Loop) else range(10**6)))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(begun) < 10**5
+
+
 @pytest.mark.parametrize("after", [1, 8, 30, 48])
 def test_a_run_that_is_asked_to_stop_begins_no_further_part(tmp_path, after):
     stop = threading.Event()
