@@ -43,6 +43,7 @@ from llmprog.search.tree_of_thought import TreeOfThoughtController
 from llmprog.search.universal import UniversalSelfConsistency, most_consistent
 from llmprog.search.voting import canonical_answer
 from llmprog.search.weighted_vote import WeightedVote
+from llmprog.templates import Hint
 
 __all__ = [
     "Action",
@@ -62,6 +63,7 @@ __all__ = [
     "Generate",
     "GraphOfThoughts",
     "GroundTruth",
+    "Hint",
     "KeepBest",
     "KeepValid",
     "Memory",

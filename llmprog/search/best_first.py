@@ -166,10 +166,7 @@ class BestFirstSearch(Controller):
         return self.max_depth is None or graph.depths[thought] < self.expanded_at.get(thought, math.inf)
 
     def best(self, graph: ThoughtGraph) -> int | None:
-        """The goal of highest score, else the thought of highest score; under A* the cheapest goal.
-
-        Under A* and without a goal it is the thought of highest score too.
-        """
+        """The goal of highest score (under A* the cheapest), else the thought of highest score."""
         goals = [] if self.cost is None else [t for t in range(1, len(graph)) if graph.is_goal(t)]
         if goals:
             return min(goals, key=lambda thought: graph.costs[thought])

@@ -58,7 +58,7 @@ class Merge:
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """Judge ``thoughts`` against each other with the vote and pairwise checkers."""
+    """Judge ``thoughts`` against each other with the vote and pairwise checkers; one may be shown more than once."""
 
     thoughts: tuple[int, ...]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmprog.errors import OptionError
 from llmprog.search.controller import is_whole
@@ -13,8 +13,7 @@ from llmprog.templates import Hint
 _MAX_SAID = 200  # characters of a proposal in a hint
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
+class Round(NamedTuple):
     """One round of a line of thought.
 
     Attributes:

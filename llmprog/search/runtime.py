@@ -408,7 +408,7 @@ class Search:
             for name, scores in result:
                 for thought, score in zip(action.thoughts, scores, strict=True):
                     self.graph.record_verdict(thought, name, Verdict(score=score))
-            self._tell(ThoughtsCompared(action.thoughts))
+            self._tell(ThoughtsCompared(tuple(dict.fromkeys(action.thoughts))))
         else:
             parents = action.thoughts if isinstance(action, Merge) else (action.thought,)
             self._commit_children(parents, action.tag, result)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from llmprog.errors import OptionError
 from llmprog.events import ControllerEvent, ThoughtExpanded
@@ -42,8 +43,7 @@ class TreeOfThoughtController(TreeController):
     prompter: Callable[[Memory], Hint] = field(default_factory=Prompter)
     line: list[int] = field(default_factory=lambda: [0], init=False, repr=False)
     visits: dict[int, int] = field(default_factory=dict, init=False, repr=False)
-    # (thought, what was said, verdict, reason) of each round
-    rounds: list[tuple[int, str, ProposalVerdict, str]] = field(default_factory=list, init=False, repr=False)
+    rounds: list[Round] = field(default_factory=list, init=False, repr=False)
     num_rounds: int = field(default=0, init=False, repr=False)
     deepest: int = field(default=0, init=False, repr=False)  # steps of the longest line since the last new start
     progressed_at: int = field(default=0, init=False, repr=False)  # the round that made it so long
@@ -63,6 +63,10 @@ class TreeOfThoughtController(TreeController):
         require(found, "prompter", self.prompter, "Prompter(...), or a function of a Memory", is_function)
         require(found, "stop_on_goal", self.stop_on_goal, "True: a line of thought ends at its goal", self.stop_on_goal)
         return found
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.rounds = [Round(*past) for past in self.rounds]
 
     def tell(self, event: ControllerEvent) -> None:
         if isinstance(event, ThoughtExpanded):
@@ -93,7 +97,7 @@ class TreeOfThoughtController(TreeController):
         """Take note of what a round proposed and move on the line; whether the search goes on."""
         proposal, verdict = self._proposal(graph, proposals)
         reason = _reason(graph, proposal) if verdict == "refused" else ""
-        self.rounds.append((self.line[-1], self._words(graph, proposal), verdict, reason))
+        self.rounds.append(Round(self.line[-1], self._words(graph, proposal), verdict, reason))
         depth = len(self.line)  # of the proposal
         if verdict in ("valid", "too_deep") and depth > self.deepest:
             self.deepest, self.progressed_at = depth, self.num_rounds
@@ -151,10 +155,7 @@ class TreeOfThoughtController(TreeController):
             thought=self.line[-1],
             line=tuple(graph.states[thought] for thought in self.line),
             visits=tuple(self.visits.get(thought, 0) for thought in self.line),
-            rounds=tuple(
-                Round(thought=thought, said=said, verdict=verdict, reason=reason)
-                for thought, said, verdict, reason in self.rounds
-            ),
+            rounds=tuple(self.rounds),
         )
 
 

@@ -15,6 +15,7 @@ from llmprog.errors import CompileError, OptionError
 from llmprog.search import (
     BreadthFirstSearch,
     Decision,
+    Hint,
     Memory,
     Prompter,
     RollbackRules,
@@ -22,7 +23,6 @@ from llmprog.search import (
     Situation,
     TreeOfThoughtController,
 )
-from llmprog.templates import Hint
 
 
 def line_of_thought(controller, *, refuse=(), goal=None, prompt="after {state}:"):
@@ -81,7 +81,7 @@ async def test_the_root_is_the_furthest_to_go_back_to_and_rounds_are_counted():
     rounds, search, outcome = await rounds_of(program, lambda state, sample: "x")
     assert rounds == [""] * 12
     assert (outcome.stopped, outcome.thought) == ("max_rounds", None)
-    assert [round_[2] for round_ in search.controller.rounds] == ["refused"] * 12
+    assert [past.verdict for past in search.controller.rounds] == ["refused"] * 12
 
 
 async def test_a_thought_that_has_had_its_visits_is_not_begun_from_again():
@@ -115,7 +115,7 @@ async def test_unreadable_repeated_and_too_deep_steps_are_no_progress():
     program = Program(generators=[go], controller=TreeOfThoughtController(max_depth=2, max_rounds=4))
     rounds, search, outcome = await rounds_of(program, lambda state, sample: says.get(state, "aaaa")[sample])
     assert rounds == ["", "a", "a", "a"]
-    assert [round_[2] for round_ in search.controller.rounds] == ["valid", "unreadable", "repeated", "too_deep"]
+    assert [past.verdict for past in search.controller.rounds] == ["valid", "unreadable", "repeated", "too_deep"]
     assert outcome.graph.states[outcome.thought] == "ab"  # the longest valid line
 
 
