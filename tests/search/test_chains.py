@@ -66,6 +66,7 @@ def test_ties_go_to_the_higher_mean_logprob_where_it_is_known():
     assert vote(["b", "a", "a", "b"]).answer == "b"
 
 
+@pytest.mark.fault("users", "an empty vote", "unsolved, without an answer or a confidence")
 def test_without_a_valid_sample_there_is_no_answer():
     result = vote(["", ""])
     assert result.answer is None
