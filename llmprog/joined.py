@@ -68,7 +68,8 @@ class PartOutcome:
     @property
     def failing(self) -> str:
         """Why it is not done, in a sentence."""
-        return f"{self.label}: {self.explanation or f'no solution, stopped: {self.stopped}'}"
+        how = "cut short" if self.is_cut else "no solution, stopped"
+        return f"{self.label}: {self.explanation or f'{how}: {self.stopped}'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

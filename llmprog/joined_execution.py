@@ -12,7 +12,7 @@ from typing import Any
 from llmprog.accounting import Spending
 from llmprog.backends.accounts import CompletionCache
 from llmprog.compile import CompiledProgram
-from llmprog.errors import BudgetExceededError, LLMProgError
+from llmprog.errors import BudgetExceededError, LLMProgError, StoreError
 from llmprog.events import Event, RunFinished, ThoughtExpanded
 from llmprog.joined import ANSWER, INPUT, Joined, JointOutcome, PartCall, PartOutcome
 from llmprog.nodes import Verdict
@@ -69,11 +69,11 @@ async def execute_joined(compiled: CompiledProgram, given: Any, how: JoinedRun) 
     """
     parts = _Parts(compiled, given, how)
     try:
-        outcome = await parts.run_all()
+        return parts.result(await parts.run_all())
     except LLMProgError as error:
-        error.partial = parts.result(JointOutcome(answer=None, solved=False, stopped="error"))
+        outcome = JointOutcome(answer=None, solved=False, stopped="error")
+        error.partial = parts.result(outcome, is_kept=not isinstance(error, StoreError))
         raise
-    return parts.result(outcome)
 
 
 class _Parts:
@@ -141,10 +141,10 @@ class _Parts:
         self._begun[call.label] = call, result
         self._usage += result.usage
 
-    def result(self, outcome: JointOutcome) -> Result:
+    def result(self, outcome: JointOutcome, *, is_kept: bool = True) -> Result:
         how = self._how
         came = self._that_count(outcome.last)
-        graph, thought = self._graph(came, outcome)
+        graph, thought = self._graph(came, outcome, is_kept)
         ledger = how.ledger
         return Result(
             program=self._compiled.name,
@@ -174,9 +174,12 @@ class _Parts:
                 break
         return counted
 
-    def _graph(self, came: Sequence[tuple[PartCall, Result]], outcome: JointOutcome) -> tuple[ThoughtGraph, int | None]:
+    def _graph(
+        self, came: Sequence[tuple[PartCall, Result]], outcome: JointOutcome, is_kept: bool
+    ) -> tuple[ThoughtGraph, int | None]:
         graph = ThoughtGraph()
-        tell = None if self._how.observe_graph is None else self._how.observe_graph(graph)
+        observe = self._how.observe_graph if is_kept else None
+        tell = None if observe is None else observe(graph)
         thoughts = {INPUT: graph.add(self._given, INPUT)[0]}
         makers: dict[str, int] = {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -149,7 +149,7 @@ async def opened_context(
     async with AsyncExitStack() as stack:
         journal = None if open_journal is None else open_journal(stack)
         if journal is not None:
-            stack.push_async_callback(journal.aclose)
+            stack.push_async_exit(_closing(journal))
         ledger = await _ledger(budget, journal)
         if ledger is not None and ledger is not budget:
             stack.push_async_callback(ledger.aclose)
@@ -167,6 +167,17 @@ async def opened_context(
                 partial = error.partial.to_json() if isinstance(error.partial, Result) else None
                 await journal.finish("failed", {"error": redact(str(error)), "partial": partial})
             raise
+
+
+def _closing(journal: RunJournal) -> Callable[..., Awaitable[None]]:
+    async def close(_type: object, error: BaseException | None, _trace: object) -> None:
+        try:
+            await journal.aclose()
+        except StoreError:
+            if error is None:  # otherwise that one is what the caller wants: it has the result so far
+                raise
+
+    return close
 
 
 async def _ledger(budget: Budget | Ledger | None, journal: RunJournal | None) -> Ledger | None:

@@ -242,3 +242,17 @@ def test_runs_that_share_an_open_cache_find_each_others_completions(tmp_path):
         run(program, "", backend=backend, seed=1, cache=cache)
         again = run(program, "", backend=backend, seed=1, cache=cache)
     assert (len(backend.requests), again.usage.cache_hits) == (5, 5)
+
+
+@pytest.mark.fault("users", "the run file deleted mid-run", "an error that names the file; its result so far")
+def test_a_run_whose_file_is_deleted_keeps_its_result_so_far(tmp_path):
+    @generator(prompt="after {state}", name="grow")
+    def grow_and_delete(state, completion):
+        for file in tmp_path.iterdir():
+            file.unlink()
+        return [state + completion]
+
+    program = Program(generators=[grow_and_delete], controller=BreadthFirstSearch(max_depth=4), name="deleting")
+    with pytest.raises(StoreError, match="it was deleted or replaced") as caught:
+        run(program, "r", backend=ScriptedBackend(reply), seed=1, store=tmp_path)
+    assert (caught.value.partial.answer, caught.value.partial.stopped) == ("ra", "error")

@@ -84,7 +84,7 @@ class Loop(Joined):
                 ended = JointOutcome.ended_by(outcome)
                 return ended if source == INPUT else replace(ended, answer=answer, source=source)
             answer, source = outcome.answer, outcome.label
-            if called("until", self.until, answer):
+            if called("until", lambda given: bool(self.until(given)), answer):
                 return JointOutcome(answer=answer, solved=True, stopped="goal", source=source)
         return JointOutcome(
             answer=answer,

@@ -70,9 +70,9 @@ class Map(Joined):
         if failed is not None:
             if not failed.is_cut:
                 outcomes = outcomes[: int(failed.label) + 1]
-            so_far = [o.answer if o.is_done else None for o in outcomes] + [None] * (len(items) - len(outcomes))
+            so_far = [o.answer if o.solved else None for o in outcomes] + [None] * (len(items) - len(outcomes))
             last = None if failed.is_cut else failed.label
-            labels = tuple(o.label for o in outcomes if o.is_done)
+            labels = tuple(o.label for o in outcomes if o.solved)
             return JointOutcome.ended_by(failed, so_far, made_from=labels or (INPUT,), last=last)
         kept = [o for o in outcomes if o.is_done or self.on_unsolved is None]
         return JointOutcome(

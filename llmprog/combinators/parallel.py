@@ -87,11 +87,13 @@ class Parallel(Joined):
     async def run_parts(self, given: Any, runs: PartRuns) -> JointOutcome:
         calls = [PartCall(part=name, given=given, label=name) for name in self.parts]
         outcomes = await side_by_side(runs, calls, None, ends=lambda outcome: outcome.is_cut)
-        answers = {outcome.label: outcome.answer for outcome in outcomes if outcome.is_done}
+        answers = {outcome.label: outcome.answer for outcome in outcomes if outcome.solved}
         made_from = tuple(answers) or (INPUT,)
         failed = next((o for o in outcomes if o.is_cut), None) or next((o for o in outcomes if not o.is_done), None)
         if failed is not None:
             so_far = answers if answers and self.join is None else None
             return JointOutcome.ended_by(failed, so_far, made_from=made_from)
         answer = answers if self.join is None else called("join", self.join, **answers)
-        return JointOutcome(answer=answer, solved=answer is not None, stopped="finished", made_from=made_from)
+        if answer is None:
+            return JointOutcome(answer=None, solved=False, stopped="unsolved", explanation="join returned None")
+        return JointOutcome(answer=answer, solved=True, stopped="finished", made_from=made_from)

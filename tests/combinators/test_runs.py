@@ -17,7 +17,7 @@ from joining import asking, counting, letters, scripted, stepping, texts, word
 from llmprog import Program, arun, generator, run
 from llmprog.backends import ScriptedBackend
 from llmprog.combinators import Apply, Branch, Loop, Map, Parallel, Reduce, Sequence, Vote
-from llmprog.errors import BackendError, OptionError, ProgramChangedError
+from llmprog.errors import BackendError, OptionError, ProgramChangedError, StoreError
 from llmprog.events import CallSettled
 from llmprog.jobs.job import map as map_rows
 from llmprog.runs.store import open_store
@@ -443,3 +443,18 @@ def test_an_error_in_a_program_of_a_node_keeps_the_whole_searches_partial_result
         run(helper_program(asking("ask")), "x", backend=Failing(1), seed=1)
     assert caught.value.partial.program == "thinking"
     assert caught.value.partial.usage.calls == 1
+
+
+@pytest.mark.fault("users", "the run file deleted in a joined run", "an error that names the file; its result so far")
+def test_a_run_file_that_is_deleted_leaves_the_result_so_far(tmp_path):
+    def delete(text):
+        for file in tmp_path.iterdir():
+            file.unlink()
+        return text
+
+    program = Sequence(asking("plan"), Apply(delete), asking("write"), asking("last"))
+    with pytest.raises(StoreError, match="it was deleted or replaced") as caught:
+        run(program, "x", backend=scripted(), seed=1, store=tmp_path)
+    partial = caught.value.partial
+    assert (partial.stopped, partial.parts["plan"].answer) == ("error", "p(x)")
+    assert "last" not in partial.parts

@@ -279,6 +279,8 @@ def test_all_parts_of_parallel_have_to_be_solved():
     assert (result.answer, result.solved) == ({"title": "t(x)"}, False)
     assert result.explanation == "text: nothing returned None"
     assert Parallel(parts, join=Page).run("x", backend=scripted()).answer is None
+    refused = Parallel({"title": asking("title")}, join=lambda title: None).run("x", backend=scripted())
+    assert (refused.solved, refused.stopped, refused.explanation) == (False, "unsolved", "join returned None")
 
 
 # ------------------------------------------------------------------------------------------------ Apply
