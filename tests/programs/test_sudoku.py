@@ -234,16 +234,23 @@ def test_a_random_puzzle_has_one_solution_and_repeats(size: int) -> None:
 # ------------------------------------------------------------------------------------------------- steps
 
 
-def test_a_step_takes_the_first_cells_that_are_new() -> None:
-    reply = "1 2 3 4\n3 4 1 2\n2 1 3 3\n4 3 2 1"  # wrong in its third row
+def test_a_step_takes_the_first_new_cells_that_break_no_rule() -> None:
+    reply = "1 2 2 4\n3 4 1 2\n2 1 4 3\n4 3 2 1"  # the 2s of its first rows and its third column clash
     made = next_cells(position(PUZZLE), reply, 4)
     assert not made.fault
-    assert str(made.board) == "1 2 3 4\n3 4 1 .\n. 1 . .\n4 . . 1"
-    assert next_cells(made, reply, 2).board.num_empty == 4
-    refused = next_cells(position(PUZZLE), reply, 10)
-    assert refused.fault == "row 3 holds 3 more than once"
+    assert str(made.board) == "1 . . 4\n3 4 1 .\n2 1 4 .\n4 . . 1"
+    assert next_cells(position(PUZZLE), reply, 2).board.num_empty == 8
+
+
+def test_a_reply_that_changes_a_given_or_is_wrong_everywhere_is_refused() -> None:
+    reply = "1 2 3 4\n3 4 1 2\n2 1 4 3\n3 4 2 1"
+    refused = next_cells(position(PUZZLE), reply, 2)
+    assert refused.fault == "row 4, column 1 holds 3; it is given as 4"
     assert str(refused) == reply
     assert not legal(refused).valid
+    assert (
+        next_cells(position("1 . 3 / . . . / . . ."), "1 1 3\n. . .\n. . .", 2).fault == "row 1 holds 1 more than once"
+    )
 
 
 def test_a_right_board_is_taken_whole() -> None:

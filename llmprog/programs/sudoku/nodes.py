@@ -80,24 +80,26 @@ def whole_board(state: Position, completion: str) -> Position:
 
 
 def next_cells(state: Position, completion: str, num_cells: int) -> Position:
-    """The board with the first ``num_cells`` cells, in reading order, that a completion fills in.
+    """The board with the first ``num_cells`` new cells of a completion that break no rule on the board it holds.
 
-    A full board that breaks no rule is taken whole, and what comes after the cells taken need not be right: models that
-    write nothing but whole boards can be taken a few cells at a time.
+    A full board that breaks no rule is taken whole. So models that write nothing but whole boards, wrong in places, can
+    be taken a few cells at a time; a reply that changes a given cell is refused altogether.
     """
     before = state.board
     rows = read_rows(completion, before.size)
     cells = _cells_of(rows, before.size)
     if rows is None or cells is None:
         return refused(state, rows, NO_BOARD if rows is None else fault_of(before, rows))
-    if EMPTY in cells or fault_of(before, rows):
+    fault = fault_of(before, rows)
+    if EMPTY in cells or fault:
+        wrong = cells_in_conflict(_with_cells(state, cells).board)
         new = [i for i, cell in enumerate(cells) if cell != EMPTY and before.cells[i] == EMPTY]
-        for i in new[num_cells:]:
-            cells[i] = EMPTY
+        taken = set([i for i in new if i not in wrong][:num_cells])
+        if not taken:
+            return refused(state, rows, fault or "no cell was filled in")
+        cells = [EMPTY if i in new and i not in taken else cell for i, cell in enumerate(cells)]
     after = _with_cells(state, cells)
     fault = fault_of(before, after.board.rows)
-    if not fault and after.board == before:
-        fault = "no cell was filled in"
     return refused(state, rows, fault) if fault else after
 
 
