@@ -104,6 +104,13 @@ def command_of(url: str, data: Path, out: Path, store: Path, samples: int, seed:
     return [sys.executable, "-c", "from llmprog.cli import main; main()", *map(str, arguments)]
 
 
+def write_data(path: Path, num_rows: int) -> Path:
+    """The job's rows, in a file."""
+    rows = ({"question": f"How many has row {n}?", "gold": 7} for n in range(num_rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
 def journaled(store: Path) -> tuple[set[Call], set[Call], int]:
     """The completions whose answers the journal holds, those it was about to ask for, and how many calls failed."""
     settled: set[Call] = set()
@@ -220,9 +227,7 @@ def main() -> None:
     print(f"{given.rows} rows x {given.samples} samples = {calls} calls, {given.kills} kills, seed {given.seed}")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        data = place / "data.jsonl"
-        rows = ({"question": f"How many has row {n}?", "gold": 7} for n in range(given.rows))
-        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        data = write_data(place / "data.jsonl", given.rows)
         begun = time.monotonic()
         undisturbed(given, place, data)
         print(f"undisturbed: {calls} calls in {time.monotonic() - begun:.1f} s", flush=True)

@@ -30,6 +30,7 @@ _MOST_DEATHS = 3  # of the workers that a row was on; then the row is to blame
 _MOST_EARLY_DEATHS = 3  # of a worker and its replacements before any of them finished a row; then the job is to blame
 _ACTOR_CONCURRENCY = 16  # calls of one actor at once: what is sent there, what is fetched, how it ends
 _STOP_POLL_S = 0.1
+_OTHERS_S = 10.0  # how long the first worker waits for the others
 _SAY_SO_AFTER_S = 30.0
 
 _log = Log("llmprog.jobs")
@@ -76,7 +77,7 @@ class RayExecutor:
         self._code: PortableCode | None = None
 
     async def __aenter__(self) -> RayExecutor:
-        """Begin Ray or join it, and wait for the first worker.
+        """Begin Ray or join it, and wait for the workers: for the first as long as it takes.
 
         Raises:
             OptionError: The cluster or the number of workers is not possible, or the program cannot be sent.
@@ -104,6 +105,11 @@ class RayExecutor:
             await self._free_worker()
         finally:
             saying.cancel()
+        with suppress(TimeoutError):  # a job of few rows would be given to the first worker as a whole
+            async with asyncio.timeout(_OTHERS_S):
+                while self._failure is None and sum(w.is_alive for w in self._workers) < placement.num_workers:
+                    self._changed.clear()
+                    await self._changed.wait()
 
     async def __aexit__(self, *_: object) -> None:
         """End all workers, and Ray where it was begun for this job."""
@@ -156,21 +162,18 @@ class RayExecutor:
         num_early_deaths = 0
         while self._failure is None:
             worker = self._begin(setup, placement)
+            self._workers.append(worker)
             try:
                 await worker.open()
-                self._workers.append(worker)
                 self._changed.set()
                 if self._context.stop is not None and self._context.stop.is_set():
                     worker.stop()
-                await worker.gone
+                await worker.gone.wait()
             except WorkerDiedError:
                 pass
             except LLMProgError as error:
                 self._fail(error)
-            finally:
-                with suppress(ValueError):
-                    if worker.gone.done():
-                        self._workers.remove(worker)
+            self._workers.remove(worker)
             num_early_deaths = 0 if worker.num_done else num_early_deaths + 1
             if num_early_deaths >= _MOST_EARLY_DEATHS:
                 self._fail(LLMProgError(f"{num_early_deaths} Ray workers died one after the other; see Ray's logs"))
@@ -209,7 +212,8 @@ class RayExecutor:
         while not stop.is_set():  # noqa: ASYNC110 - it is set by threads and signal handlers
             await asyncio.sleep(_STOP_POLL_S)
         for worker in self._workers:
-            worker.stop()
+            if worker.is_alive:
+                worker.stop()
 
     def _fail(self, error: BaseException) -> None:
         """End the job: nobody gets a worker any more."""

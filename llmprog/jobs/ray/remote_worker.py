@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -41,13 +41,14 @@ class RemoteWorker:
     Attributes:
         num_done: Rows that came to an end there.
         pid: Of its process.
-        gone: Done once it is gone and everything that it left behind is settled.
+        gone: Set once it is gone and everything that it left behind is settled.
     """
 
     def __init__(self, ray: Any, actor: Any, accounts: Accounts, failed: Callable[[BaseException], None]) -> None:
         self.num_done = 0
         self.pid = 0
-        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.gone = asyncio.Event()
+        self._failed = failed
         self._ray = ray
         self._actor = actor
         self._accounts = accounts
@@ -62,7 +63,7 @@ class RemoteWorker:
     @property
     def is_alive(self) -> bool:
         """Whether rows can be given to it."""
-        return self._dying is None
+        return self.pid > 0 and self._dying is None
 
     @property
     def num_rows(self) -> int:
@@ -89,7 +90,7 @@ class RemoteWorker:
             self._die()
             raise LLMProgError(f"llmprog is of version {here} here and {said.version} on {said.node}; install the same")
         self.pid = said.pid
-        self._tasks = [asyncio.create_task(self._send()), asyncio.create_task(self._receive())]
+        self._tasks = [asyncio.create_task(self._until_it_dies(work)) for work in (self._send(), self._receive())]
 
     async def run(self, task: RowTask, data: bytes, *, is_repeated: bool) -> RowResult:
         """What a row comes to there.
@@ -125,33 +126,36 @@ class RemoteWorker:
 
     async def close(self) -> None:
         """End it: in good order where it has no rows, else at once."""
-        if not self._rows and self._dying is None:
+        if self.is_alive and not self._rows:
             with suppress(self._ray.exceptions.RayError, TimeoutError):
                 async with asyncio.timeout(_CLOSE_S):
                     await self._actor.aclose.remote()
         self._die()
-        await self.gone
+        await self.gone.wait()
 
     def _post(self, parcel: Parcel) -> None:
         self._out.append(parcel)
         self._has_mail.set()
 
     async def _send(self) -> None:
-        try:
-            while True:
-                await self._has_mail.wait()
-                self._has_mail.clear()
-                out, self._out = self._out, []
-                await self._actor.deliver.remote(pickle.dumps(out, protocol=5))
-        except self._ray.exceptions.RayError:
-            self._die()
+        while True:
+            await self._has_mail.wait()
+            self._has_mail.clear()
+            out, self._out = self._out, []
+            await self._actor.deliver.remote(pickle.dumps(out, protocol=5))
 
     async def _receive(self) -> None:
+        while True:
+            messages = await self._actor.collect.remote()
+            self._desk.take(pickle.loads(messages))  # noqa: S301 - from a process that this one has started
+
+    async def _until_it_dies(self, work: Awaitable[None]) -> None:
         try:
-            while True:
-                messages = await self._actor.collect.remote()
-                self._desk.take(pickle.loads(messages))  # noqa: S301 - from a process that this one has started
+            await work
         except self._ray.exceptions.RayError:
+            self._die()
+        except Exception as error:  # noqa: BLE001 - handed on: it ends the job
+            self._failed(error)
             self._die()
 
     def _row_done(self, done: RowDone) -> None:
@@ -177,9 +181,10 @@ class RemoteWorker:
             self._ray.kill(self._actor)
         try:
             await self._desk.close()
+        except Exception as error:  # noqa: BLE001 - handed on: it ends the job
+            self._failed(error)
         finally:
             for row in list(self._rows.values()):
                 if not row.result.done():
                     row.result.set_exception(WorkerDiedError("the worker died"))
-            if not self.gone.done():
-                self.gone.set_result(None)
+            self.gone.set()
