@@ -76,13 +76,13 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollbackRules:
-    """The rule-based policy (Long 2023, arXiv 2305.08291, section 3.4, and its published code).
+    """The rule-based policy (the controller of Long 2023, arXiv 2305.08291, as its published code has it).
 
     * A valid proposal is gone on from, unless ``max_visits`` rounds began there in vain already.
     * Otherwise back by one step: try again from the same thought.
     * But back by two once ``max_visits`` rounds have begun from that thought.
-    * Without progress for ``patience`` rounds, back by half the line, three steps at least (not in the paper's code,
-      which may circle in a branch that cannot be completed until its rounds are used up).
+    * Without progress for ``patience`` rounds, back by half the line, three steps at least (an addition: without
+      it the line may circle in a branch that cannot be completed until its rounds are used up).
 
     Attributes:
         max_visits: Rounds that may begin from a thought.

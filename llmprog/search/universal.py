@@ -111,7 +111,7 @@ def most_consistent(
     name: str = "most_consistent",
     **sampling: Any,
 ) -> Checker:
-    """A vote checker that asks a model for the most consistent of several responses (arXiv 2311.17311, figure 2).
+    """A vote checker that asks a model for the most consistent of several responses (arXiv 2311.17311).
 
     Unlike in the paper the choice is asked for at the end, so that a model may reason before it.
 

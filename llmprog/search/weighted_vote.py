@@ -19,7 +19,7 @@ class WeightedVote(SelfConsistency):
     """The answer whose chains weigh most together, of ``num_samples`` chains.
 
     With ``weight="score"`` a chain weighs what the checkers said of it, which must be 0 or more (weighted best-of-n: Li
-    et al. 2023, arXiv 2206.02336, equation 1). With ``weight="logprob"`` it weighs the mean probability of its tokens,
+    et al. 2023, arXiv 2206.02336). With ``weight="logprob"`` it weighs the mean probability of its tokens,
     ``exp(1/K * Σ log p)`` (the normalized weighted sum of Wang et al. 2022, arXiv 2203.11171, section 2).
 
     Which chains vote, how answers are compared and how ties are broken is as in ``SelfConsistency``; weights that
