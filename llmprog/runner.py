@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -157,7 +158,9 @@ async def opened_context(
         if cache is not False:
             from llmprog.runs.cache import CallCache
 
-            if not isinstance(cache, CallCache):
+            if isinstance(cache, CallCache):
+                stack.push_async_callback(asyncio.to_thread, cache.flush)  # the next run finds what this one has put
+            else:
                 cache = stack.enter_context(CallCache(None if cache is True else cache))
             completions = cache.for_run(uuid4().hex if journal is None else journal.id)
         try:

@@ -26,6 +26,7 @@ DEFAULT_MAX_BYTES = 1_000_000_000
 _MAX_WAITING = (
     20_000  # requests whose completions wait to be written; beyond it the disk is too slow, and they are dropped
 )
+_LONGEST_FLUSH_S = 5.0
 _GATHER_S = 0.2  # between two writes: each shuts other processes out for a moment
 _BROKEN = (sqlite3.Error, StoreError, OSError)
 _HIT = Usage(cache_hits=1)
@@ -107,6 +108,10 @@ class CallCache:
         """Whether it is in use; a cache that failed once is not."""
         return self._shared.is_on
 
+    def flush(self) -> None:
+        """Wait until what was put here can be found by other runs; it takes milliseconds."""
+        self._shared.flush()
+
     def close(self) -> None:
         """Write what waits to be written, and let go of the file; nothing is found or kept from then on."""
         self._shared.close()
@@ -135,6 +140,8 @@ class _Shared:
         self._changed = threading.Condition()
         self._waiting: list[Callable[[], list[Row]]] = []
         self._touched: dict[tuple[bytes, int], None] = {}
+        self._is_writing = False
+        self._is_hurried = False  # somebody waits for what has been kept
         self._writer: threading.Thread | None = None
         self._closing = threading.Event()
 
@@ -162,6 +169,15 @@ class _Shared:
             if len(self._waiting) < _MAX_WAITING:
                 self._waiting.append(rows)
                 self._start()
+
+    def flush(self) -> None:
+        if self._pid != os.getpid():
+            return
+        with self._changed:
+            self._is_hurried = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not (self._waiting or self._is_writing) or not self.is_on, _LONGEST_FLUSH_S)
+            self._is_hurried = False
 
     def close(self) -> None:
         self._closing.set()
@@ -193,10 +209,14 @@ class _Shared:
                             self._changed.wait()
                         waiting, self._waiting = self._waiting, []
                         touched, self._touched = self._touched, {}
+                        self._is_writing = bool(waiting)
                     if not waiting and not touched:
                         return
                     write([row for rows in waiting for row in rows()], list(touched))
-                    self._closing.wait(_GATHER_S)
+                    with self._changed:
+                        self._is_writing = False
+                        self._changed.notify_all()
+                        self._changed.wait_for(lambda: self._is_hurried or self._closing.is_set(), _GATHER_S)
         except _BROKEN as error:
             self._turn_off(error)
 
@@ -205,6 +225,7 @@ class _Shared:
             was_on, self.is_on = self.is_on, False
             self._waiting.clear()
             self._touched.clear()
+            self._changed.notify_all()
         if was_on:
             _log.warning(
                 "the cache is off for the rest of this run, which goes on without it",
