@@ -83,7 +83,7 @@ def in_flight(store: Path) -> int:
     """Calls that the killed worker had in flight: the journal holds them as unknown."""
     kept = open_store(store)
     with kept.open(kept.list()[0].id) as run:
-        return sum(max(1, call.num_samples) for call in run.calls() if call.state == "unknown")
+        return sum(call.state == "unknown" for call in run.calls())
 
 
 def main() -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from llmprog.errors import LLMProgError, OptionError
@@ -23,6 +30,27 @@ _QUIET = {
 # A Ray of one job listens to this machine only: who can reach its ports can run code in it. The name of the variable
 # comes from the systems on which that is the default.
 _ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+_MOST_REMOVALS = 20
+_BETWEEN_REMOVALS_S = 0.1
+
+_one_at_a_time = threading.Lock()  # a process has one connection to Ray: the next is made when the last has ended
+
+
+@contextmanager
+def _own_termination() -> Iterator[None]:
+    """Have a request to terminate handled as before: Ray's handler shows a stack and aborts the process 3 s later.
+
+    Python lets the main thread alone set handlers, by ``signal.signal``; what is below that works in any.
+    """
+    api = ctypes.pythonapi
+    api.PyOS_getsig.restype, api.PyOS_setsig.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+    before = api.PyOS_getsig(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        api.PyOS_setsig(signal.SIGTERM, before)
 
 
 @dataclass(slots=True)
@@ -46,6 +74,11 @@ class Cluster:
             OptionError: There is none at that address.
             LLMProgError: It could not be begun.
         """
+        with _one_at_a_time, _own_termination():
+            return cls._open(options)
+
+    @classmethod
+    def _open(cls, options: RayOptions) -> Cluster:
         for name, value in (_QUIET if options.address is not None else _QUIET | _ON_LOOPBACK).items():
             os.environ.setdefault(name, value)
         ray = importlib.import_module("ray")
@@ -91,7 +124,10 @@ class Cluster:
 
     def close(self) -> None:
         """End the connection, and Ray where it was begun for this; takes a second or two."""
-        if self.is_ours:
-            self.ray.shutdown()
-        if self.directory is not None:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        with _one_at_a_time:
+            if self.is_ours:
+                self.ray.shutdown()
+            for _ in range(_MOST_REMOVALS):
+                if self.directory is not None and Path(self.directory).exists():
+                    shutil.rmtree(self.directory, ignore_errors=True)
+                    time.sleep(_BETWEEN_REMOVALS_S)  # its last processes may still write

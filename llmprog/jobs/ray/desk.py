@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llmprog.accounting import Spending
@@ -117,7 +117,9 @@ class Desk:
             if isinstance(operation, RowDone):
                 self._row_done(operation)
             elif not self._do_at_once(number, operation):
-                self._spawn(number, self._do(operation), is_waiting=isinstance(operation, Reserve | ReserveRate))
+                task = asyncio.create_task(self._answered(number, operation))
+                self._at_work[task] = isinstance(operation, Reserve | ReserveRate)
+                task.add_done_callback(lambda done: self._at_work.pop(done, None))
 
     async def close(self) -> None:
         """Charge and note what a worker that is gone has left: its calls under way may be billed."""
@@ -202,14 +204,9 @@ class Desk:
         else:
             allotment.settle(operation.num_tokens)
 
-    def _spawn(self, number: int | None, work: Coroutine[Any, Any, Any], *, is_waiting: bool) -> None:
-        task = asyncio.create_task(self._answered(number, work))
-        self._at_work[task] = is_waiting
-        task.add_done_callback(lambda done: self._at_work.pop(done, None))
-
-    async def _answered(self, number: int | None, work: Awaitable[Any]) -> None:
+    async def _answered(self, number: int | None, operation: Operation) -> None:
         try:
-            value = await work
+            value = await self._do(operation)
         except LLMProgError as error:
             if number is None:
                 self._failed(error)

@@ -85,8 +85,8 @@ class RayExecutor:
         """
         try:
             await self._open()
-        except BaseException:
-            await self.__aexit__()
+        except BaseException as error:
+            await self.__aexit__(type(error), error)
             raise
         return self
 
@@ -111,17 +111,24 @@ class RayExecutor:
                     self._changed.clear()
                     await self._changed.wait()
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(
+        self, _kind: type[BaseException] | None = None, error: BaseException | None = None, _trace: object = None
+    ) -> None:
         """End all workers, and Ray where it was begun for this job."""
+        cluster, self._cluster = self._cluster, None
+        closing = None if cluster is None else threading.Thread(target=cluster.close, name="llmprog-ray-end")
+        is_given_up = isinstance(error, asyncio.CancelledError | GeneratorExit)
+        if closing is not None and is_given_up:
+            closing.start()  # nobody waits for it but the end of the process
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(worker.close() for worker in self._workers), return_exceptions=True)
         if self._code is not None:
             self._code.close()
-        if self._cluster is not None:
-            cluster, self._cluster = self._cluster, None
-            await asyncio.to_thread(cluster.close)
+        if closing is not None and not is_given_up:
+            closing.start()
+            await asyncio.to_thread(closing.join)
 
     async def run(self, task: RowTask) -> RowResult:
         try:

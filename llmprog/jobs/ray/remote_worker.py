@@ -178,7 +178,8 @@ class RemoteWorker:
         for task in self._tasks:
             task.cancel()
         with suppress(Exception):  # it may be gone for long, and Ray with it
-            self._ray.kill(self._actor)
+            if self._ray.is_initialized():
+                self._ray.kill(self._actor)
         try:
             await self._desk.close()
         except Exception as error:  # noqa: BLE001 - handed on: it ends the job
