@@ -7,6 +7,7 @@ import os
 import sys
 
 import pytest
+import structlog
 from hypothesis import settings
 
 settings.register_profile("llmprog", settings.get_profile(settings.get_current_profile_name()), deadline=None)
@@ -49,6 +50,13 @@ def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def log_lines_go_nowhere_else():
+    """The command line directs log lines to its own stderr, which is gone when its test has ended."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True, scope="session")
