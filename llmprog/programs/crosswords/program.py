@@ -96,10 +96,10 @@ def summed_confidences(completions: list[str]) -> dict[tuple[str, str], float]:
     return found
 
 
-def propose_words(max_children: int, num_samples: int, temperature: float) -> Generator:
+def propose_words(max_children: int, num_samples: int, temperature: float, max_tokens: int) -> Generator:
     """A generator of the ``max_children`` grids with the words of highest confidence that change no letter."""
 
-    @generator(prompt=_PROPOSE_PROMPT, name="propose", n=num_samples, temperature=temperature, max_tokens=400)
+    @generator(prompt=_PROPOSE_PROMPT, name="propose", n=num_samples, temperature=temperature, max_tokens=max_tokens)
     def propose(state: Grid, completions: list[str]) -> Iterator[Grid]:
         ranked = sorted(summed_confidences(completions).items(), key=lambda item: -item[1])
         num_made = 0
@@ -135,10 +135,10 @@ def to_be_judged(state: Grid) -> list[tuple[str, str]]:
     return found
 
 
-def judge_clues(temperature: float) -> Checker:
+def judge_clues(temperature: float, max_tokens: int) -> Checker:
     """A checker that asks, clue by clue, whether a word still fits; one that is impossible refuses the grid."""
 
-    @checker(name="judge", temperature=temperature, max_tokens=200)
+    @checker(name="judge", temperature=temperature, max_tokens=max_tokens)
     async def judge(state: Grid, model: Model) -> Verdict:
         asked = to_be_judged(state)
         prompts = [f"{_JUDGE_PROMPT}{clue}: {' '.join(letters)}\n" for clue, letters in asked]
@@ -158,6 +158,7 @@ def crosswords(
     max_states: int = 100,
     prune: bool = True,
     temperature: float = 0.7,
+    max_tokens: int = 400,
 ) -> Program:
     """Fill in a 5x5 crossword from its ten clues, depth-first, by words that a model proposes and judges.
 
@@ -167,12 +168,13 @@ def crosswords(
         max_states: Grids looked at.
         prune: Give a grid up when a clue that is left is judged impossible.
         temperature: Of proposals and judgements.
+        max_tokens: Longest list of words, and longest judgement, in the model's tokens.
     """
     return Program(
         name="crosswords",
         start=_first_grid,
-        generators=[propose_words(max_children, num_samples, temperature)],
-        checkers=[progress, judge_clues(temperature)] if prune else [progress],
+        generators=[propose_words(max_children, num_samples, temperature, max_tokens)],
+        checkers=[progress, judge_clues(temperature, max_tokens)] if prune else [progress],
         controller=DepthFirstSearch(max_depth=len(ENTRIES), max_thoughts=max_states),
         goal=_is_full,
         answer=_board,

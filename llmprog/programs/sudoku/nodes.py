@@ -11,7 +11,6 @@ from llmprog.types import Blank, Prompt, Template
 
 NO_BOARD = "the reply holds no board"
 HALF_A_ROW = 0
-_MAX_TOKENS = 512
 _SEARCHED_NODES = 2_000  # boards that a check for a dead end looks at; propagation alone leaves few to be searched
 
 
@@ -68,7 +67,7 @@ _STEP_PROMPT = (
 )
 
 
-@generator(prompt=_WHOLE_PROMPT, name="solve", max_tokens=_MAX_TOKENS)
+@generator(prompt=_WHOLE_PROMPT, name="solve")
 def whole_board(state: Position, completion: str) -> Position:
     """The full board that a completion holds."""
     rows = read_rows(completion, state.board.size)
@@ -106,7 +105,7 @@ def next_cells(state: Position, completion: str, num_cells: int) -> Position:
 def fill_some(num_cells: int) -> Generator:
     """A generator of boards with at most ``num_cells`` more cells filled; ``HALF_A_ROW`` is that, rounded up."""
 
-    @generator(prompt=_STEP_PROMPT, name="fill_some", max_tokens=_MAX_TOKENS)
+    @generator(prompt=_STEP_PROMPT, name="fill_some")
     def fill(state: Position, completion: str) -> Position:
         return next_cells(state, completion, num_cells or (state.board.size + 1) // 2)
 
@@ -149,7 +148,7 @@ def blanks_of(state: Position) -> Template:
     return Template(prompt, tuple(parts))
 
 
-@generator(prompt=blanks_of, name="fill_blanks", max_tokens=_MAX_TOKENS)
+@generator(prompt=blanks_of, name="fill_blanks")
 def fill_blanks(state: Position, completion: str) -> Position:
     """The full board that a completion holds, also where cells of it break a rule: it may be edited."""
     size, given = state.board.size, state.puzzle.cells

@@ -42,6 +42,7 @@ def sudoku(
     max_rounds: int | None = None,
     max_visits: int | None = None,
     temperature: float = 0.7,
+    max_tokens: int = 512,
 ) -> Program:
     """Fill in a square board so that every row, column and box holds each number once.
 
@@ -57,6 +58,7 @@ def sudoku(
         max_rounds: Steps tried (tot; default 100), or edits of a draft (edit; default 8).
         max_visits: Steps tried from a board before going back by two (tot; default 5).
         temperature: Of everything that is drawn.
+        max_tokens: Longest reply, in the model's tokens.
     """
     one_of("method", method, Method)
     samples = for_method("num_samples", num_samples, method, {"best_of_n": 20, "infill": 1, "edit": 1})
@@ -86,7 +88,7 @@ def sudoku(
     return Program(
         name="sudoku",
         start=lambda text: _first_state(text, boxes),
-        generators=[node.with_options(temperature=temperature)],
+        generators=[node.with_options(temperature=temperature, max_tokens=max_tokens)],
         checkers=checkers,
         controller=controller,
         goal=_is_solved,

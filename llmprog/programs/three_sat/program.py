@@ -30,7 +30,6 @@ from llmprog.search import BestOfN, Controller, RollbackRules, TreeOfThoughtCont
 Method = Literal["one_shot", "best_of_n", "tot"]
 DeadEnds = Literal["none", "propagation", "search"]
 
-_MAX_TOKENS = 512
 _MAX_REPLY = 20_000  # of a longer reply the end is read
 _SEARCHED_NODES = 2_000
 
@@ -147,7 +146,7 @@ def _fault_of(state: Assignment, stated: Sequence[int]) -> str:
     return ""
 
 
-@generator(prompt=_WHOLE_PROMPT, name="solve", max_tokens=_MAX_TOKENS)
+@generator(prompt=_WHOLE_PROMPT, name="solve")
 def set_all(state: Assignment, completion: str) -> Assignment:
     """The assignment that a completion states."""
     return set_some(state, completion, None)
@@ -156,7 +155,7 @@ def set_all(state: Assignment, completion: str) -> Assignment:
 def set_few(num_variables: int) -> Generator:
     """A generator of assignments with at most ``num_variables`` more variables set."""
 
-    @generator(prompt=_STEP_PROMPT, name="set_few", max_tokens=_MAX_TOKENS)
+    @generator(prompt=_STEP_PROMPT, name="set_few")
     def step(state: Assignment, completion: str) -> Assignment:
         return set_some(state, completion, num_variables)
 
@@ -198,6 +197,7 @@ def three_sat(
     max_rounds: int | None = None,
     max_visits: int | None = None,
     temperature: float = 0.7,
+    max_tokens: int = 512,
 ) -> Program:
     """Set variables to true or false so that every clause of at most three literals holds.
 
@@ -211,6 +211,7 @@ def three_sat(
         max_rounds: Steps tried (tot; default 100).
         max_visits: Steps tried from an assignment before going back by two (tot; default 5).
         temperature: Of everything that is drawn.
+        max_tokens: Longest reply, in the model's tokens.
     """
     one_of("method", method, Method)
     samples = for_method("num_samples", num_samples, method, {"best_of_n": 20})
@@ -233,7 +234,7 @@ def three_sat(
     return Program(
         name="three_sat",
         start=_first_state,
-        generators=[node.with_options(temperature=temperature)],
+        generators=[node.with_options(temperature=temperature, max_tokens=max_tokens)],
         checkers=checkers,
         controller=controller,
         goal=_is_solved,
