@@ -34,7 +34,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "executors.py"
 TWO_WORKERS = RayOptions(num_workers=2)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def ray():
     """One Ray for all tests of this file: it takes seconds to begin."""
     cluster = Cluster.open(TWO_WORKERS)
