@@ -240,7 +240,7 @@ async def test_what_is_wrong_for_all_rows_ends_the_job(error, tmp_path):
     assert raised is error
     assert job.stopped == "error"
     assert {result.index for result in done} >= set(range(20))
-    assert len(done) <= 24
+    assert len(done) < 100  # of 1,000: those that were under way when the error came
     assert len(backend.requests) < 100
     with open_store(tmp_path).open(job.progress.run_id) as run:
         assert run.status == "failed"
