@@ -19,12 +19,12 @@ The methods:
   visits; boards that break no rule are gone on from, also where they cannot be completed.
 * *rules, dead ends*: the program's default, which finds such boards exactly as well. As the puzzles have one solution,
   this checker refuses every wrong cell: what is left to the generator is to write right ones.
-* *infill*: diffusion fills all blanks of one template; *infill, best of 20*; *edit*: cells that break a rule are filled
-  again, up to 8 times.
+* *infill*: diffusion fills all blanks of one template, one in each denoising step; *infill, best of 20*; *edit*: cells
+  that break a rule are filled again, up to 8 times; the same with two denoising steps a template.
 
-calls: completions asked for per puzzle, unsolved ones included; rounds: those that had to wait for one another, which
-for all methods but *best of 20* is the same (its boards could be drawn side by side). A puzzle counts with its mean
-over the seeds; intervals are 95 %, by bootstrap over puzzles.
+calls: completions asked for per puzzle, unsolved ones included. All methods ask for one at a time, so calls are rounds
+too. A puzzle counts with its mean over the seeds. Intervals are 95 %: Wilson's, of the number of puzzles, for the share
+solved, by bootstrap over puzzles for calls.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ from llmprog.search import BestOfN, RollbackRules, TreeOfThoughtController
 
 AUTOREGRESSIVE = "local:puzzles"
 DIFFUSION = "local:puzzles?decoder=masked_diffusion&unmask=quota"
+TWO_STEPS = f"{DIFFUSION}&steps=2"
 MODEL, NOISY = "model", "noisy solver"
 LEARNED_SIZE = 4
 MANY = 20
@@ -63,7 +64,6 @@ class Contender:
     who: str
     program: Program
     open_backend: Callable[[int], Backend]
-    in_parallel: bool = False  # its calls need not wait for one another
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,14 @@ def contenders(size: int, args: argparse.Namespace) -> list[Contender]:
     }
     found: list[Contender] = []
     if MODEL in args.who and size == LEARNED_SIZE:
-        found += [lined_up(name, MODEL, p, opener(AUTOREGRESSIVE)) for name, p in boards.items()]
-        found += [lined_up(name, MODEL, p, opener(DIFFUSION)) for name, p in blanks.items()]
+        found += [Contender(name, MODEL, program, opener(AUTOREGRESSIVE)) for name, program in boards.items()]
+        found += [Contender(name, MODEL, program, opener(DIFFUSION)) for name, program in blanks.items()]
+        for name in ("infill", "edit"):
+            found.append(Contender(f"{name}, 2 steps", MODEL, blanks[name], opener(TWO_STEPS)))
     if NOISY in args.who:
         found += [
-            lined_up(name, NOISY, p, lambda seed: noisy_solver(args.error_rate, seed)) for name, p in boards.items()
+            Contender(name, NOISY, program, lambda seed: noisy_solver(args.error_rate, seed))
+            for name, program in boards.items()
         ]
     return found
 
@@ -147,10 +150,6 @@ def contenders(size: int, args: argparse.Namespace) -> list[Contender]:
 def opener(backend_id: str) -> Callable[[int], Backend]:
     """Opens a model, whose draws have the seed of the run and not of the model."""
     return lambda _: open_backend(backend_id)
-
-
-def lined_up(name: str, who: str, program: Program, backend: Callable[[int], Backend]) -> Contender:
-    return Contender(name, who, program, backend, in_parallel="best of" in name)
 
 
 def one_by_one(program: Program) -> Program:
@@ -163,8 +162,8 @@ def refusal_of_the_model(size: int) -> str:
     try:
         sudoku(method="one_shot").run(str(random_puzzles(size, 1)[0]), backend=AUTOREGRESSIVE, seed=0)
     except InputError as refusal:
-        return str(refusal).splitlines()[0]
-    return "it answers"
+        return f"Refused: {str(refusal).partition(': the embedded')[0]}."
+    return "It answers."
 
 
 # --------------------------------------------------------------------------------------------- measuring
@@ -189,7 +188,15 @@ async def measure(contender: Contender, size: int, puzzles: Sequence[Board], arg
     return Row(contender, size, [statistics.mean(s) for s in solved], [statistics.mean(c) for c in calls], seconds)
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
+def share_interval(share: float, total: int) -> tuple[float, float]:
+    """95 % Wilson interval of a share of ``total`` puzzles."""
+    z = 1.96
+    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z * ((share * (1 - share) + z * z / (4 * total)) / total) ** 0.5 / (1 + z * z / total)
+    return centre - half, centre + half
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """95 % bootstrap interval of the mean."""
     rng = random.Random(0)
     means = sorted(statistics.fmean(rng.choices(values, k=len(values))) for _ in range(2_000))
@@ -207,26 +214,26 @@ def main() -> None:
     args = parser.parse_args()
 
     table = Table(
-        title=f"sudoku, {args.puzzles} puzzles a size, {args.seeds} seeds, noisy solver wrong in "
-        f"{100 * args.error_rate:g} % of cells"
+        title=f"sudoku, {args.puzzles} puzzles a size, seeds 0 to {args.seeds - 1}, "
+        f"noisy solver wrong in {100 * args.error_rate:g} % of cells"
     )
-    for column in ("size", "generator", "method", "solved %", "95 %", "calls", "95 %", "rounds", "s/puzzle"):
+    for column in ("size", "generator", "method", "solved %", "95 %", "calls", "95 %", "s/puzzle"):
         is_text = column in ("generator", "method")
         table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
     notes: list[str] = []
     for size in args.sizes:
         puzzles = random_puzzles(size, args.puzzles)
         if MODEL in args.who and size != LEARNED_SIZE:
-            notes.append(f"{size}x{size}, model: refused, it has never seen such a board: {refusal_of_the_model(size)}")
+            notes.append(f"{size}x{size}, model: it has never seen such a board. {refusal_of_the_model(size)}")
         for contender in contenders(size, args):
             row = asyncio.run(measure(contender, size, puzzles, args))
             solved, calls = statistics.fmean(row.solved), statistics.fmean(row.calls)
-            solved_low, solved_high = interval(row.solved)
-            calls_low, calls_high = interval(row.calls)
+            solved_low, solved_high = share_interval(solved, len(puzzles))
+            calls_low, calls_high = mean_interval(row.calls)
             table.add_row(
                 f"{size}x{size}", contender.who, contender.method, f"{100 * solved:.1f}",
                 f"{100 * solved_low:.0f}–{100 * solved_high:.0f}", f"{calls:.1f}", f"{calls_low:.1f}–{calls_high:.1f}",
-                "1.0" if contender.in_parallel else f"{calls:.1f}", f"{row.seconds:.2f}",
+                f"{row.seconds:.2f}",
             )  # fmt: skip
             Console(stderr=True).print(f"{size}x{size} {contender.who}, {contender.method}: {solved:.2f}, {calls:.1f}")
     console = Console(width=120)
