@@ -11,6 +11,7 @@
     ├── NodeError             a node's own function raised (``.node``; the cause is chained)
     ├── BudgetExceededError   the budget does not allow the next call
     ├── StoreError            a run store cannot be read or written
+    │   ├── UnknownRunError       there is no run with this id
     │   ├── RunLockedError        another process is at work on the run
     │   └── ProgramChangedError   a run cannot be resumed, since its program is another now
     └── BackendError              a model call failed (``.backend``, ``.status``, ``.retryable``, ``.retry_after_s``)
@@ -117,6 +118,10 @@ class BudgetExceededError(LLMProgError):
 
 class StoreError(LLMProgError):
     """A run store cannot be read or written: a full disk, a missing file, a file of a newer version, for some."""
+
+
+class UnknownRunError(StoreError):
+    """There is no run with this id, or several begin so; the message names those that are near."""
 
 
 class RunLockedError(StoreError):

@@ -416,3 +416,10 @@ def test_an_export_that_makes_no_sense_is_refused_in_one_line(llmprog, store, ar
     assert (code, out) == (2, "")
     assert complaint in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [("show",), ("resume",), ("export", "--as", "jsonl")])
+def test_a_run_that_does_not_exist_is_a_usage_error(llmprog, command):
+    code, _, err = llmprog("runs", command[0], "nonesuch", *command[1:])
+    assert code == 2
+    assert "run 'nonesuch': there is no such run" in err

@@ -29,12 +29,13 @@ def main() -> None:
         ProgramChangedError,
         RunLockedError,
         StoreError,
+        UnknownRunError,
     )
 
     try:
         app(standalone_mode=True)
-    except (RunLockedError, ProgramChangedError) as error:  # what was asked for cannot be; nothing is broken
-        _fail(error, EXIT_USAGE)
+    except (UnknownRunError, RunLockedError, ProgramChangedError) as error:
+        _fail(error, EXIT_USAGE)  # what was asked for cannot be; nothing is broken
     except (BackendError, MissingExtraError, StoreError) as error:
         _fail(error, EXIT_BACKEND)
     except BudgetExceededError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import platformdirs
 
-from llmprog.errors import StoreError
+from llmprog.errors import StoreError, UnknownRunError
 from llmprog.runs import sessions
 from llmprog.runs.database import BUSY_TIMEOUT_S, Database, MemoryDatabase, SqliteFile
 from llmprog.runs.encoding import json_object
@@ -196,12 +196,12 @@ class RunStore(ABC):
         if len(beginning) == 1:
             return beginning[0]
         if beginning:
-            raise StoreError(
+            raise UnknownRunError(
                 f"run {run_id!r}: {len(beginning)} runs begin so: {', '.join(beginning[:5])}; give more of the id"
             )
         near = difflib.get_close_matches(run_id, ids, n=3, cutoff=0.5) or ids[:3]
         known = f"near: {', '.join(near)}" if near else "there are no runs yet"
-        raise StoreError(f"run {run_id!r}: there is no such run in {self}; {known}")
+        raise UnknownRunError(f"run {run_id!r}: there is no such run in {self}; {known}")
 
 
 class DirectoryStore(RunStore):
