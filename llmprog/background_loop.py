@@ -14,6 +14,8 @@ from llmprog.errors import LLMProgError
 
 T = TypeVar("T")
 
+_LOOK_UP_S = 0.5
+
 _lock = threading.Lock()
 
 
@@ -53,18 +55,31 @@ def run_sync(work: Coroutine[Any, Any, T], on_interrupt: Callable[[], None] | No
     try:  # the loop may be at work, and Ctrl-C arrive, before the next line has returned
         future = asyncio.run_coroutine_threadsafe(work, loop)
         try:
-            return future.result()
+            return _result(future)
         except KeyboardInterrupt:
             if on_interrupt is None or future.done():
                 raise
             on_interrupt()
-            return future.result()
+            return _result(future)
     except KeyboardInterrupt:
         if future is not None:
             future.cancel()
         with suppress(TimeoutError):  # a node that does not let go must not hide the interrupt
             asyncio.run_coroutine_threadsafe(_drain(), loop).result(timeout=5)
         raise
+
+
+def _result(future: Future[T]) -> T:
+    """The result of ``future``, with a look up now and then.
+
+    A signal that comes in the instant before a thread goes to sleep does not wake it: Ctrl-C would be lost.
+    """
+    while True:
+        try:
+            return future.result(timeout=_LOOK_UP_S)
+        except TimeoutError:
+            if future.done():
+                return future.result()
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -174,7 +174,7 @@ def test_show_lists_calls_and_draws_thoughts(llmprog, store):
 def test_what_show_cannot_show_it_says_in_one_line(llmprog, store):
     run_id = kept(store)
     for arguments, exit_code, complaint in (
-        (["show", "2020"], 4, f"there is no such run in {store.directory}; near: {run_id}"),
+        (["show", "2020"], 2, f"there is no such run in {store.directory}; near: {run_id}"),
         (["show", run_id, "--row", "3"], 2, "is no job"),
     ):
         code, out, err = llmprog("runs", *arguments)
