@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from llmprog.nodes import checker as checker
     from llmprog.nodes import generator as generator
     from llmprog.program import Program as Program
-    from llmprog.result import Result as Result
     from llmprog.runner import arun as arun
     from llmprog.runner import run as run
+    from llmprog.running.result import Result as Result
     from llmprog.runs.budget import Budget as Budget
     from llmprog.runs.store import open_store as open_store
     from llmprog.types import Blank as Blank
@@ -43,7 +43,7 @@ _HOMES = {
     "llmprog.jobs.job": ("amap", "map"),
     "llmprog.nodes": ("Checker", "Generator", "Model", "Verdict", "checker", "generator"),
     "llmprog.program": ("Program",),
-    "llmprog.result": ("Result",),
+    "llmprog.running.result": ("Result",),
     "llmprog.runner": ("arun", "run"),
     "llmprog.runs.budget": ("Budget",),
     "llmprog.runs.store": ("open_store",),

@@ -13,15 +13,15 @@ from uuid import uuid4
 
 from llmprog.backends.recording import Recorder
 from llmprog.background_loop import run_sync
-from llmprog.chosen_backends import BackendChoice, ChosenBackends
 from llmprog.compile import compile_program
 from llmprog.errors import LLMProgError, OptionError, StoreError
 from llmprog.events import Event
-from llmprog.execution import RunContext, execute, start_state
 from llmprog.joined import CUT_SHORT
 from llmprog.program import Program
 from llmprog.redaction import redact
-from llmprog.result import Result
+from llmprog.running.chosen_backends import BackendChoice, ChosenBackends
+from llmprog.running.execution import RunContext, execute, start_state
+from llmprog.running.result import Result
 from llmprog.runs.budget import Budget
 from llmprog.runs.ledger import BudgetLedger, Ledger
 from llmprog.search.controller import is_whole
@@ -99,7 +99,7 @@ async def arun(
             config["seed"] = seed
         open_journal = None
         if store is not None or resume is not None:
-            from llmprog.run_records import describe_run, journal_opener
+            from llmprog.running.run_records import describe_run, journal_opener
 
             info = describe_run(compiled, kind="run", input=input, config=config, labels=labels or {})
             open_journal = journal_opener(store, info, resume=resume, fork=fork)

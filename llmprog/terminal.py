@@ -19,7 +19,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from llmprog.events import CallSettled, CompletionDelta, Event, ThoughtChecked, ThoughtExpanded
-from llmprog.result import Result
+from llmprog.running.result import Result
 from llmprog.search import Status, ThoughtGraph
 from llmprog.search.thought_graph import format_state
 from llmprog.templates import format_value

@@ -18,7 +18,7 @@ from llmprog.cli.interrupts import draining
 from llmprog.cli.settings import assign
 
 if TYPE_CHECKING:
-    from llmprog.result import Result
+    from llmprog.running.result import Result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +88,8 @@ def carry_out(
     from llmprog.backends.registry import describe_options, with_options
     from llmprog.errors import LLMProgError
     from llmprog.programs.catalog import find
-    from llmprog.result import Result
     from llmprog.runner import run as run_program
+    from llmprog.running.result import Result
     from llmprog.runs.store import default_store, open_store
 
     entry = find(command.program)

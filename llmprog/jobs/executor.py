@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from llmprog.accounting import Journal
-from llmprog.chosen_backends import ChosenBackends
 from llmprog.compile import CompiledProgram
 from llmprog.errors import (
     AuthenticationError,
@@ -23,8 +22,9 @@ from llmprog.errors import (
     StoreError,
 )
 from llmprog.events import Event
-from llmprog.execution import RunContext, execute
 from llmprog.jobs.result import RowResult, RowTask, result_of_error, result_of_run
+from llmprog.running.chosen_backends import ChosenBackends
+from llmprog.running.execution import RunContext, execute
 from llmprog.search.voting import canonical_answer
 
 # What is wrong for one row is wrong for all: the job ends, instead of failing row by row at the user's expense.

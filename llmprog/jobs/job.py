@@ -9,10 +9,8 @@ from contextlib import ExitStack, aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmprog.background_loop import run_sync
-from llmprog.chosen_backends import BackendChoice, ChosenBackends
 from llmprog.compile import compile_program
 from llmprog.errors import InputError, OptionError
-from llmprog.execution import RunContext
 from llmprog.jobs.executor import Executor, LocalExecutor
 from llmprog.jobs.inputs import InputOf
 from llmprog.jobs.progress import JobProgress
@@ -22,6 +20,8 @@ from llmprog.jobs.rows import Row, rows_of
 from llmprog.jobs.session import Session
 from llmprog.program import Program
 from llmprog.runner import BudgetChoice, CacheChoice, StoreChoice, opened_context
+from llmprog.running.chosen_backends import BackendChoice, ChosenBackends
+from llmprog.running.execution import RunContext
 from llmprog.search.controller import is_whole
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class Job:
             store = self._opened_store(stack)
             seed, open_journal = self._job_seed(store), None
             if store is not None:
-                from llmprog.run_records import describe_run, journal_opener
+                from llmprog.running.run_records import describe_run, journal_opener
 
                 info = describe_run(
                     self.compiled,

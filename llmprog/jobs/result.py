@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from llmprog.redaction import redact
-from llmprog.result import Result
+from llmprog.running.result import Result
 from llmprog.search.voting import canonical_answer
 from llmprog.templates import format_value
 from llmprog.types import Usage

@@ -8,10 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from llmprog.chosen_backends import BackendChoice, ChosenBackends
 from llmprog.compile import CompiledProgram
 from llmprog.errors import InputError, LLMProgError
-from llmprog.execution import RunContext
 from llmprog.jobs.ray.cluster import Cluster
 from llmprog.jobs.ray.desk import Accounts
 from llmprog.jobs.ray.messages import Setup
@@ -22,6 +20,8 @@ from llmprog.jobs.ray.remote_worker import RemoteWorker, WorkerDiedError
 from llmprog.jobs.ray.worker import RowWorker
 from llmprog.jobs.result import RowResult, RowTask, result_of_error
 from llmprog.log import Log
+from llmprog.running.chosen_backends import BackendChoice, ChosenBackends
+from llmprog.running.execution import RunContext
 from llmprog.runs.journal import RunJournal
 from llmprog.runs.ledger import Ledger
 from llmprog.types import Usage

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple, TypeAlias
 
 from llmprog.backends.accounts import CompletionCache
-from llmprog.chosen_backends import BackendChoice
 from llmprog.compile import CompiledProgram
 from llmprog.errors import LLMProgError
 from llmprog.jobs.result import RowResult
+from llmprog.running.chosen_backends import BackendChoice
 from llmprog.runs.path_journal import QuestionKey
 from llmprog.runs.recall import SettledCall
 from llmprog.types import Usage

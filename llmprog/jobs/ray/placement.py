@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llmprog.backends.registry import parse_id
-from llmprog.chosen_backends import BackendChoice, ChosenBackends
 from llmprog.errors import OptionError
 from llmprog.jobs.ray.cluster import Cluster
 from llmprog.jobs.ray.options import RayOptions
+from llmprog.running.chosen_backends import BackendChoice, ChosenBackends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

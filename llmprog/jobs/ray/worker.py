@@ -12,15 +12,15 @@ from dataclasses import replace
 from importlib import metadata
 
 from llmprog.background_loop import start
-from llmprog.chosen_backends import ChosenBackends
 from llmprog.errors import LLMProgError, restored
 from llmprog.events import CallSettled, Event
-from llmprog.execution import RunContext
 from llmprog.jobs.executor import LocalExecutor
 from llmprog.jobs.ray.mailbox import Mailbox
 from llmprog.jobs.ray.messages import Answer, Hello, Parcel, RowDone, Setup, Spent, Work
 from llmprog.jobs.ray.proxies import RemoteJournal, RemoteLedger, RemoteShare
 from llmprog.redaction import redact
+from llmprog.running.chosen_backends import ChosenBackends
+from llmprog.running.execution import RunContext
 from llmprog.runs.cache import CallCache
 from llmprog.types import Usage
 

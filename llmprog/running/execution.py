@@ -11,15 +11,15 @@ from typing import Any, Generic, TypeVar
 
 from llmprog.accounting import Journal, Spending
 from llmprog.backends.accounts import Accounts, CompletionCache
-from llmprog.chosen_backends import ChosenBackends
 from llmprog.compile import CompiledProgram
 from llmprog.errors import InputError, LLMProgError, NodeError
 from llmprog.events import Event
 from llmprog.joined import CUT_SHORT, Joined, PartCall
-from llmprog.joined_execution import CacheOfDraw, Halt, JoinedRun, execute_joined
-from llmprog.nested_runs import NodeCalls, RunNested
 from llmprog.program import Program
-from llmprog.result import Result
+from llmprog.running.chosen_backends import ChosenBackends
+from llmprog.running.joined_execution import CacheOfDraw, Halt, JoinedRun, execute_joined
+from llmprog.running.nested_runs import NodeCalls, RunNested
+from llmprog.running.result import Result
 from llmprog.search.calls import derive_seed
 from llmprog.search.runtime import Search, SearchOutcome
 from llmprog.search.thought_graph import ThoughtGraph
@@ -136,7 +136,7 @@ async def execute(
 
 def _records_of_parts(journal: Journal, path: str) -> Callable[[ThoughtGraph], Callable[[Event], None]]:
     def records(graph: ThoughtGraph) -> Callable[[Event], None]:
-        from llmprog.run_records import ThoughtRecords
+        from llmprog.running.run_records import ThoughtRecords
 
         return ThoughtRecords(journal, path, graph, lambda answer: answer, has_goal=False)
 
@@ -178,7 +178,7 @@ async def _execute_search(
         stop=context.stop,
     )
     if journal is not None:
-        from llmprog.run_records import ThoughtRecords
+        from llmprog.running.run_records import ThoughtRecords
 
         observers.append(ThoughtRecords(journal, path, search.graph, search.answer, has_goal=program.goal is not None))
     begun = time.perf_counter()

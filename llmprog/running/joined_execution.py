@@ -16,7 +16,7 @@ from llmprog.errors import BudgetExceededError, LLMProgError, StoreError
 from llmprog.events import Event, RunFinished, ThoughtExpanded
 from llmprog.joined import ANSWER, INPUT, Joined, JointOutcome, PartCall, PartOutcome
 from llmprog.nodes import Verdict
-from llmprog.result import Result
+from llmprog.running.result import Result
 from llmprog.search.thought_graph import ThoughtGraph
 from llmprog.types import Completion, Request, Usage
 

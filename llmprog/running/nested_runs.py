@@ -9,7 +9,7 @@ from llmprog.backends.scheduler import Scheduler
 from llmprog.compile import CompiledProgram, compile_program
 from llmprog.errors import BudgetExceededError, LLMProgError
 from llmprog.program import Program
-from llmprog.result import Result
+from llmprog.running.result import Result
 
 RunNested = Callable[[CompiledProgram, Any, str, int, str], Awaitable[Result]]
 """Runs a compiled program on an input, for a node, with a seed, at a place within the path of the node's search."""

@@ -1,0 +1,1 @@
+"""What makes one run of a compiled program: its backends, its calls, its record, its result."""
