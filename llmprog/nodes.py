@@ -20,6 +20,7 @@ from llmprog.types import Completion, Logprobs, Prompt, SamplingParams, Template
 PromptSource: TypeAlias = str | Callable[..., str | Prompt | Template]
 Takes: TypeAlias = Literal["nothing", "completion", "completions", "model"]
 CheckerKind: TypeAlias = Literal["state", "vote", "pairwise"]
+Capability: TypeAlias = Literal["n", "logprobs", "score", "infill", "seed"]
 
 _COMPLETION_NAMES = ("completion", "completions")
 _SAMPLING_NAMES = ("temperature", "max_tokens", "top_p", "top_k", "min_p", "stop", "logprobs", "guided")
@@ -48,6 +49,10 @@ class Model(Protocol):
     """
 
     hint: Hint
+
+    def can(self, capability: Capability) -> bool:
+        """Whether the node's backend has a capability, for nodes that know another way where it has not."""
+        ...
 
     async def generate(self, prompt: str | Prompt, *, n: int = 1, **sampling: Any) -> list[Completion]:
         """``n`` completions of ``prompt``; ``sampling`` are fields of ``SamplingParams``."""

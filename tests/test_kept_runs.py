@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from llmprog.events import CallSettled
 from llmprog.runs.cache import CallCache
 from llmprog.runs.store import open_store
 from llmprog.search import BreadthFirstSearch, SelfConsistency
-from llmprog.types import Completion, Usage
+from llmprog.types import Completion, Logprobs, Usage
 
 
 @generator(prompt="after {state}", n=2)
@@ -69,6 +70,45 @@ def test_a_failed_run_is_resumed_without_asking_again_for_what_had_settled(tmp_p
     assert len(backend.requests) + settled == 45
     assert result.run_id == kept.id
     assert open_store(tmp_path).open(kept.id).status == "finished"
+
+
+class Scoring(ScriptedBackend):
+    """Gives likelihoods, of so many prompts, then fails."""
+
+    def __init__(self, good_calls=100):
+        super().__init__(reply)
+        self.capabilities = replace(self.capabilities, score=True)
+        self.good_calls = good_calls
+        self.num_scored = 0
+
+    async def score(self, prompt, continuations):
+        if self.num_scored >= self.good_calls:
+            raise BackendError("it is down", backend=self.id)
+        self.num_scored += 1
+        return [Logprobs(tokens=(text,), logprobs=(-float(len(prompt.text + text)),)) for text in continuations]
+
+
+def likelihoods():
+    @generator
+    async def likely(state: str, model):
+        for word in ("a", "bb", "ccc"):
+            (score,) = await model.score(state, [word])
+            yield f"{state}{score.total:g}"
+
+    return Program(generators=[likely], controller=BreadthFirstSearch(max_depth=1), name="likelihoods")
+
+
+def test_likelihoods_are_kept_and_paid_like_completions(tmp_path):
+    undisturbed = run(likelihoods(), "r", backend=Scoring(), seed=7)
+    with pytest.raises(BackendError, match="it is down"):
+        run(likelihoods(), "r", backend=Scoring(good_calls=2), seed=7, store=tmp_path)
+    (kept,) = open_store(tmp_path).list()
+    backend = Scoring()
+    result = run(likelihoods(), "r", backend=backend, store=tmp_path, resume=kept.id)
+    assert whole(result) == whole(undisturbed)
+    assert backend.num_scored == 1
+    limited = run(likelihoods(), "r", backend=Scoring(), seed=7, budget="calls=2")
+    assert (limited.stopped, limited.usage.calls) == ("budget", 2)
 
 
 def test_a_finished_run_is_shown_again_without_a_single_call(tmp_path):

@@ -7,13 +7,15 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import get_args
 
 from llmprog.accounting import Question
 from llmprog.backends.accounts import Accounts, attempts, parts_of, samples_of
 from llmprog.backends.base import Backend, StreamingBackend, refuse_unsupported
 from llmprog.backends.bounds import most_usage, times
-from llmprog.errors import BackendError, BudgetExceededError, LLMProgError, OptionError
+from llmprog.errors import BackendError, BudgetExceededError, DeclarationError, LLMProgError, OptionError
 from llmprog.events import CallSettled, CompletionDelta
+from llmprog.nodes import Capability
 from llmprog.tasks import gather_or_cancel
 from llmprog.tracing import Unwatched, WatchedCall, watch_call
 from llmprog.types import (
@@ -74,6 +76,17 @@ class Scheduler:
                 f"node {node!r} calls a model, but no backend was given; pass backend='local:puzzles', for one"
             )
         return backend
+
+    def can(self, node: str, capability: Capability) -> bool:
+        """Whether the backend of ``node`` has a capability.
+
+        Raises:
+            DeclarationError: There is no such capability.
+        """
+        if capability not in get_args(Capability):
+            known = ", ".join(get_args(Capability))
+            raise DeclarationError(f"node {node!r}: model.can({capability!r}); allowed are {known}")
+        return bool(getattr(self._backend(node).capabilities, capability))
 
     async def generate(self, node: str, request: Request) -> Sequence[Completion]:
         """``request.num_samples`` completions in sample order.

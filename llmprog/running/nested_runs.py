@@ -24,6 +24,7 @@ class NodeCalls:
     """
 
     def __init__(self, scheduler: Scheduler, run_nested: RunNested) -> None:
+        self.can = scheduler.can
         self.generate = scheduler.generate
         self.score = scheduler.score
         self._scheduler = scheduler

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from llmprog.fingerprint import describe_value
-from llmprog.nodes import Node
+from llmprog.nodes import Capability, Node
 from llmprog.program import Program
 from llmprog.templates import NO_HINT, Hint
 from llmprog.types import Completion, Logprobs, Prompt, Request, SamplingParams, Template
@@ -18,6 +18,10 @@ from llmprog.types import Completion, Logprobs, Prompt, Request, SamplingParams,
 
 class Caller(Protocol):
     """Sends a node's calls to its backend; the runner supplies it."""
+
+    def can(self, node: str, capability: Capability) -> bool:
+        """Whether the backend of ``node`` has a capability."""
+        ...
 
     async def generate(self, node: str, request: Request) -> Sequence[Completion]:
         """``request.num_samples`` completions; a ``Template`` has its blanks filled."""
@@ -118,6 +122,14 @@ class ModelHandle:
         request = Request(prompt=asked, params=params, num_samples=n, first_sample=first)
         self._num_drawn[asked, params] = first + n
         return request
+
+    def can(self, capability: Capability) -> bool:
+        """Whether the node's backend has a capability: ``score``, ``infill``, ``logprobs``, ``n`` or ``seed``.
+
+        Raises:
+            DeclarationError: There is no such capability.
+        """
+        return self._calls.caller.can(self._node.name, capability)
 
     async def generate(self, prompt: str | Prompt, *, n: int = 1, **sampling: Any) -> list[Completion]:
         """``n`` completions; asked again within one running of a node, the same prompt gives further samples."""

@@ -484,6 +484,26 @@ def test_an_async_node_may_not_ask_for_what_a_backend_cannot_do():
         Program(generators=[odd], controller=BreadthFirstSearch(max_depth=1)).run("x", backend=ScriptedBackend(tree))
 
 
+def test_an_async_node_can_ask_what_its_backend_can_do():
+    found = {}
+
+    @generator
+    async def likely(state: str, model):
+        found["score"], found["n"] = model.can("score"), model.can("n")
+        return [state + "!"]
+
+    program = Program(generators=[likely], controller=BreadthFirstSearch(max_depth=1))
+    program.run("x", backend=ScriptedBackend(tree))
+    assert found == {"score": False, "n": True}
+
+    @generator
+    async def odd(state: str, model):
+        return [model.can("fly")]
+
+    with pytest.raises(DeclarationError, match=r"'odd': model.can\('fly'\); allowed are n, logprobs, score"):
+        Program(generators=[odd], controller=BreadthFirstSearch(max_depth=1)).run("x", backend=ScriptedBackend(tree))
+
+
 @dataclass(frozen=True)
 class Pair:
     a: int
