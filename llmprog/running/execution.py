@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from llmprog.accounting import Journal, Spending
 from llmprog.backends.accounts import Accounts, CompletionCache
 from llmprog.compile import CompiledProgram
-from llmprog.errors import InputError, LLMProgError, NodeError
+from llmprog.errors import InputError, LLMProgError
 from llmprog.events import Event
 from llmprog.joined import CUT_SHORT, Joined, PartCall
 from llmprog.program import Program
@@ -21,6 +21,7 @@ from llmprog.running.joined_execution import CacheOfDraw, Halt, JoinedRun, execu
 from llmprog.running.nested_runs import NodeCalls, RunNested
 from llmprog.running.result import Result
 from llmprog.search.calls import derive_seed
+from llmprog.search.judging import call_function
 from llmprog.search.runtime import Search, SearchOutcome
 from llmprog.search.thought_graph import ThoughtGraph
 from llmprog.tracing import WatchedRun, thought_log
@@ -196,7 +197,7 @@ async def _execute_search(
             answer=answer,
             solved=solved,
             stopped=outcome.stopped,
-            explanation=None if explain is None else _call("explain", explain, start),
+            explanation=None if explain is None else call_function("explain", explain, start),
             votes=outcome.votes,
             usage=scheduler.usage,
             graph=outcome.graph,
@@ -244,17 +245,8 @@ def _answer_of(program: Program, state: Any, is_final: bool) -> Any:
     if program.answer is None:
         return state
     try:
-        return _call("answer", program.answer, state)
+        return call_function("answer", program.answer, state)
     except LLMProgError:
         if is_final:
             raise
         return None
-
-
-def _call(part: str, function: Callable[[Any], Any], state: Any) -> Any:
-    try:
-        return function(state)
-    except LLMProgError:
-        raise
-    except Exception as error:  # any error of a user's function: named and raised again
-        raise NodeError(part, f"raised {type(error).__name__}: {error} for the state {state!r}") from error

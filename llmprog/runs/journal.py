@@ -14,7 +14,16 @@ from llmprog.runs.database import Database
 from llmprog.runs.encoding import QuestionEncoder, decode, json_to_bytes
 from llmprog.runs.info import RunInfo
 from llmprog.runs.owner import OwnerLock
-from llmprog.runs.path_journal import EncodedQuestion, PathJournal, QuestionKey, RecentQuestions
+from llmprog.runs.path_journal import (
+    CopiedCall,
+    EncodedQuestion,
+    EndedCall,
+    FailedAttempt,
+    PathJournal,
+    QuestionKey,
+    RecentQuestions,
+    SentCall,
+)
 from llmprog.runs.recall import EarlierCalls, SettledCall, settled_calls
 from llmprog.runs.schema import ATTEMPT, CALL, EVENT, MAP_ROW, OUTCOME, QUESTION, Connection
 from llmprog.runs.writer import GroupWriter
@@ -24,6 +33,7 @@ EndStatus = Literal["finished", "stopped", "failed"]
 
 _KNOWN_QUESTIONS = 4096
 _ROWS_AHEAD = 256
+_NOTHING = Usage()
 
 
 class RunJournal:
@@ -52,16 +62,15 @@ class RunJournal:
         id: str,  # noqa: A002 - a run has an id
         info: RunInfo,
         session: int,
-        is_resumed: bool,
-        spent: Usage,
-        num_unknown: int,
-        elapsed_s: float,
         last: Mapping[str, int],
         clock: Callable[[], float],
+        spent: Usage = _NOTHING,
+        num_unknown: int = 0,
+        elapsed_s: float = 0.0,
     ) -> None:
         self.id = id
         self.info = info
-        self.is_resumed = is_resumed
+        self.is_resumed = session > 1
         self.spent = spent
         self.num_unknown = num_unknown
         self.elapsed_s = elapsed_s
@@ -78,7 +87,7 @@ class RunJournal:
         self._recent: RecentQuestions[int] = RecentQuestions()
         self._paths: weakref.WeakValueDictionary[str, PathJournal] = weakref.WeakValueDictionary()
         self._unasked: dict[str, set[int]] = {}
-        self._reader: Connection | None = database.reader() if is_resumed else None
+        self._reader: Connection | None = database.reader() if self.is_resumed else None
         self._rows_ahead: dict[int, tuple[str, bytes]] = {}
         self._rows_from = self._rows_to = 0
         self._is_closed = False
@@ -235,108 +244,47 @@ class RunJournal:
             self._writer.post(QUESTION, row)
         return number
 
-    async def send_call(
-        self,
-        path: str,
-        node: str,
-        backend: str,
-        question: QuestionKey,
-        first_sample: int,
-        num_samples: int,
-        bound: Usage,
-    ) -> int:
-        call, row = self._call_row(path, node, backend, question, first_sample, num_samples, bound)
+    async def send_call(self, sent: SentCall) -> int:
+        call, row = self._call_row(sent[:6], sent.bound)
         try:
             await self._write(CALL, row)
         except asyncio.CancelledError:  # it was not sent, and nobody else knows its number
-            self._writer.post(OUTCOME, self._outcome_row(call, "failed", "model", Usage(), error="cancelled unsent"))
+            unsent = EndedCall(call, "failed", _NOTHING, error="cancelled unsent")
+            self._writer.post(OUTCOME, self._outcome_row(unsent, "model"))
             raise
         return call
 
-    async def end_call(
-        self,
-        call: int,
-        state: str,
-        usage: Usage,
-        duration_s: float | None = None,
-        answers: bytes | None = None,
-        error: str | None = None,
-    ) -> None:
-        await self._write(OUTCOME, self._outcome_row(call, state, "model", usage, duration_s, answers, error))
+    async def end_call(self, ended: EndedCall) -> None:
+        await self._write(OUTCOME, self._outcome_row(ended, "model"))
 
-    def note_attempt(self, call: int, error: str, status: str | None, is_billed: bool, duration_s: float) -> None:
+    def note_attempt(self, attempt: FailedAttempt) -> None:
+        call, error, status, is_billed, duration_s = attempt
         number = next(self._numbers["attempt"])
         self._writer.post(ATTEMPT, (self._run, number, call, error, status, int(is_billed), duration_s, self._clock()))
 
-    async def copy_call(
-        self,
-        path: str,
-        node: str,
-        backend: str,
-        question: QuestionKey,
-        first_sample: int,
-        num_samples: int,
-        usage: Usage,
-        answers: bytes,
-    ) -> None:
-        call, row = self._call_row(path, node, backend, question, first_sample, num_samples, Usage())
+    async def copy_call(self, copied: CopiedCall) -> None:
+        call, row = self._call_row(copied[:6], _NOTHING)
         self._writer.post(CALL, row)
-        await self._write(OUTCOME, self._outcome_row(call, "settled", "cache", usage, 0.0, answers))
+        ended = EndedCall(call, "settled", copied.usage, 0.0, copied.answers)
+        await self._write(OUTCOME, self._outcome_row(ended, "cache"))
 
-    def _call_row(
-        self,
-        path: str,
-        node: str,
-        backend: str,
-        question: QuestionKey,
-        first_sample: int,
-        num_samples: int,
-        bound: Usage,
-    ) -> tuple[int, Sequence[Any]]:
+    def _call_row(self, asked: tuple[str, str, str, QuestionKey, int, int], bound: Usage) -> tuple[int, Sequence[Any]]:
+        path, node, backend, question, first_sample, num_samples = asked
         number = question if isinstance(question, int) else self.number_of(question)
         call = self._next_call()
         return call, (
-            self._run,
-            call,
-            path,
-            node,
-            backend,
-            number,
-            first_sample,
-            num_samples,
-            self._session,
-            self._clock(),
-            bound.calls,
-            bound.prompt_tokens,
-            bound.completion_tokens,
-            bound.usd,
+            *(self._run, call, path, node, backend, number, first_sample, num_samples),
+            *(self._session, self._clock()),
+            *(bound.calls, bound.prompt_tokens, bound.completion_tokens, bound.usd),
         )
 
-    def _outcome_row(
-        self,
-        call: int,
-        state: str,
-        source: str,
-        usage: Usage,
-        duration_s: float | None = None,
-        answers: bytes | None = None,
-        error: str | None = None,
-    ) -> Sequence[Any]:
+    def _outcome_row(self, ended: EndedCall, source: str) -> Sequence[Any]:
+        usage = ended.usage
         return (
-            self._run,
-            call,
-            state,
-            source,
-            usage.calls,
-            usage.prompt_tokens,
-            usage.completion_tokens,
-            usage.usd,
-            usage.cached_tokens,
-            usage.reasoning_tokens,
-            usage.cache_hits,
-            duration_s,
-            answers,
-            error,
+            *(self._run, ended.call, ended.state, source),
+            *(usage.calls, usage.prompt_tokens, usage.completion_tokens, usage.usd),
+            *(usage.cached_tokens, usage.reasoning_tokens, usage.cache_hits),
+            *(ended.duration_s, ended.answers, ended.error),
         )
 
 

@@ -58,6 +58,52 @@ QuestionKey: TypeAlias = "int | EncodedQuestion"
 """A question by its number in the journal or, where that is not known, by its content."""
 
 
+class SentCall(NamedTuple):
+    """A call that is about to be sent."""
+
+    path: str
+    node: str
+    backend: str
+    question: QuestionKey
+    first_sample: int
+    num_samples: int
+    bound: Usage
+
+
+class EndedCall(NamedTuple):
+    """What became of a call: ``settled``, ``failed`` or ``unknown``."""
+
+    call: int
+    state: str
+    usage: Usage
+    duration_s: float | None = None
+    answers: bytes | None = None
+    error: str | None = None
+
+
+class FailedAttempt(NamedTuple):
+    """A failed attempt that another follows."""
+
+    call: int
+    error: str
+    status: str | None
+    is_billed: bool
+    duration_s: float
+
+
+class CopiedCall(NamedTuple):
+    """A call whose answers came from the cache."""
+
+    path: str
+    node: str
+    backend: str
+    question: QuestionKey
+    first_sample: int
+    num_samples: int
+    usage: Usage
+    answers: bytes
+
+
 class CallWriter(Protocol):
     """Writes what happens to calls: a run's journal, or what passes it on to the process that has the journal.
 
@@ -68,47 +114,20 @@ class CallWriter(Protocol):
         """How ``question`` is referred to from now on."""
         ...
 
-    async def send_call(
-        self,
-        path: str,
-        node: str,
-        backend: str,
-        question: QuestionKey,
-        first_sample: int,
-        num_samples: int,
-        bound: Usage,
-    ) -> int:
-        """Note that a call is about to be sent; its number, once that is on disk."""
+    async def send_call(self, sent: SentCall) -> int:
+        """Note a call; its number, once that is on disk."""
         ...
 
-    async def end_call(
-        self,
-        call: int,
-        state: str,
-        usage: Usage,
-        duration_s: float | None = None,
-        answers: bytes | None = None,
-        error: str | None = None,
-    ) -> None:
-        """Keep what became of a call: ``settled``, ``failed`` or ``unknown``."""
+    async def end_call(self, ended: EndedCall) -> None:
+        """Keep what became of a call; it is on disk when this returns."""
         ...
 
-    def note_attempt(self, call: int, error: str, status: str | None, is_billed: bool, duration_s: float) -> None:
-        """Note a failed attempt that is followed by another."""
+    def note_attempt(self, attempt: FailedAttempt) -> None:
+        """Note an attempt, with the next group that is written."""
         ...
 
-    async def copy_call(
-        self,
-        path: str,
-        node: str,
-        backend: str,
-        question: QuestionKey,
-        first_sample: int,
-        num_samples: int,
-        usage: Usage,
-        answers: bytes,
-    ) -> None:
-        """Keep a call whose answers came from the cache."""
+    async def copy_call(self, copied: CopiedCall) -> None:
+        """Keep a call and its answers; they are on disk when this returns."""
         ...
 
 
@@ -149,26 +168,27 @@ class PathJournal:
     async def send(self, node: str, backend: str, question: Question, bound: Usage) -> int:
         first, count = _samples_of(question)
         writer = self._writer
-        return await writer.send_call(self._path, node, backend, writer.question(question), first, count, bound)
+        sent = SentCall(self._path, node, backend, writer.question(question), first, count, bound)
+        return await writer.send_call(sent)
 
     async def settle(self, call: int, answers: Answers, usage: Usage, duration_s: float) -> None:
-        await self._writer.end_call(call, "settled", usage, duration_s, _answers_to_bytes(answers))
+        await self._writer.end_call(EndedCall(call, "settled", usage, duration_s, _answers_to_bytes(answers)))
 
     async def fail(self, call: int, error: BaseException, usage: Usage) -> None:
         state = "unknown" if isinstance(error, asyncio.CancelledError) else "failed"
-        await self._writer.end_call(call, state, usage, error=_describe(error))
+        await self._writer.end_call(EndedCall(call, state, usage, error=_describe(error)))
 
     def note_attempt(self, call: int, error: BaseException, duration_s: float) -> None:
         status = getattr(error, "status", None)
         is_billed = bool(getattr(error, "possibly_billed", False))
         said = None if status is None else plain_text(str(status))
-        self._writer.note_attempt(call, _describe(error), said, is_billed, duration_s)
+        self._writer.note_attempt(FailedAttempt(call, _describe(error), said, is_billed, duration_s))
 
     async def copy(self, node: str, backend: str, request: Request, completions: Sequence[Completion]) -> None:
         first, count = _samples_of(request)
         writer, data = self._writer, completions_to_bytes(completions)
         key, usage = writer.question(request), total_usage(completions)
-        await writer.copy_call(self._path, node, backend, key, first, count, usage, data)
+        await writer.copy_call(CopiedCall(self._path, node, backend, key, first, count, usage, data))
 
 
 def _samples_of(question: Question) -> tuple[int, int]:

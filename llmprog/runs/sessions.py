@@ -13,7 +13,6 @@ from llmprog.runs.info import INFO_COLUMNS, RunInfo
 from llmprog.runs.journal import RunJournal
 from llmprog.runs.owner import OwnerLock, this_process
 from llmprog.runs.schema import CALL, OUTCOME, QUESTION, RUN, USAGE_COLUMNS, Connection, Insert, insert_sql
-from llmprog.types import Usage
 
 _CHUNK = 1024
 _FIRST = {"question": 0, "call": 0, "attempt": 0, "event": 0}
@@ -69,10 +68,6 @@ def begin(
         id=run_id,
         info=info,
         session=1,
-        is_resumed=False,
-        spent=Usage(),
-        num_unknown=0,
-        elapsed_s=0.0,
         last=_FIRST,
         clock=clock,
     )
@@ -99,7 +94,6 @@ def resume(
         id=run_id,
         info=RunInfo.from_row(info),
         session=sessions + 1,
-        is_resumed=True,
         spent=charged(connection, number),
         num_unknown=num_unknown,
         elapsed_s=elapsed_s,
@@ -134,10 +128,6 @@ def fork(
         id=run_id,
         info=info,
         session=2,
-        is_resumed=True,
-        spent=Usage(),
-        num_unknown=0,
-        elapsed_s=0.0,
         last=_last_numbers(connection, number),
         clock=clock,
     )

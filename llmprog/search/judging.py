@@ -29,6 +29,20 @@ def run_function(node: Node, function: Callable[[], Any]) -> Any:
         raise node_error(node, error) from error
 
 
+def call_function(part: str, function: Callable[[Any], Any], state: Any) -> Any:
+    """What a function of a program makes of a state.
+
+    Raises:
+        NodeError: It raised an error of its own; the message names ``part`` and the state.
+    """
+    try:
+        return function(state)
+    except LLMProgError:
+        raise
+    except Exception as error:  # any error of a user's function: named and raised again
+        raise NodeError(part, f"raised {type(error).__name__}: {error} for the state {state!r}") from error
+
+
 def node_error(node: Node, error: Exception) -> NodeError:
     """The error of a node whose function raised ``error``."""
     return NodeError(node.name, f"its function raised {type(error).__name__}: {str(error)[:500]}")

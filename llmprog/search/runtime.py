@@ -20,13 +20,13 @@ from typing import Any, NamedTuple, cast
 
 from llmprog.accounting import Spending
 from llmprog.compile import CompiledProgram
-from llmprog.errors import BudgetExceededError, DeclarationError, LLMProgError, NodeError
+from llmprog.errors import BudgetExceededError, DeclarationError, LLMProgError
 from llmprog.events import ControllerEvent, Event, RunFinished, ThoughtChecked, ThoughtExpanded, ThoughtsCompared
 from llmprog.nodes import Checker, Generator, Verdict
 from llmprog.search.calls import Caller, Calls, ModelHandle, derive_seed
 from llmprog.search.controller import Compare, Controller, Expand, Merge, Prune, SearchContext, Stop, VoteResult
 from llmprog.search.generating import as_states, named, question
-from llmprog.search.judging import apply_rules, compare_states, judge_state, node_error, run_function
+from llmprog.search.judging import apply_rules, call_function, compare_states, judge_state, node_error, run_function
 from llmprog.search.thought_graph import ThoughtGraph
 from llmprog.tasks import gather_or_cancel
 from llmprog.templates import NO_HINT, Hint
@@ -475,17 +475,9 @@ class Search:
             ) from error
 
     def _is_goal(self, state: Any) -> bool:
-        return self._goal is not None and bool(self._call("goal", self._goal, state))
+        return self._goal is not None and bool(call_function("goal", self._goal, state))
 
     def answer(self, state: Any) -> Any:
         """What ``state`` is reported as."""
         answer = self.program.program.answer
-        return state if answer is None else self._call("answer", answer, state)
-
-    def _call(self, part: str, function: Callable[[Any], Any], state: Any) -> Any:
-        try:
-            return function(state)
-        except LLMProgError:
-            raise
-        except Exception as error:  # any error of a user's function: named and raised again
-            raise NodeError(part, f"raised {type(error).__name__}: {error} for the state {state!r}") from error
+        return state if answer is None else call_function("answer", answer, state)

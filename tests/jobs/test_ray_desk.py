@@ -11,15 +11,13 @@ import pytest
 
 from llmprog import Budget, open_store
 from llmprog.errors import BudgetExceededError, NodeError, QuotaError
-from llmprog.jobs.ray.desk import Accounts, Desk
+from llmprog.jobs.ray.desk import Desk, JobAccounts
 from llmprog.jobs.ray.mailbox import Mailbox
 from llmprog.jobs.ray.messages import (
     Answer,
-    EndCall,
     Message,
     Reserve,
     ReserveRate,
-    SendCall,
     Settle,
     SettleRate,
     TakeThoughts,
@@ -30,7 +28,7 @@ from llmprog.redaction import register_secret
 from llmprog.runs.encoding import QuestionEncoder
 from llmprog.runs.info import RunInfo
 from llmprog.runs.ledger import BudgetLedger
-from llmprog.runs.path_journal import EncodedQuestion
+from llmprog.runs.path_journal import EncodedQuestion, EndedCall, SentCall
 from llmprog.types import Prompt, Request, SamplingParams, Usage
 
 EACH = Usage(1, 10, 20)
@@ -54,7 +52,7 @@ class Owner:
     def __init__(self, journal=None, ledger=None):
         self.answers = {}
         self.failures = []
-        self.accounts = Accounts(journal, ledger, None)
+        self.accounts = JobAccounts(journal, ledger, None)
         self.desk = self.new_desk()
 
     def new_desk(self):
@@ -78,12 +76,12 @@ async def test_what_a_dead_worker_had_reserved_is_given_back_and_what_it_had_sen
         owner = Owner(journal, ledger)
         assert (await owner.ask(1, Reserve(EACH, 3))).value == 3
         three = Usage(3, 30, 60)
-        call, number = (await owner.ask(2, SendCall("0", "n", "b", QUESTION, 0, 3, three))).value
+        call, number = (await owner.ask(2, SentCall("0", "n", "b", QUESTION, 0, 3, three))).value
         assert (await owner.ask(3, Reserve(EACH, 2))).value == 2  # and dies before it sends a call for them
         assert (await owner.ask(4, Reserve(EACH, 1))).value == 1
-        done, _ = (await owner.ask(5, SendCall("0", "n", "b", number, 3, 1, EACH))).value
+        done, _ = (await owner.ask(5, SentCall("0", "n", "b", number, 3, 1, EACH))).value
         owner.desk.take([Message(None, Settle(EACH, Usage(1, 5, 5)))])
-        await owner.ask(6, EndCall(done, "settled", Usage(1, 5, 5), 0.1, b"[]", None))
+        await owner.ask(6, EndedCall(done, "settled", Usage(1, 5, 5), 0.1, b"[]", None))
         owner.desk.take([Message(7, Reserve(Usage(9), 1))])  # waits: others may yet cost less than was set aside
         await owner.desk.close()
         assert 7 not in owner.answers

@@ -14,22 +14,19 @@ from llmprog.backends.remote.limits import Allotment, CallRate
 from llmprog.errors import LLMProgError
 from llmprog.jobs.ray.messages import (
     Answer,
-    CopyCall,
-    EndCall,
     KeepEvent,
     Message,
-    NoteAttempt,
     Operation,
     Reserve,
     ReserveRate,
     RowDone,
-    SendCall,
     Settle,
     SettleRate,
     Spent,
     TakeThoughts,
 )
 from llmprog.runs.journal import RunJournal
+from llmprog.runs.path_journal import CopiedCall, EndedCall, FailedAttempt, SentCall
 from llmprog.runs.recall import SettledCall
 from llmprog.types import Usage
 
@@ -37,7 +34,7 @@ _NOTHING = Usage()
 _RATE_WINDOW_S = 60.0  # after it, what a request took of a limit per minute counts no more
 
 
-class Accounts:
+class JobAccounts:
     """What all workers of a job share.
 
     Args:
@@ -95,7 +92,7 @@ class Desk:
 
     def __init__(
         self,
-        accounts: Accounts,
+        accounts: JobAccounts,
         *,
         answer: Callable[[Answer], None],
         row_done: Callable[[RowDone], None],
@@ -133,7 +130,7 @@ class Desk:
                 self._reserved[bound] -= 1
                 await ledger.settle(bound, bound)
             if journal is not None:
-                await journal.end_call(call, "unknown", bound, error="the worker that made it is gone")
+                await journal.end_call(EndedCall(call, "unknown", bound, error="the worker that made it is gone"))
         self._open_calls.clear()
         for reserved in self._reserved.elements():  # without a journal, nobody knows what of it was sent
             if ledger is not None:
@@ -145,8 +142,8 @@ class Desk:
         journal, ledger = self._accounts.journal, self._accounts.ledger
         if isinstance(operation, KeepEvent) and journal is not None:
             journal.encoded_event(operation.path, operation.kind, operation.data)
-        elif isinstance(operation, NoteAttempt) and journal is not None:
-            journal.note_attempt(*operation)
+        elif isinstance(operation, FailedAttempt) and journal is not None:
+            journal.note_attempt(operation)
         elif isinstance(operation, TakeThoughts) and ledger is not None:
             granted = ledger.take_thoughts(operation.num_thoughts)
             if number is not None:
@@ -171,19 +168,19 @@ class Desk:
         if ledger is not None and isinstance(operation, Settle):
             self._reserved[operation.reserved] -= 1
             return await ledger.settle(*operation)
-        if journal is not None and isinstance(operation, SendCall):
+        if journal is not None and isinstance(operation, SentCall):
             self._accounts.note_path(operation.path)
             question = operation.question
             number = question if isinstance(question, int) else journal.number_of(question)
-            call = await journal.send_call(*operation._replace(question=number))
+            call = await journal.send_call(operation._replace(question=number))
             self._open_calls[call] = operation.bound
             return call, number
-        if journal is not None and isinstance(operation, EndCall):
-            await journal.end_call(*operation)
+        if journal is not None and isinstance(operation, EndedCall):
+            await journal.end_call(operation)
             return self._open_calls.pop(operation.call, None)
-        if journal is not None and isinstance(operation, CopyCall):
+        if journal is not None and isinstance(operation, CopiedCall):
             self._accounts.note_path(operation.path)
-            return await journal.copy_call(*operation)
+            return await journal.copy_call(operation)
         raise LLMProgError(f"a Ray worker asked for {type(operation).__name__}, which this job does not have")
 
     async def _reserve_rate(self, asked: ReserveRate) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from llmprog.compile import CompiledProgram
 from llmprog.errors import InputError, LLMProgError
 from llmprog.jobs.ray.cluster import Cluster
-from llmprog.jobs.ray.desk import Accounts
+from llmprog.jobs.ray.desk import JobAccounts
 from llmprog.jobs.ray.messages import Setup
 from llmprog.jobs.ray.options import RayOptions
 from llmprog.jobs.ray.placement import Placement, place
@@ -68,7 +68,7 @@ class RayExecutor:
         self._context = context
         self._options = options
         self._max_in_flight = max_in_flight
-        self._accounts = Accounts(context.journal, context.ledger, on_spent)
+        self._accounts = JobAccounts(context.journal, context.ledger, on_spent)
         self._workers: list[RemoteWorker] = []
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None

@@ -9,7 +9,7 @@ from llmprog.compile import CompiledProgram
 from llmprog.errors import LLMProgError
 from llmprog.jobs.result import RowResult
 from llmprog.running.chosen_backends import BackendChoice
-from llmprog.runs.path_journal import QuestionKey
+from llmprog.runs.path_journal import CopiedCall, EndedCall, FailedAttempt, SentCall
 from llmprog.runs.recall import SettledCall
 from llmprog.types import Usage
 
@@ -34,52 +34,6 @@ class TakeThoughts(NamedTuple):
     """New thoughts; the answer is how many the budget allows, and the sentence about what is exhausted."""
 
     num_thoughts: int
-
-
-class SendCall(NamedTuple):
-    """A call is about to be sent; the answer, its number and its question's, comes once that is on disk."""
-
-    path: str
-    node: str
-    backend: str
-    question: QuestionKey
-    first_sample: int
-    num_samples: int
-    bound: Usage
-
-
-class EndCall(NamedTuple):
-    """What became of a call; answered once it is on disk."""
-
-    call: int
-    state: str
-    usage: Usage
-    duration_s: float | None
-    answers: bytes | None
-    error: str | None
-
-
-class NoteAttempt(NamedTuple):
-    """A failed attempt that another follows."""
-
-    call: int
-    error: str
-    status: str | None
-    is_billed: bool
-    duration_s: float
-
-
-class CopyCall(NamedTuple):
-    """A call whose answers came from the cache; answered once it is on disk."""
-
-    path: str
-    node: str
-    backend: str
-    question: QuestionKey
-    first_sample: int
-    num_samples: int
-    usage: Usage
-    answers: bytes
 
 
 class KeepEvent(NamedTuple):
@@ -121,14 +75,16 @@ class RowDone(NamedTuple):
     asked: dict[str, tuple[int, ...]]
 
 
+# A call that a worker sends is a ``SentCall``, answered with its number and its question's; what becomes of it an
+# ``EndedCall``. All that is written is answered once it is on disk, but for a ``FailedAttempt``.
 Operation: TypeAlias = (
     Reserve
     | Settle
     | TakeThoughts
-    | SendCall
-    | EndCall
-    | NoteAttempt
-    | CopyCall
+    | SentCall
+    | EndedCall
+    | FailedAttempt
+    | CopiedCall
     | KeepEvent
     | ReserveRate
     | SettleRate

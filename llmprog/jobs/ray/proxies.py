@@ -12,19 +12,24 @@ from llmprog.backends.remote.limits import CallRate
 from llmprog.backends.shares import Allowance, Rate
 from llmprog.jobs.ray.mailbox import Mailbox
 from llmprog.jobs.ray.messages import (
-    CopyCall,
-    EndCall,
     KeepEvent,
-    NoteAttempt,
     Reserve,
     ReserveRate,
-    SendCall,
     Settle,
     SettleRate,
     TakeThoughts,
 )
 from llmprog.runs.encoding import QuestionEncoder, json_to_bytes
-from llmprog.runs.path_journal import EncodedQuestion, PathJournal, QuestionKey, RecentQuestions
+from llmprog.runs.path_journal import (
+    CopiedCall,
+    EncodedQuestion,
+    EndedCall,
+    FailedAttempt,
+    PathJournal,
+    QuestionKey,
+    RecentQuestions,
+    SentCall,
+)
 from llmprog.runs.recall import SentCalls, SettledCall
 from llmprog.types import Usage
 
@@ -72,56 +77,27 @@ class RemoteJournal:
             self._recent.put(question, encoded)
         return self._numbers.get(encoded.digest, encoded)
 
-    async def send_call(
-        self,
-        path: str,
-        node: str,
-        backend: str,
-        question: QuestionKey,
-        first_sample: int,
-        num_samples: int,
-        bound: Usage,
-    ) -> int:
+    async def send_call(self, sent: SentCall) -> int:
         call: int
-        call, number = await self._mailbox.ask(
-            SendCall(path, node, backend, question, first_sample, num_samples, bound), self._drop
-        )
-        if isinstance(question, EncodedQuestion):
-            self._numbers[question.digest] = number
+        call, number = await self._mailbox.ask(sent, self._drop)
+        if isinstance(sent.question, EncodedQuestion):
+            self._numbers[sent.question.digest] = number
             if len(self._numbers) > _KNOWN_NUMBERS:
                 del self._numbers[next(iter(self._numbers))]
         return call
 
     def _drop(self, sent: tuple[int, int]) -> None:
         """A call was noted, and whoever wanted to send it has been cancelled."""
-        self._mailbox.tell(EndCall(sent[0], "failed", _NOTHING, None, None, "cancelled unsent"))
+        self._mailbox.tell(EndedCall(sent[0], "failed", _NOTHING, error="cancelled unsent"))
 
-    async def end_call(
-        self,
-        call: int,
-        state: str,
-        usage: Usage,
-        duration_s: float | None = None,
-        answers: bytes | None = None,
-        error: str | None = None,
-    ) -> None:
-        await self._mailbox.ask(EndCall(call, state, usage, duration_s, answers, error))
+    async def end_call(self, ended: EndedCall) -> None:
+        await self._mailbox.ask(ended)
 
-    def note_attempt(self, call: int, error: str, status: str | None, is_billed: bool, duration_s: float) -> None:
-        self._mailbox.tell(NoteAttempt(call, error, status, is_billed, duration_s))
+    def note_attempt(self, attempt: FailedAttempt) -> None:
+        self._mailbox.tell(attempt)
 
-    async def copy_call(
-        self,
-        path: str,
-        node: str,
-        backend: str,
-        question: QuestionKey,
-        first_sample: int,
-        num_samples: int,
-        usage: Usage,
-        answers: bytes,
-    ) -> None:
-        await self._mailbox.ask(CopyCall(path, node, backend, question, first_sample, num_samples, usage, answers))
+    async def copy_call(self, copied: CopiedCall) -> None:
+        await self._mailbox.ask(copied)
 
 
 class RemoteLedger:

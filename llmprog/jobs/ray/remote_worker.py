@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import Any
 
 from llmprog.errors import LLMProgError
-from llmprog.jobs.ray.desk import Accounts, Desk
+from llmprog.jobs.ray.desk import Desk, JobAccounts
 from llmprog.jobs.ray.messages import Parcel, RowDone, Stop, Work
 from llmprog.jobs.result import RowResult, RowTask
 
@@ -44,7 +44,7 @@ class RemoteWorker:
         gone: Set once it is gone and everything that it left behind is settled.
     """
 
-    def __init__(self, ray: Any, actor: Any, accounts: Accounts, failed: Callable[[BaseException], None]) -> None:
+    def __init__(self, ray: Any, actor: Any, accounts: JobAccounts, failed: Callable[[BaseException], None]) -> None:
         self.num_done = 0
         self.pid = 0
         self.gone = asyncio.Event()
