@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import structlog
 
 from llmprog.cli import main
 
@@ -75,8 +74,7 @@ def llmprog_map(monkeypatch, capsys):
             code = ended.code or 0
         return Done(code, *capsys.readouterr())
 
-    yield call
-    structlog.reset_defaults()
+    return call
 
 
 def rows(place, name="out.jsonl"):

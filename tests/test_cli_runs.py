@@ -11,7 +11,6 @@ import time
 from contextlib import closing
 
 import pytest
-import structlog
 
 from llmprog import Program, cli, generator, run
 from llmprog.backends import ScriptedBackend
@@ -63,8 +62,7 @@ def llmprog(monkeypatch, capsys, tmp_path):
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 
-    yield call
-    structlog.reset_defaults()
+    return call
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from llmprog.redaction import register_secret
 
 
 def test_without_configuration_lines_go_to_the_standard_library(caplog, capsys):
-    structlog.reset_defaults()
     register_secret("log-secret-1")
     with caplog.at_level(logging.INFO, logger="llmprog.test"):
         Log("llmprog.test").info("it happened", where="here log-secret-1", times=2)
@@ -22,9 +21,6 @@ def test_without_configuration_lines_go_to_the_standard_library(caplog, capsys):
 def test_a_configured_structlog_gets_them_with_their_details():
     structlog.configure()
     register_secret("log-secret-1")
-    try:
-        with capture_logs() as lines:
-            Log("llmprog.test").warning("it happened", why="log-secret-1", times=2)
-    finally:
-        structlog.reset_defaults()
+    with capture_logs() as lines:
+        Log("llmprog.test").warning("it happened", why="log-secret-1", times=2)
     assert lines == [{"event": "it happened", "log_level": "warning", "why": "[redacted]", "times": 2}]

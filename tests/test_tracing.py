@@ -301,8 +301,6 @@ def test_without_a_tracer_provider_opentelemetry_is_not_even_imported():
 @pytest.fixture
 def configured():
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG))
-    yield
-    structlog.reset_defaults()
 
 
 def test_a_run_and_its_calls_are_logged_with_their_ids(configured):
@@ -334,12 +332,9 @@ def test_at_info_only_runs_are_logged_and_rows_are_not():
     from llmprog import map as map_rows
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
-    try:
-        with capture_logs() as lines:
-            run(tree(1), "r", backend=Model(), seed=1)
-            map_rows(tree(1), ["r", "s"], backend=Model(), seed=1)
-    finally:
-        structlog.reset_defaults()
+    with capture_logs() as lines:
+        run(tree(1), "r", backend=Model(), seed=1)
+        map_rows(tree(1), ["r", "s"], backend=Model(), seed=1)
     assert [line["event"] for line in lines if "path" not in line][:2] == ["run started", "run finished"]
     assert not [line for line in lines if line["event"].startswith("call")]
 
@@ -364,7 +359,6 @@ def test_ids_are_those_of_the_task_that_writes(configured):
 
 def test_what_a_logger_lets_through_is_known_beforehand(caplog):
     log = Log("llmprog.test")
-    structlog.reset_defaults()
     with caplog.at_level(logging.INFO, logger="llmprog.test"):
         assert log.is_enabled(logging.INFO)
         assert not log.is_enabled(logging.DEBUG)
@@ -372,4 +366,3 @@ def test_what_a_logger_lets_through_is_known_beforehand(caplog):
     assert not log.is_enabled(logging.INFO)
     structlog.configure(wrapper_class=structlog.BoundLogger)  # one that cannot say
     assert log.is_enabled(logging.DEBUG)
-    structlog.reset_defaults()

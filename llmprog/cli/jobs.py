@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import typing
 from pathlib import Path
 from typing import Annotated
 
@@ -98,55 +100,13 @@ def map_rows(
     raise typer.Exit(code)
 
 
-@app.command()
-def vote(
-    data: Data,
-    out: Out,
-    input: Input = None,  # noqa: A002 - the name of the option
-    gold: Gold = None,
-    settings: Settings = None,
-    concurrency: Concurrency = None,
-    budget: BudgetText = None,
-    backend: BackendId = DEFAULT_BACKEND,
-    store: Store = None,
-    seed: Seed = None,
-    executor: ExecutorName = "local",
-    ray_address: RayAddress = None,
-    num_workers: NumWorkers = None,
-    in_order: InOrder = False,
-    cache: Cache = False,
-    fresh: Fresh = False,
-    fork: Fork = False,
-    overwrite: Overwrite = False,
-    as_json: JsonFlag = False,
-    quiet: Quiet = False,
-) -> None:
-    """Answer every row by a vote over chains of thought: `llmprog map self_consistency`."""
-    map_rows(
-        "self_consistency",
-        data,
-        out,
-        input,
-        gold,
-        settings,
-        concurrency,
-        budget,
-        backend,
-        store,
-        seed,
-        executor,
-        ray_address,
-        num_workers,
-        in_order,
-        cache,
-        fresh,
-        fork,
-        overwrite,
-        as_json,
-        quiet,
-    )
-
-
 def _unescaped(spec: str | None) -> str | None:
     r"""A template as it was meant: a shell hands ``\n`` over as two characters."""
     return spec if spec is None or "{" not in spec else spec.replace(r"\n", "\n").replace(r"\t", "\t")
+
+
+# The same command with its program given. Typer reads options from annotations, which a partial lacks.
+vote = functools.partial(map_rows, "self_consistency")
+vote.__annotations__ = typing.get_type_hints(map_rows, include_extras=True)
+vote.__doc__ = "Answer every row by a vote over chains of thought: `llmprog map self_consistency`."
+app.command("vote")(vote)
