@@ -10,6 +10,7 @@ import pytest
 
 from llmprog import Prompt
 from llmprog.backends import Scheduler, open_backend
+from llmprog.errors import CapabilityError
 from llmprog.types import Request, SamplingParams
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
@@ -54,6 +55,23 @@ async def test_it_reports_log_probabilities(backend):
     assert completion.logprobs is not None
     assert "".join(completion.logprobs.tokens).strip() == completion.text.strip()
     assert all(math.isfinite(value) and value <= 1e-6 for value in completion.logprobs.logprobs)
+
+
+async def test_likelihoods_of_given_texts_are_those_of_what_it_writes(backend_id):
+    begun = "%3C%7Cim_start%7C%3E"  # SmolLM2's tokenizer puts nothing before a text
+    backend = open_backend(backend_id.replace("llamacpp", f"completions&bos={begun}"))
+    try:
+        prompt = Prompt.from_text("<|im_start|>The capital of France is")
+        (written,) = await backend.generate(asking(prompt, max_tokens=3, temperature=0.0, logprobs=True))
+        given = Prompt.from_text("The capital of France is")
+        likely, odd = await backend.score(given, [written.text, " mustard"])
+        with pytest.raises(CapabilityError, match=r"\?bos="):
+            await open_backend(backend_id.replace("llamacpp", "llama-cpp-python")).score(given, [" Paris"])
+    finally:
+        await backend.aclose()
+    assert likely.tokens == written.logprobs.tokens
+    assert likely.logprobs == pytest.approx(written.logprobs.logprobs, abs=1e-3)
+    assert odd.logprobs[0] < likely.logprobs[0] < 0
 
 
 async def test_samples_are_independent(backend):

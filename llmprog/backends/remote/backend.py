@@ -143,8 +143,9 @@ class RemoteBackend:
 
         Raises:
             CapabilityError: The provider shows no likelihoods of given texts.
+            OptionError: It has no use for the option ``bos``.
         """
-        scorer = open_scorer(self._profile, self._id)
+        scorer = open_scorer(self._profile, self._id, self._options.bos or "")
 
         async def one(continuation: str) -> Logprobs:
             if not continuation:

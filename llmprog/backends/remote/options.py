@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmprog.errors import OptionError
 
-Server = Literal["generic", "vllm", "sglang", "llamacpp", "ollama"]
+Server = Literal[
+    "generic", "vllm", "sglang", "llamacpp", "llama-cpp-python", "ollama", "completions", "vllm-completions"
+]
 
 
 class RemoteOptions(BaseModel):
@@ -17,9 +19,7 @@ class RemoteOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    server: Server | None = Field(
-        default=None, description="what serves a URL: generic | vllm | sglang | llamacpp | ollama"
-    )
+    server: Server | None = Field(default=None, description=f"what serves a URL: {' | '.join(get_args(Server))}")
     base_url: str | None = Field(default=None, description="another address of the same protocol, such as a proxy's")
     key_env: str | None = Field(default=None, description="environment variable that holds the key")
     max_concurrency: int = Field(default=100, ge=1, description="most calls in flight, >= 1 (default 100)")
@@ -36,6 +36,9 @@ class RemoteOptions(BaseModel):
     first_byte_s: float | None = Field(default=None, gt=0, description="seconds to the first byte of an answer, > 0")
     idle_s: float = Field(default=120.0, gt=0, description="seconds between two events of a stream, > 0 (default 120)")
     total_s: float = Field(default=600.0, gt=0, description="seconds for one attempt, > 0 (default 600)")
+    bos: str | None = Field(
+        default=None, description="text put before texts whose likelihood is asked for, if the server adds none"
+    )
     reasoning_effort: str | None = Field(
         default=None, description="how long a reasoning model thinks, in the provider's words"
     )

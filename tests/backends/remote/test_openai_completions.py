@@ -9,7 +9,7 @@ from llmprog.backends.remote.profiles import get_profile
 from llmprog.backends.remote.protocols import open_protocol, open_scorer
 from llmprog.backends.remote.sse import SSEParser
 from llmprog.backends.remote.wire import ModelCall, TokenCounts
-from llmprog.errors import BackendError, CapabilityError
+from llmprog.errors import BackendError, CapabilityError, OptionError
 from llmprog.types import Choices, Logprobs, Message, Prompt, SamplingParams
 
 WIRE = Path(__file__).parent / "wire"
@@ -81,6 +81,18 @@ class TestEcho:
         assert sent.path == "/completions"
         assert sent.body["prompt"] == "one and two"
         assert (sent.body["echo"], sent.body["logprobs"], sent.body["max_tokens"]) == (True, 1, 1)
+
+    def test_what_texts_begin_with_can_be_given(self):
+        sent = open_scorer(get_profile("llama-cpp-python"), "test:model", "<s>").request("m", PROMPT, " two")
+        assert sent.body["prompt"] == "<s>one and two"
+        with pytest.raises(OptionError, match="its chat template begins texts; leave it out"):
+            open_scorer(get_profile("vllm"), "test:model", "<s>")
+
+    def test_likelihoods_that_are_one_place_late_are_refused(self):
+        # llama-cpp-python, of a model whose texts begin with nothing: as many as the prompt has tokens
+        body = self.answer(["one", " and", " two"], [None, -1.0, -0.5])
+        with pytest.raises(CapabilityError, match=r"\?bos=TEXT where the model's tokenizer begins texts with nothing"):
+            self.scorer().parse(body, " two")
 
     def test_the_tokens_of_the_continuation_alone_count(self):
         body = self.answer(["one", " and", " t", "wo", "!"], [None, -1.0, -0.5, -0.25, -9.0])

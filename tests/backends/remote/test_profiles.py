@@ -1,7 +1,10 @@
 """Profiles as data."""
 
+from typing import get_args
+
 import pytest
 
+from llmprog.backends.remote.options import Server
 from llmprog.backends.remote.profiles import built_in_profiles, get_profile, load_profiles, merged
 from llmprog.errors import OptionError
 
@@ -27,6 +30,10 @@ def test_the_built_in_profiles():
         assert profile.base_url.startswith("https://") or not profile.base_url
         assert not profile.base_url.endswith("/")
         assert profile.honours_n <= (profile.protocol not in {"anthropic_messages", "openai_responses"})
+
+
+def test_every_profile_without_an_address_of_its_own_can_be_chosen_for_one():
+    assert set(get_args(Server)) == {name for name, profile in built_in_profiles().items() if not profile.base_url}
 
 
 def test_hosted_providers_name_the_variable_of_their_key():

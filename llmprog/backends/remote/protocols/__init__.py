@@ -28,13 +28,14 @@ def open_protocol(profile: Profile, backend: str) -> WireProtocol:
     return _PROTOCOLS[profile.protocol](backend, profile)
 
 
-def open_scorer(profile: Profile, backend: str) -> Scorer:
-    """What asks for the likelihood of given texts.
+def open_scorer(profile: Profile, backend: str, bos: str = "") -> Scorer:
+    """What asks for the likelihood of given texts, each begun with ``bos``.
 
     Raises:
         CapabilityError: The profile shows none; the message names what does.
+        OptionError: The server begins texts itself, so ``bos`` would have no effect.
     """
-    return Scorer(backend, profile)
+    return Scorer(backend, profile, bos)
 
 
 def open_infiller(profile: Profile, backend: str) -> Infiller:

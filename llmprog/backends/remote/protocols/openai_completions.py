@@ -42,7 +42,7 @@ from llmprog.backends.remote.protocols.openai_chat import (
 )
 from llmprog.backends.remote.protocols.reasoning import split_reasoning
 from llmprog.backends.remote.wire import Choice, HttpRequest, ModelCall, Reply, ReplyReader
-from llmprog.errors import CapabilityError
+from llmprog.errors import CapabilityError, OptionError
 from llmprog.types import Logprobs, Prompt
 
 
@@ -110,16 +110,21 @@ class Scorer:
     Args:
         backend: Id of the backend, for errors.
         profile: How the endpoint shows likelihoods.
+        bos: What the model's texts begin with, where the server does not put it there itself.
 
     Raises:
         CapabilityError: It shows none; the message names what does.
+        OptionError: Texts are sent as messages, which the server begins itself.
     """
 
-    def __init__(self, backend: str, profile: Profile) -> None:
+    def __init__(self, backend: str, profile: Profile, bos: str = "") -> None:
         if profile.score == "none":
             raise lacking("likelihoods of given texts (score)", "score", profile, backend=backend)
+        if bos and profile.score != "echo" and profile.protocol != "openai_completions":
+            raise OptionError(f"option bos={bos!r} of {backend}: its chat template begins texts; leave it out")
         self._backend = backend
         self._profile = profile
+        self._bos = bos
 
     def request(self, model: str, prompt: Prompt, continuation: str) -> HttpRequest:
         """The request for the likelihood of ``continuation``, which must not be empty, after ``prompt``.
@@ -128,10 +133,10 @@ class Scorer:
         """
         body: dict[str, Any] = {"model": model, "temperature": 0.0, "max_tokens": 1}
         if self._profile.score == "echo":
-            body |= {"prompt": prompt.text + continuation, "echo": True, "logprobs": 1}
+            body |= {"prompt": self._bos + prompt.text + continuation, "echo": True, "logprobs": 1}
             path = "/completions"
         elif self._profile.protocol == "openai_completions":
-            body |= {"prompt": prompt.text + continuation, "prompt_logprobs": 0}
+            body |= {"prompt": self._bos + prompt.text + continuation, "prompt_logprobs": 0}
             path = "/completions"
         else:
             given = {"role": "assistant", "content": prompt.prefix + continuation}
@@ -177,7 +182,8 @@ class Scorer:
         if not spelt.endswith(continuation):
             raise CapabilityError(
                 f"the server did not show likelihoods of the text it was given ({shown(continuation)}; its last tokens "
-                f"spell {shown(spelt)}); check that it serves profile {self._profile.name!r}",
+                f"spell {shown(spelt)}); check that it serves profile {self._profile.name!r}; llama-cpp-python needs "
+                "--logits_all true, and ?bos=TEXT where the model's tokenizer begins texts with nothing",
                 backend=self._backend,
             )
         before = spelt[: len(spelt) - len(continuation)]
