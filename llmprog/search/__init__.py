@@ -19,6 +19,7 @@ from llmprog.search.depth_first import DepthFirstSearch
 from llmprog.search.diverse_beam import DiverseBeam
 from llmprog.search.graph_of_thoughts import GraphOfThoughts
 from llmprog.search.monte_carlo import MonteCarloTreeSearch
+from llmprog.search.operation_graph import Decide, OperationGraph
 from llmprog.search.operations import (
     Aggregate,
     Generate,
@@ -26,7 +27,6 @@ from llmprog.search.operations import (
     KeepBest,
     KeepValid,
     Operation,
-    OperationGraph,
     Refine,
     Score,
     Select,
@@ -56,6 +56,7 @@ __all__ = [
     "BreadthFirstSearch",
     "Compare",
     "Controller",
+    "Decide",
     "Decision",
     "DepthFirstSearch",
     "DiverseBeam",

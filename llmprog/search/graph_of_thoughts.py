@@ -1,21 +1,24 @@
-"""Graph of Thoughts: thoughts are generated, ranked, merged and refined along a declared graph of operations."""
+"""Graph of Thoughts: thoughts are generated, ranked, merged and refined along a graph of operations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from llmprog.errors import DeclarationError
 from llmprog.events import ControllerEvent, ThoughtChecked, ThoughtExpanded, ThoughtsCompared
 from llmprog.nodes import Checker, Generator
 from llmprog.search.controller import Action, Compare, Controller, Expand, Merge, Prune, Stop, require
+from llmprog.search.judging import call_function
+from llmprog.search.operation_graph import Decide, OperationGraph, Step, round_of, unfold
 from llmprog.search.operations import (
     Aggregate,
     Generate,
+    Generating,
     GroundTruth,
     KeepBest,
     Operation,
-    OperationGraph,
     Refine,
     Score,
     Select,
@@ -27,11 +30,13 @@ from llmprog.search.thought_graph import ThoughtGraph
 class GraphOfThoughts(Controller):
     """Runs a graph of operations (Besta et al. 2023, arXiv 2308.09687, sections 3 and 4).
 
-    Operations that do not depend on each other run side by side. The answer is the best thought of the operations that
-    no other comes after; of a search that was stopped, the best of what the operations ended with so far.
+    Operations that do not depend on each other run side by side. ``Decide`` chooses further ones from the thoughts so
+    far. The answer is the best thought of the operations that no other comes after; of a search that was stopped, the
+    best of what the operations ended with so far.
 
     Deviations: a thought is judged by the program's checkers when it is found, so ``Score`` asks no model itself (but
-    ``Score(compare=True)`` does); and a thought that is found twice is one thought.
+    ``Score(compare=True)`` does); a thought that is found twice is one thought; and the graph may grow while it runs,
+    where the paper's is fixed beforehand.
 
     Attributes:
         operations: What is done; an ``OperationGraph``.
@@ -58,6 +63,20 @@ class GraphOfThoughts(Controller):
     ranks: dict[int, float] = field(default_factory=dict, init=False, repr=False)  # scores by Score operations
     kept: set[int] = field(default_factory=set, init=False, repr=False)  # by one KeepBest or another
     dropped: dict[int, str] = field(default_factory=dict, init=False, repr=False)
+    chosen: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False)  # by each Decide, in order
+    given: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False)  # to each round of one
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._unfold()
+
+    def _unfold(self) -> None:
+        """Bring the steps up to date with what was chosen."""
+        self._steps: dict[str, Step] = unfold(self.operations, self.chosen)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._unfold()
 
     def faults(self) -> list[str]:
         found: list[str] = []
@@ -67,8 +86,8 @@ class GraphOfThoughts(Controller):
 
     def program_faults(self, generators: Sequence[Generator], checkers: Sequence[Checker]) -> list[str]:
         found: list[str] = []
-        for name, operation in self.operations.steps:
-            if isinstance(operation, Generate | Refine | Aggregate):
+        for name, operation in self.operations.all_steps():
+            if isinstance(operation, Generating | Refine):
                 merges = isinstance(operation, Aggregate)
                 known = [node.name for node in generators if node.aggregates == merges]
                 what = f"generator with aggregates={merges}"
@@ -109,14 +128,14 @@ class GraphOfThoughts(Controller):
         self.compared.clear()
         if self._begin_ready(graph):
             return [Stop("ground_truth")]
-        if len(self.outputs) == len(self.operations.steps):
+        if self._is_done():
             return [*self._prunes(), Stop("done")]
         now, self.queue = self.queue[:capacity], self.queue[capacity:]
         return [self._action(graph, item) for item in now]
 
     def _action(self, graph: ThoughtGraph, item: tuple[str, int, int, int]) -> Action:
-        name, _, _, thought = item
-        operation = self.operations.operations[name]
+        name, place, _, thought = item
+        operation = self._steps[name].operation
         if isinstance(operation, Score):
             self.comparing.append(name)
             return Compare(tuple(self._inputs(graph, name)))
@@ -124,8 +143,8 @@ class GraphOfThoughts(Controller):
         self.num_asked += 1
         self.asked[number] = item
         if isinstance(operation, Aggregate):
-            inputs = tuple(self._inputs(graph, name))
-            return Merge(inputs, tag=number, num_samples=operation.num_samples, generator=operation.generator)
+            merged = tuple(self._groups(operation, self._inputs(graph, name))[place])
+            return Merge(merged, tag=number, num_samples=operation.num_samples, generator=operation.generator)
         if isinstance(operation, Generate):
             return Expand(thought, num_samples=operation.num_samples, tag=number, generator=operation.generator)
         generator = operation.generator if isinstance(operation, Refine) else None
@@ -133,36 +152,83 @@ class GraphOfThoughts(Controller):
 
     # -- operations
 
+    def _is_done(self) -> bool:
+        return all(name in self.outputs for name, _ in self.operations.steps)
+
     def _begin_ready(self, graph: ThoughtGraph) -> bool:
         """Begin every operation whose inputs are there, and do those that take no time; whether a goal ends it all."""
-        for name, operation in self.operations.steps:  # in the order declared, which none comes before its inputs in
-            if name in self.outputs or name in self.num_open:
-                continue
-            if not all(other in self.outputs for other in self.operations.after(name)):
-                continue
-            inputs = self._inputs(graph, name)
-            if isinstance(operation, GroundTruth) and any(graph.is_goal(thought) for thought in inputs):
-                self.outputs[name] = [thought for thought in inputs if graph.is_goal(thought)]
-                return True
-            self._begin(graph, name, operation, inputs)
+        while ready := [name for name, step in self._steps.items() if self._is_ready(name, step)]:
+            for name in ready:
+                operation = self._steps[name].operation
+                inputs = self._inputs(graph, name)
+                if isinstance(operation, GroundTruth) and any(graph.is_goal(thought) for thought in inputs):
+                    self.outputs[name] = [thought for thought in inputs if graph.is_goal(thought)]
+                    return True
+                self._begin(graph, name, operation, inputs)
         return False
 
+    def _is_ready(self, name: str, step: Step) -> bool:
+        if name in self.outputs or name in self.num_open:
+            return False
+        if name in self.chosen:  # the operations that it chose last come before the next choice
+            return all(other in self.outputs for other in self._last_of_round(name))
+        return all(other in self.outputs for other in step.after)
+
     def _begin(self, graph: ThoughtGraph, name: str, operation: Operation, inputs: list[int]) -> None:
-        if isinstance(operation, Score) and (not operation.compare or len(inputs) < 2):
+        if isinstance(operation, Decide):
+            self._decide(graph, name, operation, inputs)
+        elif isinstance(operation, Score) and (not operation.compare or len(inputs) < 2):
             self._score(graph, name)
         elif isinstance(operation, Score):
             self._ask_for(name, [-1])
         elif isinstance(operation, Aggregate):
-            self._ask_for(name, [-1] if inputs else [])
+            self._aggregate(name, operation, inputs)
         elif isinstance(operation, Generate):
             self._ask_for(name, inputs)
         elif isinstance(operation, Refine):
             self._refine(graph, name, operation, inputs)
         else:
-            self.outputs[name] = kept = self._kept(graph, operation, inputs)
+            self.outputs[name] = kept = self._kept(graph, name, operation, inputs)
             if isinstance(operation, KeepBest):
                 self.dropped |= dict.fromkeys((thought for thought in inputs if thought not in kept), name)
                 self.kept |= set(kept)
+
+    def _decide(self, graph: ThoughtGraph, name: str, operation: Decide, inputs: list[int]) -> None:
+        before = self.chosen.get(name, [])
+        plan = None
+        if len(before) < operation.max_rounds:
+            thoughts = tuple(graph[thought] for thought in inputs)
+            plan = call_function(f"{name}: choose", operation.choose, thoughts)
+        if plan is None:
+            self.outputs[name] = inputs
+            return
+        if plan not in operation.plans:
+            known = ", ".join(map(repr, operation.plans))
+            raise DeclarationError(f"operation {name!r} chose {plan!r}; its plans are {known}, and None ends it")
+        self.chosen[name] = [*before, plan]
+        self.given[round_of(name, len(before) + 1)] = inputs
+        self._unfold()
+
+    def _last_of_round(self, name: str) -> list[str]:
+        """The steps whose thoughts the next choice of a ``Decide`` is made from."""
+        operation, chosen = self._steps[name].operation, self.chosen[name]
+        if not isinstance(operation, Decide):
+            return []
+        return [round_of(name, len(chosen)) + last for last in operation.plans[chosen[-1]].last]
+
+    def _groups(self, operation: Aggregate, inputs: list[int]) -> list[list[int]]:
+        """What is merged with what."""
+        size = operation.size or max(1, len(inputs))
+        return [inputs[i : i + size] for i in range(0, len(inputs), size)]
+
+    def _aggregate(self, name: str, operation: Aggregate, inputs: list[int]) -> None:
+        groups = self._groups(operation, inputs)
+        is_left_over = operation.size is not None and len(inputs) % operation.size == 1
+        self._ask_for(name, [-1] * (len(groups) - is_left_over))
+        if is_left_over and name in self.outputs:
+            self.outputs[name] = groups[-1]
+        elif is_left_over:
+            self.under_way[name].append(groups[-1])
 
     def _ask_for(self, name: str, thoughts: list[int]) -> None:
         """Ask for what an operation needs; one that is given nothing is done."""
@@ -184,13 +250,15 @@ class GraphOfThoughts(Controller):
         self, graph: ThoughtGraph, children: list[int], name: str, place: int, num_tries: int, thought: int
     ) -> None:
         """What an action has led to, for the operation that asked for it."""
-        operation = self.operations.operations[name]
+        operation = self._steps[name].operation
         found = self.under_way[name][place]
         found += children
         if isinstance(operation, Refine):
             last = children[0] if children else thought
             is_good = any(self._is_good(graph, operation, child) for child in children)
-            if not is_good and num_tries + 1 < operation.max_tries:
+            is_better = any(self.rank(graph, child) > self.rank(graph, thought) for child in children)
+            goes_on = is_better or not operation.while_better
+            if not is_good and goes_on and num_tries + 1 < operation.max_tries:
                 self.queue.append((name, place, num_tries + 1, last))
                 return
         self.num_open[name] -= 1
@@ -199,7 +267,7 @@ class GraphOfThoughts(Controller):
     def _end_if_done(self, graph: ThoughtGraph, name: str) -> None:
         if self.num_open[name]:
             return
-        operation = self.operations.operations[name]
+        operation = self._steps[name].operation
         found = self.under_way.pop(name)
         del self.num_open[name]
         if isinstance(operation, Refine):
@@ -217,18 +285,23 @@ class GraphOfThoughts(Controller):
         is_high = operation.threshold is None or self.rank(graph, thought) >= operation.threshold
         return graph.is_usable(thought) and is_high
 
-    def _kept(self, graph: ThoughtGraph, operation: Operation, inputs: list[int]) -> list[int]:
+    def _kept(self, graph: ThoughtGraph, name: str, operation: Operation, inputs: list[int]) -> list[int]:
         if isinstance(operation, KeepBest):
-            return sorted(inputs, key=lambda thought: -self.rank(graph, thought))[: operation.num_kept]
+            parts: dict[Any, list[int]] = {}
+            for thought in inputs:
+                of = operation.per and call_function(f"{name}: per", operation.per, graph.states[thought])
+                parts.setdefault(of, []).append(thought)
+            ranked = (sorted(part, key=lambda thought: -self.rank(graph, thought)) for part in parts.values())
+            return [thought for part in ranked for thought in part[: operation.num_kept]]
         if isinstance(operation, Select):
             where, index = operation.where, operation.index
             if where is not None:
-                return [thought for thought in inputs if where(graph.states[thought])]
+                return [t for t in inputs if call_function(f"{name}: where", where, graph.states[t])]
             return inputs[index : index + 1] if index is not None else []
         return inputs  # KeepValid and GroundTruth: what was refused is left out already
 
     def _score(self, graph: ThoughtGraph, name: str) -> None:
-        operation = self.operations.operations[name]
+        operation = self._steps[name].operation
         inputs = self._inputs(graph, name)
         self.num_open.pop(name, None)
         self.under_way.pop(name, None)
@@ -247,9 +320,11 @@ class GraphOfThoughts(Controller):
 
     def _inputs(self, graph: ThoughtGraph, name: str) -> list[int]:
         """The thoughts that an operation is given; the refused only where it is there to mend them."""
-        after = self.operations.after(name)
-        given = [thought for other in after for thought in self.outputs[other]] if after else [0]
-        takes_all = isinstance(self.operations.operations[name], Refine)
+        step = self._steps[name]
+        after = self._last_of_round(name) if name in self.chosen else step.after
+        first = self.given[step.within] if step.within else [0]
+        given = [thought for other in after for thought in self.outputs[other]] if after else first
+        takes_all = isinstance(step.operation, Refine)
         return [thought for thought in dict.fromkeys(given) if takes_all or graph.is_usable(thought)]
 
     # -- the end
@@ -262,7 +337,7 @@ class GraphOfThoughts(Controller):
     def best(self, graph: ThoughtGraph) -> int | None:
         """The best thought of the last operations, by score; before they are done, of the latest that is."""
         last = [thought for name in self.operations.last for thought in self.outputs.get(name, ())]
-        is_done = len(self.outputs) == len(self.operations.steps)
+        is_done = self._is_done()
         earlier: list[list[int]] = [] if is_done else list(reversed(self.outputs.values()))
         for thoughts in (last, *earlier):
             usable = [thought for thought in thoughts if thought and graph.is_usable(thought)]

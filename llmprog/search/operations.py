@@ -1,12 +1,11 @@
-"""Graphs of operations: what is to be done with thoughts, declared beforehand, as a value that can be read back."""
+"""Operations on thoughts: what a graph of thoughts consists of, as values that can be read back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any
 
-from llmprog.errors import OptionError
 from llmprog.search.controller import is_number, is_whole, require
 
 
@@ -30,12 +29,12 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Generate(Operation):
-    """Expand each thought; ends with what they lead to.
+class Generating(Operation):
+    """What the operations that ask generators for new thoughts have in common.
 
     Attributes:
-        generator: Name of the generator; all that do not aggregate by default.
-        num_samples: Samples per thought; the generator's own ``n`` by default.
+        generator: Name of the generator; by default all that aggregate, or do not, as the operation needs.
+        num_samples: Samples each time one is asked; the generator's own ``n`` by default.
     """
 
     generator: str | None = None
@@ -43,25 +42,31 @@ class Generate(Operation):
 
     def faults(self) -> list[str]:
         found: list[str] = []
-        _require_samples(found, self.num_samples)
+        value = self.num_samples
+        require(found, "num_samples", value, "a whole number >= 1, or None", value is None or is_whole(value, 1))
         return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Aggregate(Operation):
-    """Merge all thoughts into new ones, of which each descends from all of them.
+class Generate(Generating):
+    """Expand each thought; ends with what they lead to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aggregate(Generating):
+    """Merge thoughts into new ones, of which each descends from all that were merged.
 
     Attributes:
-        generator: Name of a generator with ``aggregates=True``; all of them by default.
-        num_samples: Samples; the generator's own ``n`` by default.
+        size: How many neighbours are merged at a time, in the order given; one that is left over goes on as it is. By
+            default all are merged at once.
     """
 
-    generator: str | None = None
-    num_samples: int | None = None
+    size: int | None = None
 
     def faults(self) -> list[str]:
-        found: list[str] = []
-        _require_samples(found, self.num_samples)
+        found = Generating.faults(self)
+        value = self.size
+        require(found, "size", value, "a whole number >= 2, or None", value is None or is_whole(value, 2))
         return found
 
 
@@ -86,13 +91,17 @@ class KeepBest(Operation):
 
     Attributes:
         num_kept: How many.
+        per: A function of a state: so many are kept of those for which it is the same, such as the attempts at one
+            part. What it returns can be hashed; the parts stay in the order in which they were given.
     """
 
     num_kept: int = 1
+    per: Callable[[Any], Hashable] | None = None
 
     def faults(self) -> list[str]:
         found: list[str] = []
         require(found, "num_kept", self.num_kept, "a whole number >= 1", is_whole(self.num_kept, 1))
+        require(found, "per", self.per, "a function of a state", self.per is None or callable(self.per))
         return found
 
 
@@ -134,11 +143,13 @@ class Refine(Operation):
         generator: Name of the generator that improves; all that do not aggregate by default.
         max_tries: Improvements at most.
         threshold: Lowest score that is good enough; ``None`` asks for validity alone.
+        while_better: End also after an improvement whose score is no higher than that of what it was made from.
     """
 
     generator: str | None = None
     max_tries: int = 3
     threshold: float | None = None
+    while_better: bool = False
 
     def faults(self) -> list[str]:
         found: list[str] = []
@@ -151,112 +162,3 @@ class Refine(Operation):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroundTruth(Operation):
     """End the search if one of the thoughts reaches the program's goal; else it ends with the thoughts it was given."""
-
-
-@dataclass(frozen=True)
-class OperationGraph:
-    """Operations by name, and what feeds what.
-
-    ::
-
-        OperationGraph({
-            "split": Generate(generator="split"),
-            "left": Select(index=0),
-            "right": Select(index=1, after="split"),
-            "both": Aggregate(generator="merge", num_samples=5, after=("left", "right")),
-            "best": KeepBest(),
-        })
-
-    It is immutable. ``str`` of it is a picture: each operation with its parameters, below those it comes after.
-
-    Args:
-        operations: By name, in the order in which those that are ready are begun; an operation comes after those whose
-            thoughts it is given.
-
-    Raises:
-        OptionError: It has faults; all of them are listed.
-    """
-
-    operations: Mapping[str, Operation] = field(repr=False)
-    steps: tuple[tuple[str, Operation], ...] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        is_mapping = isinstance(self.operations, Mapping)
-        faults = list(self._faults()) if is_mapping else [f"{self.operations!r} is no mapping of names to operations"]
-        if faults:
-            raise OptionError("OperationGraph: " + "; ".join(faults))
-        steps: list[tuple[str, Operation]] = []
-        for name, operation in self.operations.items():
-            after = operation.after
-            if after is None:
-                after = (steps[-1][0],) if steps else ()
-            steps.append((name, replace(operation, after=(after,) if isinstance(after, str) else after)))
-        object.__setattr__(self, "steps", tuple(steps))
-        object.__setattr__(self, "operations", dict(steps))
-
-    def _faults(self) -> Iterator[str]:
-        if not self.operations:
-            yield "no operations; give at least one"
-        known: list[str] = []
-        for name, operation in self.operations.items():
-            if not isinstance(name, str) or not name:
-                yield f"{name!r} names an operation; allowed is a non-empty text"
-            if not isinstance(operation, Operation) or type(operation) is Operation:
-                yield f"operation {name!r} is {operation!r}; allowed are Generate(...), KeepBest(...) and the like"
-                continue
-            yield from (f"operation {name!r}: {fault}" for fault in operation.faults())
-            after = operation.after if isinstance(operation.after, tuple) else (operation.after,)
-            for other in after:
-                if other is not None and other not in known:
-                    declared = ", ".join(map(str, known)) or "none"
-                    yield f"operation {name!r} comes after {other!r}, not declared before it; declared: {declared}"
-            known.append(name)
-
-    def after(self, name: str) -> tuple[str, ...]:
-        """The operations whose thoughts this one is given; empty where it is given the first thought."""
-        after = self.operations[name].after
-        return after if isinstance(after, tuple) else ()
-
-    @property
-    def last(self) -> tuple[str, ...]:
-        """The operations that no other comes after."""
-        used = {other for name, _ in self.steps for other in self.after(name)}
-        return tuple(name for name, _ in self.steps if name not in used)
-
-    def __str__(self) -> str:
-        return "\n".join(
-            f"{', '.join(self.after(name)) or 'start'} → {name}: {_describe(operation)}"
-            for name, operation in self.steps
-        )
-
-    def __repr__(self) -> str:
-        return "; ".join(str(self).splitlines())
-
-    def to_dot(self) -> str:
-        """Graphviz source."""
-
-        def quote(text: str) -> str:
-            return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-        lines = ["digraph operations {", "  node [shape=box];", '  "" [shape=point];']
-        for name, operation in self.steps:
-            label = quote(f"{name}\n{_describe(operation)}").replace("\n", "\\n")
-            lines.append(f"  {quote(name)} [label={label}];")
-            lines += [f"  {quote(other)} -> {quote(name)};" for other in self.after(name) or ("",)]
-        return "\n".join([*lines, "}"])
-
-
-def _require_samples(found: list[str], value: int | None) -> None:
-    require(found, "num_samples", value, "a whole number >= 1, or None", value is None or is_whole(value, 1))
-
-
-def _describe(operation: Operation) -> str:
-    """An operation with those of its parameters that are not the default."""
-    given = {f.name: getattr(operation, f.name) for f in fields(operation) if f.name != "after"}
-    defaults = {f.name: f.default for f in fields(operation)}
-    shown = (
-        f"{name}={getattr(value, '__qualname__', None) or repr(value)}"
-        for name, value in given.items()
-        if value != defaults[name]
-    )
-    return f"{type(operation).__name__}({', '.join(shown)})"

@@ -10,9 +10,10 @@ from worlds import run_search
 
 from llmprog import Program, Verdict, arun, checker, generator
 from llmprog.backends import ScriptedBackend
-from llmprog.errors import CompileError, OptionError
+from llmprog.errors import CompileError, DeclarationError, NodeError, OptionError
 from llmprog.search import (
     Aggregate,
+    Decide,
     Generate,
     GraphOfThoughts,
     GroundTruth,
@@ -280,7 +281,226 @@ async def test_a_thought_found_by_two_branches_is_one_thought():
     assert len(result.graph) == 3
 
 
+# ------------------------------------------------------------------------------------- decided on the way
+
+
+@generator
+def one_by_one(state: Part) -> list[Part]:
+    return [Part((number,), (number,), place) for place, number in enumerate(state.numbers)]
+
+
+@generator(aggregates=True)
+def join(states) -> Part:
+    return Part(
+        tuple(sorted(n for s in states for n in s.numbers)), tuple(n for s in states for n in s.of), states[0].place
+    )
+
+
+@generator(prompt="merge {candidates}", aggregates=True, name="join")
+def join_by_model(states, completion: str) -> Part:
+    return join(states)
+
+
+def more_than_one(thoughts):
+    return "level" if len(thoughts) > 1 else None
+
+
+LEVEL = OperationGraph({"pairs": Aggregate(size=2), "best": KeepBest(per=lambda state: state.place)})
+
+
+def merge_tree(merge=join, **options):
+    operations = {
+        "split": Generate(generator="one_by_one"),
+        "merge": Decide(choose=more_than_one, plans={"level": LEVEL}, max_rounds=20),
+    }
+    return Program(
+        start=lambda text: Part(digits(text)),
+        generators=[one_by_one, merge],
+        controller=GraphOfThoughts(operations=OperationGraph(operations), **options),
+    )
+
+
+@pytest.mark.parametrize(("given", "levels"), [("7", 0), ("2 1", 1), ("5 4 3 2 1", 3), ("8 7 6 5 4 3 2 1", 3)])
+async def test_a_merge_tree_is_as_high_as_there_are_parts(given, levels):
+    search, outcome, _ = await run_search(merge_tree(), Part(digits(given)))
+    assert search.graph.states[outcome.thought].numbers == tuple(sorted(digits(given)))
+    assert search.controller.chosen == ({"merge": ["level"] * levels} if levels else {})
+    assert outcome.stopped == "done"
+
+
+async def test_neighbours_are_merged_and_one_left_over_goes_on_as_it_is():
+    search, _, _ = await run_search(merge_tree(), Part((5, 4, 3, 2, 1)))
+    merged = [(t.state.of, [p.state.of for p in t.parents]) for t in search.graph if len(t.parents) > 1]
+    assert merged == [
+        ((5, 4), [(5,), (4,)]),
+        ((3, 2), [(3,), (2,)]),
+        ((5, 4, 3, 2), [(5, 4), (3, 2)]),
+        ((5, 4, 3, 2, 1), [(5, 4, 3, 2), (1,)]),
+    ]
+
+
+def test_many_parents_are_merged_at_once_where_no_size_is_given():
+    operations = OperationGraph({"split": Generate(generator="one_by_one"), "merge": Aggregate()})
+    program = Program(generators=[one_by_one, join], controller=GraphOfThoughts(operations=operations))
+    result = program.run(Part((4, 3, 2, 1)))
+    assert result.answer.numbers == (1, 2, 3, 4)
+    assert len(result.thought.parents) == 4
+
+
+def test_the_tree_is_built_for_the_parts_that_survived():
+    survives = checker(name="survives")(lambda state: state.numbers != (9,))
+    program = merge_tree()
+    program = Program(
+        start=program.start, generators=program.generators, checkers=[survives], controller=program.controller
+    )
+    result = program.run("3 9 2 9 1")
+    assert result.answer.numbers == (1, 2, 3)
+    assert program.run("9").answer is None
+
+
+def test_a_decision_sees_the_thoughts_their_scores_and_what_they_were_made_from():
+    seen = []
+
+    def while_the_error_falls(thoughts):
+        (thought,) = thoughts
+        seen.append((thought.state.numbers, thought.score, thought.depth))
+        return "correct" if thought.depth == 1 or thought.score > thought.parents[0].score else None
+
+    plans = {"correct": OperationGraph({"correct": Generate(generator="correct")})}
+    operations = {
+        "sort": Generate(generator="sort"),
+        "improve": Decide(choose=while_the_error_falls, plans=plans, max_rounds=9),
+    }
+    replies = {"sort 3 1 2": "3 2 1", "correct 3 2 1": "2 1 3", "correct 2 1 3": "3 1 2 0"}
+    result, asked = run(operations, replies)
+    assert len(asked) == 3
+    assert seen == [((3, 2, 1), -2.0, 1), ((2, 1, 3), -1.0, 2), ((3, 1, 2, 0), -3.0, 3)]
+    assert result.answer.numbers == (3, 1, 2, 0)  # what it ended with: a KeepBest after it would look back no further
+
+
+def test_refining_while_it_gets_better_ends_at_the_first_try_that_does_not():
+    operations = {"sort": Generate(generator="sort"), "refine": Refine(generator="correct", threshold=0.0)}
+    replies = {"sort 3 1 2": "3 2 1", "correct 3 2 1": "2 1 3", "correct 2 1 3": "2 1 3 0", "correct 2 1 3 0": "1 2 3"}
+    result, asked = run(operations, replies)
+    assert (len(asked), result.answer.numbers) == (4, (1, 2, 3))
+    operations["refine"] = Refine(generator="correct", threshold=0.0, while_better=True)
+    result, asked = run(operations, replies)
+    assert (len(asked), result.answer.numbers) == (3, (2, 1, 3))
+
+
+def test_the_best_of_each_part_is_kept_in_the_order_of_the_parts():
+    operations = {
+        "sort": Generate(generator="sort", num_samples=4),
+        "best": KeepBest(per=lambda state: len(state.numbers)),
+        "merge": Aggregate(generator="merge"),
+    }
+    replies = {
+        "sort 3 1 2": ["3 2 1", "1 2", "1 2 3", "1"],
+        "merge Choice 1:\n1 2 3\nChoice 2:\n1 2\nChoice 3:\n1": "1",
+    }
+    result, _ = run(operations, replies)
+    assert [parent.state.numbers for parent in result.thought.parents] == [(1, 2, 3), (1, 2), (1,)]
+
+
+def test_plans_are_chosen_by_name_and_in_turn_and_may_decide_themselves():
+    def by_length(thoughts):
+        return {3: "three", 2: "two"}.get(len(thoughts[0].state.numbers))
+
+    first = OperationGraph({"drop": Generate(generator="correct"), "inner": Decide(choose=by_length, plans={
+        "two": OperationGraph({"drop": Generate(generator="correct")}), "three": LEVEL})})  # fmt: skip
+    operations = {
+        "sort": Generate(generator="sort"),
+        "outer": Decide(choose=by_length, plans={"three": first, "two": LEVEL}, max_rounds=2),
+    }
+    result, asked = run(operations, {"sort 3 1 2": "1 2 3", "correct 1 2 3": "1 2", "correct 1 2": "1"})
+    assert asked == ["sort 3 1 2", "correct 1 2 3", "correct 1 2"]
+    assert result.answer.numbers == (1,)
+
+
+def test_a_decision_ends_after_its_rounds():
+    operations = {
+        "sort": Generate(generator="sort"),
+        "on": Decide(
+            choose=lambda thoughts: "on", plans={"on": OperationGraph({"on": Generate(generator="sort")})}, max_rounds=3
+        ),
+    }
+    replies = {"sort 3 1 2": "3 2 1", "sort 3 2 1": "2 3 1", "sort 2 3 1": "2 1 3", "sort 2 1 3": "1 2 3"}
+    result, asked = run(operations, replies)
+    assert (len(asked), result.stopped) == (4, "done")
+
+
+def test_a_graph_that_grows_is_stopped_by_a_budget_with_its_best_so_far():
+    replies = ScriptedBackend(lambda prompt, sample: "anything")
+    result = merge_tree(join_by_model).run("4 3 2 1", backend=replies, budget="calls=2", max_in_flight=1)
+    assert (result.stopped, result.usage.calls) == ("budget", 2)
+    assert result.answer.numbers == (3, 4)  # the first level was done
+    result = merge_tree(join_by_model).run("4 3 2 1", backend=replies, budget="calls=3")
+    assert (result.stopped, result.answer.numbers) == ("done", (1, 2, 3, 4))
+
+
+def test_the_same_seed_makes_the_same_choices():
+    import random
+
+    def reply(prompt, sample):
+        return str(random.Random(f"{prompt}{sample}").randrange(10))
+
+    def reply_in_any_order(shuffle):
+        return ScriptedBackend(reply, shuffle=shuffle)
+
+    operations = {
+        "sort": Generate(generator="sort", num_samples=4),
+        "on": Decide(
+            choose=lambda thoughts: "on" if sum(t.state.numbers[0] for t in thoughts) % 3 else None,
+            plans={
+                "on": OperationGraph({"on": Generate(generator="sort", num_samples=2), "best": KeepBest(num_kept=3)})
+            },
+            max_rounds=6,
+        ),
+    }
+    graphs = {
+        sorting(operations).run("3 1 2", backend=reply_in_any_order(shuffle), seed=5).graph.to_json()
+        for shuffle in (None, 1, 2)
+    }
+    assert len(graphs) == 1
+
+
+def test_a_choice_that_cannot_be_made_is_an_error_that_names_it():
+    def decide(choose):
+        operations = {"sort": Generate(generator="sort"), "next": Decide(choose=choose, plans={"level": LEVEL})}
+        return run(operations, {"sort 3 1 2": "1 2 3"})
+
+    with pytest.raises(
+        DeclarationError, match="operation 'next' chose 'levels'; its plans are 'level', and None ends it"
+    ):
+        decide(lambda thoughts: "levels")
+    with pytest.raises(NodeError, match="'next: choose': raised AttributeError"):
+        decide(lambda thoughts: thoughts[0].size)
+    with pytest.raises(NodeError, match="'best: per': raised AttributeError"):
+        run({"sort": Generate(generator="sort"), "best": KeepBest(per=lambda state: state.size)}, {"sort 3 1 2": "1"})
+
+
 # ------------------------------------------------------------------------------------------ graphs of operations
+
+
+def test_a_graph_shows_what_may_be_chosen():
+    graph = merge_tree().controller.operations
+    assert str(graph).splitlines() == [
+        "start → split: Generate(generator='one_by_one')",
+        "split → merge: Decide(choose=more_than_one, max_rounds=20)",
+        "  merge chooses 'level':",
+        "    given → pairs: Aggregate(size=2)",
+        "    pairs → best: KeepBest(per=<lambda>)",
+    ]
+    assert [name for name, _ in graph.all_steps()] == ["split", "merge", "merge: level: pairs", "merge: level: best"]
+    assert '"merge: level: best" -> "merge";' in graph.to_dot()
+    assert '"merge" -> "merge: level: pairs";' in graph.to_dot()
+
+
+def test_what_may_be_chosen_is_checked_when_the_program_is_compiled():
+    plans = {"mend": OperationGraph({"mend": Refine(generator="mend")})}
+    decide = Decide(choose=more_than_one, plans=plans)
+    with pytest.raises(CompileError, match="operation 'second: mend: mend' uses 'mend'"):
+        sorting({"first": Generate(generator="sort"), "second": decide}).run("1")
 
 
 def test_a_graph_of_operations_can_be_read_back():
@@ -332,6 +552,12 @@ def test_the_hash_of_a_program_depends_on_its_operations():
         ({"": Generate()}, "'' names an operation; allowed is a non-empty text"),
         ({"a": "generate"}, "operation 'a' is 'generate'; allowed are"),
         ({"a": Operation()}, "operation 'a' is Operation"),
+        ({"a": Aggregate(size=1)}, "size=1; allowed is a whole number >= 2, or None"),
+        ({"a": KeepBest(per="place")}, "per='place'; allowed is a function of a state"),
+        ({"a": Decide(choose="level", plans={})}, "choose='level'; allowed is a function of a tuple of thoughts"),
+        ({"a": Decide(choose=len, plans={})}, "plans={}; allowed is {name: OperationGraph"),
+        ({"a": Decide(choose=len, plans={"b": {}})}, "allowed is {name: OperationGraph"),
+        ({"a": Decide(choose=len, plans={"b": LEVEL}, max_rounds=0)}, "max_rounds=0"),
     ],
 )
 def test_a_graph_of_operations_with_faults_is_refused(operations, message):

@@ -20,6 +20,7 @@ from llmprog.search import (
     BestOfN,
     BetaStop,
     BreadthFirstSearch,
+    Decide,
     DepthFirstSearch,
     DiverseBeam,
     Generate,
@@ -39,6 +40,29 @@ from llmprog.search import (
     WindowStop,
 )
 from llmprog.search.controller import Controller
+
+
+def by_what_was_found(thoughts):
+    """A choice by states, scores and number of thoughts; now and then the end."""
+    if not thoughts or sum(thought.state.number for thought in thoughts) % 5 == 0:
+        return None
+    return "merge" if len(thoughts) > 2 and max(thought.score for thought in thoughts) > 5 else "wander"
+
+
+DECIDED = OperationGraph(
+    {
+        "start": Generate(num_samples=3),
+        "decide": Decide(
+            choose=by_what_was_found,
+            plans={
+                "merge": OperationGraph({"pairs": Aggregate(size=2), "best": KeepBest(per=lambda s: s.number % 3)}),
+                "wander": OperationGraph({"on": Generate(num_samples=2), "better": Refine(while_better=True)}),
+            },
+            max_rounds=4,
+        ),
+        "last": Generate(num_samples=1),
+    }
+)
 
 
 def abs_difference(before, after):
@@ -83,6 +107,7 @@ CONTROLLERS = [
     ParticleFilter(num_particles=5, max_depth=3, resample_threshold=0.0),
     TreeOfThoughtController(max_depth=3, max_rounds=12, policy=RollbackRules(max_visits=2, patience=4)),
     GraphOfThoughts(operations=OPERATIONS),
+    GraphOfThoughts(operations=DECIDED),
     WeightedVote(num_samples=12, max_depth=2),
     UniversalSelfConsistency(num_samples=8, max_depth=2),
     BestOfN(num_samples=8, max_depth=2, batch_size=3),
