@@ -151,7 +151,7 @@ async def opened_context(
         journal = None if open_journal is None else open_journal(stack)
         if journal is not None:
             stack.push_async_exit(_closing(journal))
-        ledger = await _ledger(budget, journal)
+        ledger = None if budget is None else await opened_ledger(budget, journal)
         if ledger is not None and ledger is not budget:
             stack.push_async_callback(ledger.aclose)
         completions = None
@@ -183,8 +183,9 @@ def _closing(journal: RunJournal) -> Callable[..., Awaitable[None]]:
     return close
 
 
-async def _ledger(budget: Budget | Ledger | None, journal: RunJournal | None) -> Ledger | None:
-    if budget is None or isinstance(budget, Ledger):
+async def opened_ledger(budget: Budget | Ledger, journal: RunJournal | None) -> Ledger:
+    """What keeps to ``budget``, less what the earlier sessions of ``journal`` have spent."""
+    if isinstance(budget, Ledger):
         return budget
     if budget.file is not None:
         from llmprog.runs.shared_ledger import open_ledger

@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -170,6 +170,17 @@ class ReplayBackend:
             raise self._miss("a continuation's score", prompt, continuation)
         return found
 
+    def recorded_samples(
+        self,
+    ) -> Iterator[tuple[tuple[Prompt | Template, SamplingParams], dict[int, Sequence[Completion]]]]:
+        """Each request that was recorded, with its completions by sample index, in the order of recording."""
+        for asked, samples in self._samples.items():
+            yield asked, {i: takes.items for i, takes in samples.items()}
+
+    def recorded_scores(self) -> dict[tuple[Prompt, str], Logprobs]:
+        """The log-probabilities that were recorded, by prompt and continuation."""
+        return {asked: takes.items[0] for asked, takes in self._scores.items()}
+
     def _read(self) -> None:
         try:
             lines = Path(self._path).read_bytes().split(b"\n")
@@ -224,18 +235,18 @@ class ReplayBackend:
 class _Takes(Generic[T]):
     """Several answers to one question, given in turn."""
 
-    __slots__ = ("_items", "_next")
+    __slots__ = ("_next", "items")
 
     def __init__(self) -> None:
-        self._items: list[T] = []
+        self.items: list[T] = []
         self._next = 0
 
     def add(self, item: T) -> None:
-        self._items.append(item)
+        self.items.append(item)
 
     def next(self) -> T:
-        item = self._items[self._next]
-        self._next = (self._next + 1) % len(self._items)
+        item = self.items[self._next]
+        self._next = (self._next + 1) % len(self.items)
         return item
 
 

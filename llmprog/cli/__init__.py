@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from llmprog.cli import bench as bench
 from llmprog.cli import export as export
 from llmprog.cli import jobs as jobs
 from llmprog.cli import listing as listing

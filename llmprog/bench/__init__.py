@@ -1,0 +1,1 @@
+"""Measures of programs: accuracy against what was spent, over the rows of a file."""
