@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent))  # of exchanging.py, which pytest's importlib mode does not put there
 
 
 @dataclass
