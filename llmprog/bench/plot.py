@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from math import ceil, floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,14 +74,23 @@ def save_plot(report: Report, path: str | os.PathLike[str], *, x: UsageKind = "c
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel(_LABELS[x])
     axes.set_ylabel(f"{report.measure}, % of {report.num_questions} questions")
-    axes.set_ylim(0, 100)
+    low, high = _span(report)
+    axes.set_ylim(10 * floor(10 * low), 10 * ceil(10 * high))
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     axes.set_title(title)
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:
         raise OptionError(f"the plot cannot be written to {str(path)!r}: {error.strerror or error}") from error
+
+
+def _span(report: Report) -> tuple[float, float]:
+    """The least and the greatest share that is drawn."""
+    shares = [bound for point in report.points for bound in (point.accuracy.low, point.accuracy.high)]
+    for points in report.series().values():
+        shares += [estimate.value for _, *estimates in points[-1].at_k() for estimate in estimates]
+    return min(shares), max(shares)
 
 
 def _place(point: Point, x: UsageKind) -> float:
