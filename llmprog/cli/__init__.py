@@ -11,6 +11,7 @@ from llmprog.cli import listing as listing
 from llmprog.cli import resume as resume
 from llmprog.cli import run as run
 from llmprog.cli import runs as runs
+from llmprog.cli import train_policy as train_policy
 from llmprog.cli.app import EXIT_BACKEND as EXIT_BACKEND
 from llmprog.cli.app import EXIT_BUDGET as EXIT_BUDGET
 from llmprog.cli.app import EXIT_INTERRUPTED as EXIT_INTERRUPTED

@@ -32,6 +32,7 @@ from llmprog.search.operations import (
     Select,
 )
 from llmprog.search.particle_filter import ParticleFilter
+from llmprog.search.policy import LearnedPolicy, PolicyController, load_policy
 from llmprog.search.prompter import Memory, Prompter, Round
 from llmprog.search.rollback import Decision, Policy, RollbackRules, Situation
 from llmprog.search.runtime import Search, SearchOutcome
@@ -67,6 +68,7 @@ __all__ = [
     "Hint",
     "KeepBest",
     "KeepValid",
+    "LearnedPolicy",
     "Memory",
     "Merge",
     "MonteCarloTreeSearch",
@@ -74,6 +76,7 @@ __all__ = [
     "OperationGraph",
     "ParticleFilter",
     "Policy",
+    "PolicyController",
     "Prompter",
     "Prune",
     "Refine",
@@ -100,5 +103,6 @@ __all__ = [
     "by_score",
     "canonical_answer",
     "leader_confidence",
+    "load_policy",
     "most_consistent",
 ]

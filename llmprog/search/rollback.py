@@ -22,6 +22,8 @@ class Situation:
             without reaching the goal.
         line: The states of the line, from the root to the one that the proposal was made from.
         visits: Rounds that began from each of them, this one included.
+        failures: How many of these rounds came to nothing that could be gone on from, this one included.
+        ages: Rounds since the line last came to each of them, this one included.
         scores: The score of each of them.
         proposal: The state proposed; ``None`` if there is none.
         proposal_visits: Rounds that began from it earlier.
@@ -36,6 +38,8 @@ class Situation:
     verdict: ProposalVerdict
     line: tuple[Any, ...]
     visits: tuple[int, ...]
+    failures: tuple[int, ...]
+    ages: tuple[int, ...]
     scores: tuple[float, ...]
     proposal: Any
     proposal_visits: int

@@ -42,7 +42,9 @@ class TreeOfThoughtController(TreeController):
     policy: Policy = field(default_factory=RollbackRules)
     prompter: Callable[[Memory], Hint] = field(default_factory=Prompter)
     line: list[int] = field(default_factory=lambda: [0], init=False, repr=False)
+    reached: list[int] = field(default_factory=lambda: [0], init=False, repr=False)  # the round, by place in the line
     visits: dict[int, int] = field(default_factory=dict, init=False, repr=False)
+    failures: dict[int, int] = field(default_factory=dict, init=False, repr=False)
     rounds: list[Round] = field(default_factory=list, init=False, repr=False)
     num_rounds: int = field(default=0, init=False, repr=False)
     deepest: int = field(default=0, init=False, repr=False)  # steps of the longest line since the last new start
@@ -98,10 +100,12 @@ class TreeOfThoughtController(TreeController):
         proposal, verdict = self._proposal(graph, proposals)
         reason = _reason(graph, proposal) if verdict == "refused" else ""
         self.rounds.append(Round(self.line[-1], self._words(graph, proposal), verdict, reason))
+        if verdict != "valid":
+            self.failures[self.line[-1]] = self.failures.get(self.line[-1], 0) + 1
         depth = len(self.line)  # of the proposal
         if verdict in ("valid", "too_deep") and depth > self.deepest:
             self.deepest, self.progressed_at = depth, self.num_rounds
-        decision = self.policy.decide(self._situation(graph, proposal, verdict), self._context.rng)
+        decision = self._decide(self._situation(graph, proposal, verdict))
         if not isinstance(decision, Decision) or not is_whole(decision.back, 0):
             raise OptionError(f"{self.name}: the policy decided {decision!r}; allowed is Decision(back=n) with n >= 0")
         if decision.stop:
@@ -109,11 +113,16 @@ class TreeOfThoughtController(TreeController):
         back = decision.back if verdict == "valid" else max(1, decision.back)
         if not back:
             self.line.append(proposal)
+            self.reached.append(self.num_rounds)
         else:
-            del self.line[max(1, len(self.line) - back + 1) :]
+            kept = max(1, len(self.line) - back + 1)
+            del self.line[kept:], self.reached[kept:]
         if back >= 3:  # a new start: what is progress is measured from here
             self.deepest, self.progressed_at = len(self.line) - 1, self.num_rounds
         return True
+
+    def _decide(self, situation: Situation) -> Decision:
+        return self.policy.decide(situation, self._context.rng)
 
     def _proposal(self, graph: ThoughtGraph, proposals: list[int]) -> tuple[int, ProposalVerdict]:
         """The thought to follow, -1 if there is none, and what became of it."""
@@ -140,6 +149,8 @@ class TreeOfThoughtController(TreeController):
             verdict=verdict,
             line=tuple(graph.states[thought] for thought in self.line),
             visits=tuple(self.visits.get(thought, 0) for thought in self.line),
+            failures=tuple(self.failures.get(thought, 0) for thought in self.line),
+            ages=tuple(self.num_rounds - reached for reached in self.reached),
             scores=tuple(graph.scores[thought] for thought in self.line),
             proposal=None if proposal < 0 else graph.states[proposal],
             proposal_visits=self.visits.get(proposal, 0),

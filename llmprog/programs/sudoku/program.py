@@ -13,6 +13,7 @@ from llmprog.errors import OptionError
 from llmprog.nodes import Checker, Generator
 from llmprog.program import Program
 from llmprog.programs.catalog import for_method, one_of
+from llmprog.programs.lines import line_of_thought
 from llmprog.programs.sudoku.board import SIZES, parse_board
 from llmprog.programs.sudoku.exact import complete
 from llmprog.programs.sudoku.nodes import (
@@ -26,7 +27,7 @@ from llmprog.programs.sudoku.nodes import (
     thought_key,
     whole_board,
 )  # fmt: skip
-from llmprog.search import BestOfN, Controller, RollbackRules, TreeOfThoughtController
+from llmprog.search import BestOfN, Controller
 
 Method = Literal["one_shot", "best_of_n", "tot", "infill", "edit"]
 DeadEnds = Literal["none", "propagation", "search"]
@@ -41,6 +42,7 @@ def sudoku(
     dead_ends: DeadEnds | None = None,
     max_rounds: int | None = None,
     max_visits: int | None = None,
+    policy: str | None = None,
     temperature: float = 0.7,
     max_tokens: int = 512,
 ) -> Program:
@@ -57,6 +59,7 @@ def sudoku(
             ``propagation`` (a cell without a number, a number without a place) or ``search`` (all, within limits).
         max_rounds: Steps tried (tot; default 100), or edits of a draft (edit; default 8).
         max_visits: Steps tried from a board before going back by two (tot; default 5).
+        policy: A file that ``llmprog train-policy`` wrote: it decides when to go back, instead of rules (tot).
         temperature: Of everything that is drawn.
         max_tokens: Longest reply, in the model's tokens.
     """
@@ -65,7 +68,8 @@ def sudoku(
     cells = for_method("cells_per_step", cells_per_step, method, {"tot": HALF_A_ROW})
     effort = for_method("dead_ends", dead_ends, method, {"tot": "search"})
     rounds = for_method("max_rounds", max_rounds, method, {"tot": 100, "edit": 8})
-    visits = for_method("max_visits", max_visits, method, {"tot": 5})
+    for_method("max_visits", max_visits, method, {"tot": 5})
+    for_method("policy", policy, method, {"tot": ""})
     if cells is not None and cells < 0:
         raise OptionError(f"cells_per_step={cells}; allowed is a whole number >= 1, or 0 for half a row")
     num_boards = 1 if samples is None else samples
@@ -73,13 +77,11 @@ def sudoku(
     node: Generator = whole_board
     checkers: list[Checker] = [legal]
     controller: Controller = BestOfN(num_samples=num_boards)
-    if cells is not None and rounds is not None and visits is not None:
+    if cells is not None and rounds is not None:
         node = fill_some(cells)
         if one_of("dead_ends", effort, DeadEnds) in ("propagation", "search"):
             checkers.append(can_be_completed("search" if effort == "search" else "propagation"))
-        controller = TreeOfThoughtController(
-            max_depth=max(SIZES) ** 2, max_rounds=rounds, policy=RollbackRules(max_visits=visits)
-        )
+        controller = line_of_thought(max(SIZES) ** 2, rounds, max_visits=max_visits, policy=policy)
     elif rounds is not None:
         node, checkers = fill_blanks, [few_conflicts]
         controller = BestOfN(num_samples=num_boards, max_depth=1 + rounds)

@@ -181,6 +181,11 @@ def random_formula(num_variables: int, num_clauses: int, rng: random.Random) -> 
     """Clauses of three different variables each, all equally likely; it need not be satisfiable.
 
     Equal states of ``rng`` give equal formulas. Around 4.26 clauses per variable is where half of large ones are.
+
+    Args:
+        num_variables: 3 at least.
+        num_clauses: How many are drawn; two may be equal.
+        rng: Draws them.
     """
     clauses = []
     for _ in range(num_clauses):

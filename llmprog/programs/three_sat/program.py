@@ -15,6 +15,7 @@ from llmprog.errors import OptionError
 from llmprog.nodes import Checker, Generator, Verdict, checker, generator
 from llmprog.program import Program
 from llmprog.programs.catalog import for_method, one_of
+from llmprog.programs.lines import line_of_thought
 from llmprog.programs.three_sat.formula import (
     MAX_VARIABLES,
     Formula,
@@ -25,7 +26,7 @@ from llmprog.programs.three_sat.formula import (
     propagate,
     satisfy,
 )
-from llmprog.search import BestOfN, Controller, RollbackRules, TreeOfThoughtController
+from llmprog.search import BestOfN, Controller
 
 Method = Literal["one_shot", "best_of_n", "tot"]
 DeadEnds = Literal["none", "propagation", "search"]
@@ -196,6 +197,7 @@ def three_sat(
     dead_ends: DeadEnds | None = None,
     max_rounds: int | None = None,
     max_visits: int | None = None,
+    policy: str | None = None,
     temperature: float = 0.7,
     max_tokens: int = 512,
 ) -> Program:
@@ -210,6 +212,7 @@ def three_sat(
             ``none``, ``propagation`` (of unit clauses) or ``search`` (all, within limits).
         max_rounds: Steps tried (tot; default 100).
         max_visits: Steps tried from an assignment before going back by two (tot; default 5).
+        policy: A file that ``llmprog train-policy`` wrote: it decides when to go back, instead of rules (tot).
         temperature: Of everything that is drawn.
         max_tokens: Longest reply, in the model's tokens.
     """
@@ -218,19 +221,18 @@ def three_sat(
     variables = for_method("variables_per_step", variables_per_step, method, {"tot": 3})
     ends = for_method("dead_ends", dead_ends, method, {"tot": "search"})
     rounds = for_method("max_rounds", max_rounds, method, {"tot": 100})
-    visits = for_method("max_visits", max_visits, method, {"tot": 5})
+    for_method("max_visits", max_visits, method, {"tot": 5})
+    for_method("policy", policy, method, {"tot": ""})
     if variables is not None and variables < 1:
         raise OptionError(f"variables_per_step={variables}; allowed is a whole number >= 1")
     node: Generator = set_all
     checkers: list[Checker] = [legal]
     controller: Controller = BestOfN(num_samples=1 if samples is None else samples)
-    if variables is not None and rounds is not None and visits is not None:
+    if variables is not None and rounds is not None:
         node = set_few(variables)
         rules: dict[str, list[Checker]] = {"none": [], "propagation": [follows], "search": [can_be_satisfied]}
         checkers += rules[str(one_of("dead_ends", ends, DeadEnds))]
-        controller = TreeOfThoughtController(
-            max_depth=MAX_VARIABLES, max_rounds=rounds, policy=RollbackRules(max_visits=visits)
-        )
+        controller = line_of_thought(MAX_VARIABLES, rounds, max_visits=max_visits, policy=policy)
     return Program(
         name="three_sat",
         start=_first_state,
