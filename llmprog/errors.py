@@ -4,7 +4,8 @@
 
     LLMProgError
     ├── DeclarationError      a node, controller or program is declared wrongly
-    │   └── CompileError      all faults of one program, reported together (``.faults``)
+    │   ├── CompileError      all faults of one program, reported together (``.faults``)
+    │   └── SpecError         all faults of a program file, with their lines and columns (``.faults``)
     ├── InputError            what the user handed to a program cannot be used
     ├── OptionError           an option or parameter has an unknown name or a bad value
     ├── MissingExtraError     a feature needs a package that is not installed
@@ -71,6 +72,20 @@ class CompileError(DeclarationError):
         lines = "\n".join(f"  {i}. {fault}" for i, fault in enumerate(self.faults, 1))
         count = f"{len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
         super().__init__(f"program {program!r} does not compile: {count}\n{lines}")
+
+
+class SpecError(DeclarationError):
+    """A program's YAML or JSON form has faults, or a program has no such form; ``faults`` holds all of them."""
+
+    def __init__(self, place: str, faults: Sequence[str]) -> None:
+        self.place = place
+        self.faults = tuple(faults)
+        if len(self.faults) == 1:
+            super().__init__(self.faults[0])
+        else:
+            super().__init__(
+                "\n".join([f"{place}: {len(self.faults)} faults", *(f"  {fault}" for fault in self.faults)])
+            )
 
 
 class InputError(LLMProgError):

@@ -7,8 +7,9 @@ import importlib.util
 import inspect
 import re
 import sys
+import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,8 +19,11 @@ from llmprog.errors import OptionError
 from llmprog.program import Program
 
 GROUP = "llmprog.programs"
+FILE_SUFFIXES = (".yaml", ".yml", ".json")
 
 T = TypeVar("T")
+
+_loaded: dict[Path, tuple[int, types.ModuleType]] = {}  # files that were loaded, with when they had last changed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,22 +58,31 @@ def names() -> list[str]:
     return sorted(entry.name for entry in metadata.entry_points(group=GROUP))
 
 
-def find(name: str) -> ProgramEntry:
-    """A program by registered name, by ``package.module:attribute`` or by ``path/to/file.py:attribute``.
+def find(name: str, *, trust: Sequence[str] = ()) -> ProgramEntry:
+    """A program by registered name, ``package.module:attribute``, ``path/file.py:attribute`` or ``path/file.yaml``.
+
+    Args:
+        name: What to look for.
+        trust: Modules whose functions a program file may name; none by default.
 
     Raises:
         OptionError: There is no such program.
+        SpecError: A program file has faults.
     """
     for entry in metadata.entry_points(group=GROUP):
         if entry.name == name:
             return _entry(name, entry.load())
+    if name.endswith(FILE_SUFFIXES):
+        # Reading files sits above the programs they may name; it is looked up when called: imports point downward.
+        found_entry: ProgramEntry = importlib.import_module("llmprog.spec").file_entry(name, trust=trust)
+        return found_entry
     place, colon, attribute = name.rpartition(":")
     if not colon:
         raise OptionError(
             f"unknown program {name!r}; known: {', '.join(names())}; "
-            "your own: path/to/file.py:name or package.module:name"
+            "your own: path/to/file.yaml, path/to/file.py:name or package.module:name"
         )
-    found = getattr(_import(place, name), attribute, None)
+    found = getattr(load_module(place, name), attribute, None)
     if not isinstance(found, Program) and not callable(found):
         raise OptionError(
             f"program {name!r}: {place} has no Program, nor a function that makes one, called {attribute!r}"
@@ -77,15 +90,25 @@ def find(name: str) -> ProgramEntry:
     return _entry(name, found)
 
 
-def _import(place: str, name: str) -> Any:
+def load_module(place: str, name: str) -> Any:
+    """The module called ``place``, or that of the file ``place``; ``name`` is what is looked for there.
+
+    Raises:
+        OptionError: There is none.
+    """
     if place.endswith(".py"):
-        path = Path(place)
+        path = Path(place).resolve()
         spec = importlib.util.spec_from_file_location(path.stem, path)
         if not path.is_file() or spec is None or spec.loader is None:
             raise OptionError(f"program {name!r}: no file {place!r}")
+        changed = path.stat().st_mtime_ns
+        loaded = _loaded.get(path)
+        if loaded is not None and loaded[0] == changed and sys.modules.get(path.stem) is loaded[1]:
+            return loaded[1]  # a function is one and the same, however often it is looked up
         module = importlib.util.module_from_spec(spec)
         sys.modules[path.stem] = module  # dataclasses look their module up by name
         spec.loader.exec_module(module)
+        _loaded[path] = changed, module
         return module
     try:
         return importlib.import_module(place)
@@ -98,7 +121,7 @@ def _entry(name: str, target: Any) -> ProgramEntry:
         program = target
         return ProgramEntry(name=name, build=lambda: program, parameters={}, summary=f"the program {program.name}")
     doc = inspect.getdoc(target) or ""
-    helps = _argument_helps(doc)
+    helps = section_helps(doc, "Args")
     hints = typing.get_type_hints(target)
     parameters = {
         p.name: Parameter(name=p.name, annotation=hints.get(p.name, str), default=p.default, help=helps.get(p.name, ""))
@@ -107,24 +130,25 @@ def _entry(name: str, target: Any) -> ProgramEntry:
     return ProgramEntry(name=name, build=target, parameters=parameters, summary=doc.partition("\n")[0])
 
 
-def _argument_helps(doc: str) -> dict[str, str]:
-    """Help per argument from the ``Args`` section of a Google docstring."""
-    section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", doc, re.MULTILINE)
+def section_helps(doc: str, title: str) -> dict[str, str]:
+    """Help per name from a section, ``Args`` or ``Attributes``, of a Google docstring."""
+    section = re.search(rf"^{title}:\n((?:[ ]+.*\n?|\n)+)", inspect.cleandoc(doc), re.MULTILINE)
     if section is None:
         return {}
     found = re.findall(r"^ {4}(\w+): ((?:.*\n?)(?: {8}.*\n?)*)", section[1], re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in found}
 
 
-def parse_setting(parameter: Parameter, text: str) -> Any:
-    """A parameter's value from text.
+def parse_setting(parameter: Parameter, text: Any) -> Any:
+    """A parameter's value from text, or from a value as files have them.
 
     Raises:
-        OptionError: The text is not a value of the parameter's type.
+        OptionError: It is not a value of the parameter's type.
     """
     from pydantic import TypeAdapter, ValidationError
 
-    if type(None) in typing.get_args(parameter.annotation) and text.lower() in ("none", ""):
+    may_be_none = type(None) in typing.get_args(parameter.annotation)
+    if may_be_none and isinstance(text, str) and text.lower() in ("none", ""):
         return None
     try:
         return TypeAdapter(parameter.annotation).validate_python(text)
