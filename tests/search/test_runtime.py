@@ -58,10 +58,10 @@ async def test_a_check_starts_before_slower_sibling_expansions_finish():
     backend = Gated(tree, gates=["expand xa", "expand xb"])
     run = asyncio.ensure_future(arun(program, "x", backend=backend, seed=0))
     # xc's children are judged although xa and xb, dispatched before it, have not come back.
-    await asyncio.wait_for(backend.asked("judge xcc").wait(), 5)
+    await asyncio.wait_for(backend.asked("judge xcc").wait(), 60)
     assert backend.num_in_flight >= 2
     backend.gates["expand xb"].set()
-    await asyncio.wait_for(backend.asked("judge xbc").wait(), 5)
+    await asyncio.wait_for(backend.asked("judge xbc").wait(), 60)
     backend.gates["expand xa"].set()
     result = await run
     assert [t.state for t in result.graph][1:7] == ["xa", "xb", "xc", "xaa", "xab", "xac"]
@@ -80,7 +80,7 @@ async def test_what_an_async_generator_has_yielded_is_judged_while_it_goes_on():
     program = Program(generators=[dream], checkers=[judge], controller=BreadthFirstSearch(max_depth=1))
     backend = Gated(tree)
     run = asyncio.ensure_future(arun(program, "x", backend=backend, seed=0))
-    await asyncio.wait_for(backend.asked("judge x1").wait(), 5)
+    await asyncio.wait_for(backend.asked("judge x1").wait(), 60)
     release.set()
     assert [t.score for t in (await run).graph] == [0.0, 2.0, 2.0]
 
@@ -90,7 +90,7 @@ async def test_judges_of_one_generator_do_not_wait_for_a_slower_generator():
     program = Program(generators=[expand, slow], checkers=[judge], controller=BreadthFirstSearch(max_depth=1))
     backend = Gated(tree, gates=["slow x"])
     run = asyncio.ensure_future(arun(program, "x", backend=backend, seed=0))
-    await asyncio.wait_for(backend.asked("judge xa").wait(), 5)
+    await asyncio.wait_for(backend.asked("judge xa").wait(), 60)
     backend.gates["slow x"].set()
     await run
     nothing_is_left(backend)
@@ -189,7 +189,7 @@ async def test_cancelling_the_caller_leaves_nothing():
         program = Program(generators=[expand], checkers=checkers, controller=controller)
         backend = Gated(tree, gates=[gate])
         run = asyncio.ensure_future(arun(program, "x", backend=backend, seed=0))
-        await asyncio.wait_for(backend.asked(gate).wait(), 5)
+        await asyncio.wait_for(backend.asked(gate).wait(), 60)
         run.cancel()
         with pytest.raises(asyncio.CancelledError):
             await run
@@ -245,7 +245,7 @@ async def test_identical_judgements_are_one_call_in_flight_and_settled():
     program = Program(generators=[many], checkers=[weigh], controller=BreadthFirstSearch(max_depth=2))
     backend = Gated(lambda text, sample: "ok", gates=["weigh x"])
     run = asyncio.ensure_future(arun(program, Word("x", 1), backend=backend, seed=0))
-    await asyncio.wait_for(backend.asked("weigh x").wait(), 5)
+    await asyncio.wait_for(backend.asked("weigh x").wait(), 60)
     for _ in range(20):
         await asyncio.sleep(0)
     backend.gates["weigh x"].set()
