@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -87,24 +88,38 @@ def test_a_program_within_an_async_node():
 
 
 class Interrupting(ScriptedBackend):
-    """Presses Ctrl-C during its first calls, as often as told, and answers a while later."""
+    """Has Ctrl-C pressed during its first call, and once more when that was heard, if ``times`` is 2.
 
-    def __init__(self, times, answer_s):
-        super().__init__(reply, latency_s=answer_s)
+    It answers when it was told to come to an end; without ``stop``, not in the time that a test may take.
+    """
+
+    def __init__(self, times=1, stop=None, answers=False):
+        super().__init__(reply)
         self.times = times
+        self.stop = stop
+        self.answers = answers
         self.cancelled = False
 
+    def press(self):
+        time.sleep(0.05)  # the main thread must have come to wait for the run
+        for _ in range(self.times):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            if self.stop is not None:
+                self.stop.wait(60)
+
     async def generate(self, request):
-        if self.times:
-            self.times -= 1
-            # Not at once: the main thread must have come to wait for the run.
-            interrupt = (signal.pthread_kill, threading.main_thread().ident, signal.SIGINT)
-            asyncio.get_running_loop().call_later(0.05 * (self.times + 1), *interrupt)
+        if self.num_in_flight == 0:
+            threading.Thread(target=self.press).start()
+        self.num_in_flight += 1
         try:
-            return await super().generate(request)
+            while not (self.answers and self.stop.is_set()):  # noqa: ASYNC110 - it is set by another thread
+                await asyncio.sleep(0.01)
         except asyncio.CancelledError:
             self.cancelled = True
             raise
+        finally:
+            self.num_in_flight -= 1
+        return await super().generate(request)
 
 
 @pytest.fixture
@@ -117,7 +132,7 @@ def ctrl_c():
 
 @pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_of_the_waiting_thread_cancels_the_run():
-    backend = Interrupting(times=1, answer_s=10)
+    backend = Interrupting()
     with pytest.raises(KeyboardInterrupt):
         program.run("r", backend=backend)
     assert backend.cancelled
@@ -128,7 +143,7 @@ def test_an_interrupt_of_the_waiting_thread_cancels_the_run():
 @pytest.mark.usefixtures("ctrl_c")
 def test_the_first_interrupt_can_ask_a_run_to_come_to_its_end():
     stop = threading.Event()
-    backend = Interrupting(times=1, answer_s=0.2)
+    backend = Interrupting(stop=stop, answers=True)
     result = program.run("r", backend=backend, stop=stop, on_interrupt=stop.set)
     assert (result.stopped, result.usage.calls, backend.cancelled) == ("interrupted", 1, False)
 
@@ -138,7 +153,7 @@ def test_the_second_interrupt_cancels_a_run_that_was_asked_to_end():
     stop = threading.Event()
     say = generator(prompt="after {state}", n=2, name="say")(lambda state, completion: [completion])
     two_calls = Program(generators=[say], controller=BreadthFirstSearch(max_depth=1))
-    backend = Interrupting(times=2, answer_s=10)
+    backend = Interrupting(times=2, stop=stop)
     backend.capabilities = replace(backend.capabilities, n=False)
     with pytest.raises(KeyboardInterrupt):
         two_calls.run("r", backend=backend, stop=stop, on_interrupt=stop.set)
