@@ -50,7 +50,10 @@ def main() -> None:
 
 
 def _fail(error: Exception, code: int) -> None:
-    from llmprog.terminal import plain
+    from llmprog.errors import DeclarationError
+    from llmprog.terminal import plain, plain_lines
 
-    sys.stderr.write(f"llmprog: error: {plain(str(error))}\n")
+    said = str(error)
+    shown = plain_lines(said) if isinstance(error, DeclarationError) else plain(said)  # each of its faults has a line
+    sys.stderr.write(f"llmprog: error: {shown}\n")
     sys.exit(code)

@@ -18,6 +18,13 @@ DEFAULT_BACKEND = "local:puzzles"
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
+PROGRAM_HELP = "A name from `llmprog list`, path/to/file.yaml, or path/to/file.py:name."
+
+TrustOption = Annotated[
+    list[str] | None,
+    typer.Option("--trust", metavar="MODULE", help="Let a program file name functions of this module; repeatable."),
+]
+
 app = typer.Typer(
     name="llmprog",
     help="Run LLM programs: generators and checkers, searched over a graph of thoughts.",

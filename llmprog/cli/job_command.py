@@ -43,6 +43,7 @@ class JobCommand:
     input: str | None = None
     gold: str | None = None
     settings: tuple[str, ...] = ()
+    trust: tuple[str, ...] = ()
     backend: str
     seed: int | None = None
     concurrency: int | None = None
@@ -123,7 +124,7 @@ def _job_of(command: JobCommand, store: RunStore, *, resume: str | None, fork: b
     from llmprog.jobs.rows import read_rows
     from llmprog.programs.catalog import find
 
-    entry = find(command.program)
+    entry = find(command.program, trust=command.trust)
     for_program, for_backend = assign(entry, command.settings, command.backend, describe_options(command.backend))
     job = Job(
         entry.build(**for_program),

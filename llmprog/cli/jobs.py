@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from llmprog.cli.app import DEFAULT_BACKEND, JsonFlag, app
+from llmprog.cli.app import DEFAULT_BACKEND, PROGRAM_HELP, JsonFlag, TrustOption, app
 from llmprog.cli.job_command import JobCommand, run_job
-from llmprog.cli.run_command import absolute_program
+from llmprog.cli.run_command import absolute_place, absolute_program
 
 Data = Annotated[Path, typer.Option(metavar="FILE", help="Rows to read: .jsonl or .csv, also with .gz.")]
 Out = Annotated[Path, typer.Option(metavar="OUT.jsonl", help="Where to write one JSON line for each row.")]
@@ -55,12 +55,13 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors."
 
 @app.command("map")
 def map_rows(
-    program: Annotated[str, typer.Argument(help="A name from `llmprog list`, or path/to/file.py:name.")],
+    program: Annotated[str, typer.Argument(help=PROGRAM_HELP)],
     data: Data,
     out: Out,
     input: Input = None,  # noqa: A002 - the name of the option
     gold: Gold = None,
     settings: Settings = None,
+    trust: TrustOption = None,
     concurrency: Concurrency = None,
     budget: BudgetText = None,
     backend: BackendId = DEFAULT_BACKEND,
@@ -85,6 +86,7 @@ def map_rows(
         input=_unescaped(input),
         gold=gold,
         settings=tuple(settings or ()),
+        trust=tuple(map(absolute_place, trust or ())),
         concurrency=concurrency,
         budget=budget,
         backend=backend,

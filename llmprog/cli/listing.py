@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llmprog.cli.app import EXIT_BACKEND, EXIT_SOLVED, JsonFlag, app
+from llmprog.cli.app import EXIT_BACKEND, EXIT_SOLVED, PROGRAM_HELP, JsonFlag, TrustOption, app
 from llmprog.cli.settings import assign
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llmprog.doctor import Diagnosis
+    from llmprog.programs.catalog import ProgramEntry
+
+Form = Literal["yaml", "json"]
 
 
 @app.command("list")
@@ -52,12 +57,18 @@ def list_all(
 
 @app.command()
 def show(
-    program: Annotated[str, typer.Argument(help="A name from `llmprog list`, or path/to/file.py:name.")],
+    program: Annotated[str | None, typer.Argument(help=PROGRAM_HELP)] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a parameter of the program.")
     ] = None,
+    trust: TrustOption = None,
+    form: Annotated[Form | None, typer.Option("--as", help="Print the program as a file, to run or to change.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="With --as: every node of it, instead of the program's name.")
+    ] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of program files.")] = False,
 ) -> None:
-    """Show PROGRAM's graph: its nodes, prompts, controller and parameters."""
+    """Show PROGRAM's graph: its nodes, prompts, controller and parameters; or PROGRAM as a file."""
     from rich.console import Console
     from rich.text import Text
 
@@ -65,12 +76,35 @@ def show(
     from llmprog.compile import compile_program
     from llmprog.programs.catalog import find
 
-    entry = find(program)
+    if schema:
+        from llmprog.spec import json_schema
+
+        typer.echo(json.dumps(json_schema(), indent=2))
+        return
+    if program is None:
+        raise typer.BadParameter("give a program, or --schema", param_hint="PROGRAM")
+    if full and form is None:
+        raise typer.BadParameter("has no effect without --as", param_hint="--full")
+    entry = find(program, trust=trust or ())
     for_program, _ = assign(entry, settings or [], None, {})
+    if form is not None:
+        typer.echo(_as_file(entry, for_program, form, full=full), nl=False)
+        return
     console = Console()
     console.print(terminal.program_lines(compile_program(entry.build(**for_program))))
     for parameter in entry.parameters.values():
         console.print(Text(f"--set {parameter.name}={parameter.default}", style="bold"), Text(parameter.help))
+
+
+def _as_file(entry: ProgramEntry, values: Mapping[str, Any], form: Form, *, full: bool) -> str:
+    """A program as the text of a file: a registered one by its name, any other node by node."""
+    from llmprog.programs.catalog import names
+    from llmprog.spec import dump_program, form_text, reference_form
+
+    built = entry.build(**values)  # what is wrong with the values is said now
+    if entry.name in names() and not full:
+        return form_text(reference_form(entry.name, values), form)
+    return dump_program(built, form)
 
 
 @app.command()

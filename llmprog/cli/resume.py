@@ -67,4 +67,4 @@ def _arguments(run: Run, budget: str | None) -> dict[str, Any]:
         raise OptionError(
             f"run {run.id} was begun with a budget that is kept at a URL, and the URL is not kept; give --budget again"
         )
-    return given | {"settings": tuple(given.get("settings") or ())}
+    return given | {name: tuple(given.get(name) or ()) for name in ("settings", "trust")}

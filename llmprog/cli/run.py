@@ -7,18 +7,19 @@ from typing import Annotated
 
 import typer
 
-from llmprog.cli.app import DEFAULT_BACKEND, JsonFlag, app
+from llmprog.cli.app import DEFAULT_BACKEND, PROGRAM_HELP, JsonFlag, TrustOption, app
 
 
 @app.command(context_settings={"ignore_unknown_options": False})
 def run(
-    program: Annotated[str, typer.Argument(help="A name from `llmprog list`, or path/to/file.py:name.")],
+    program: Annotated[str, typer.Argument(help=PROGRAM_HELP)],
     words: Annotated[list[str], typer.Argument(metavar="INPUT...", help="The input; several words are joined.")],
     backend: Annotated[str, typer.Option(help="Model to run on, such as local:puzzles.")] = DEFAULT_BACKEND,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Set a parameter of the program or backend; repeatable."),
     ] = None,
+    trust: TrustOption = None,
     seed: Annotated[int | None, typer.Option(help="Repeat a run; drawn at random and printed if absent.")] = None,
     budget: Annotated[
         str | None, typer.Option(help="The most to spend: calls=200,tokens=1e6,usd=2,seconds=60,thoughts=5000.")
@@ -48,6 +49,7 @@ def run(
     command = RunCommand(
         program=program,
         settings=tuple(settings or ()),
+        trust=tuple(trust or ()),
         backend=backend,
         budget=budget,
         cache=cache,

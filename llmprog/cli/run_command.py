@@ -27,19 +27,30 @@ class RunCommand:
 
     program: str
     settings: tuple[str, ...] = ()
+    trust: tuple[str, ...] = ()
     backend: str
     budget: str | None = None
     cache: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """It as JSON values."""
-        return asdict(self) | {"program": absolute_program(self.program), "budget": kept_budget(self.budget)}
+        absolute = {"program": absolute_program(self.program), "trust": [*map(absolute_place, self.trust)]}
+        return asdict(self) | absolute | {"budget": kept_budget(self.budget)}
 
 
 def absolute_program(program: str) -> str:
     """A program's name with the path of its file, if it has one, made absolute."""
+    from llmprog.programs.catalog import FILE_SUFFIXES, names
+
+    if program.endswith(FILE_SUFFIXES) and program not in names():
+        return str(Path(program).resolve())
     path, colon, name = program.rpartition(":")
-    return f"{Path(path).resolve()}:{name}" if colon and path.endswith(".py") else program
+    return f"{absolute_place(path)}:{name}" if colon else program
+
+
+def absolute_place(place: str) -> str:
+    """A module's name, or the path of a Python file made absolute."""
+    return str(Path(place).resolve()) if place.endswith(".py") else place
 
 
 def kept_budget(text: str | None) -> str | None:
@@ -92,7 +103,7 @@ def carry_out(
     from llmprog.running.result import Result
     from llmprog.runs.store import default_store, open_store
 
-    entry = find(command.program)
+    entry = find(command.program, trust=command.trust)
     settings = list(command.settings)
     for_program, for_backend = assign(entry, settings, command.backend, describe_options(command.backend))
     built = entry.build(**for_program)
