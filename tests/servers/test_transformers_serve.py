@@ -91,9 +91,11 @@ async def test_the_doctor_sees_what_it_can_do(backend_id):
 
 def test_the_command_line_streams_a_chain_of_thought(backend_id):
     command = [str(Path(sys.executable).with_name("llmprog")), "run", "chain_of_thought"]
-    command += ["What is 3 + 4?", "--backend", backend_id, "--stream", "--set", "max_tokens=48", "--seed", "1"]
+    command += ["What is 3 + 4?", "--backend", backend_id, "--stream", "--set", "max_tokens=48"]
+    command += ["--set", "temperature=0"]  # this server knows no seeds
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode in (0, 3), done.stderr  # the smallest of models rarely ends with an answer line
-    assert len(done.stderr.strip()) > 5
-    assert done.stderr.strip()[:5] in done.stdout  # what was streamed is the thought in the graph
+    streamed = done.stderr.split()
+    assert len(streamed) > 5
+    assert " ".join(streamed[:3]) in " ".join(done.stdout.split())  # it is the thought in the graph
     assert "unknown cost" in done.stdout
