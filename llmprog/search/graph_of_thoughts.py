@@ -32,7 +32,7 @@ class GraphOfThoughts(Controller):
 
     Operations that do not depend on each other run side by side. ``Decide`` chooses further ones from the thoughts so
     far. The answer is the best thought of the operations that no other comes after; of a search that was stopped, the
-    best of what the operations ended with so far.
+    best of what the latest operation has found so far.
 
     Deviations: a thought is judged by the program's checkers when it is found, so ``Score`` asks no model itself (but
     ``Score(compare=True)`` does); a thought that is found twice is one thought; and the graph may grow while it runs,
@@ -334,11 +334,18 @@ class GraphOfThoughts(Controller):
         given_up = sorted(thought for thought in self.dropped if thought not in self.kept)
         return [Prune(thought, f"not kept by {self.dropped[thought]}") for thought in given_up]
 
+    def _found_under_way(self) -> list[list[int]]:
+        """What operations have found that are not done, with what has arrived since they were last asked about."""
+        found = {name: [t for thoughts in places for t in thoughts] for name, places in self.under_way.items()}
+        for number, children in self.arrived:
+            found[self.asked[number][0]] += [child for child in children if child not in self.unchecked]
+        return list(found.values())
+
     def best(self, graph: ThoughtGraph) -> int | None:
-        """The best thought of the last operations, by score; before they are done, of the latest that is."""
+        """The best thought of the last operations, by score; before they are done, of the latest that has found any."""
         last = [thought for name in self.operations.last for thought in self.outputs.get(name, ())]
         is_done = self._is_done()
-        earlier: list[list[int]] = [] if is_done else list(reversed(self.outputs.values()))
+        earlier = [] if is_done else [*reversed(self._found_under_way()), *reversed(self.outputs.values())]
         for thoughts in (last, *earlier):
             usable = [thought for thought in thoughts if thought and graph.is_usable(thought)]
             if usable:
