@@ -8,6 +8,7 @@ import zlib
 from dataclasses import dataclass, replace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,9 +27,11 @@ from llmprog.search import (
     Generate,
     GraphOfThoughts,
     KeepBest,
+    LearnedPolicy,
     MonteCarloTreeSearch,
     OperationGraph,
     ParticleFilter,
+    PolicyController,
     Refine,
     RollbackRules,
     Score,
@@ -40,6 +43,8 @@ from llmprog.search import (
     WindowStop,
 )
 from llmprog.search.controller import Controller
+from llmprog.search.policy_features import feature_names
+from llmprog.search.policy_network import PolicyNetwork
 
 
 def by_what_was_found(thoughts):
@@ -86,6 +91,14 @@ OPERATIONS = OperationGraph(
         "last": KeepBest(),
     }
 )
+POLICY = LearnedPolicy(
+    max_back=2,
+    program="",
+    program_hash="",
+    training={},
+    digest="",
+    network=PolicyNetwork(len(feature_names(2)), 2, 3, torch.Generator().manual_seed(0)),
+)
 CONTROLLERS = [
     BreadthFirstSearch(max_depth=3),
     BreadthFirstSearch(max_depth=4, branching_factor=2, max_thoughts=25),
@@ -106,6 +119,7 @@ CONTROLLERS = [
     ParticleFilter(num_particles=5, max_depth=3, resample_threshold=1.0, score_as="log_weight"),
     ParticleFilter(num_particles=5, max_depth=3, resample_threshold=0.0),
     TreeOfThoughtController(max_depth=3, max_rounds=12, policy=RollbackRules(max_visits=2, patience=4)),
+    PolicyController(max_depth=3, max_rounds=12, policy=POLICY, selection="sample"),
     GraphOfThoughts(operations=OPERATIONS),
     GraphOfThoughts(operations=DECIDED),
     WeightedVote(num_samples=12, max_depth=2),
