@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from llmprog.backends import ScriptedBackend
 from llmprog.compile import compile_program
 from llmprog.errors import InputError, OptionError
-from llmprog.programs.chain_of_thought import Chain, chain_of_thought, parse_question, stated_answer
+from llmprog.programs.answers import stated_answer
+from llmprog.programs.chain_of_thought import chain_of_thought
+from llmprog.programs.chains import Chain, parse_question
 from llmprog.types import Completion
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,10 @@ from hypothesis import strategies as st
 from llmprog import run
 from llmprog.backends import ScriptedBackend
 from llmprog.errors import OptionError
-from llmprog.programs.self_consistency import as_expression, self_consistency, stated_choice, stated_number
+from llmprog.programs.answers import stated_choice, stated_number
+from llmprog.programs.chains import as_expression
+from llmprog.programs.self_consistency import self_consistency
+from llmprog.types import Completion, Logprobs
 
 
 def test_a_free_question_is_put_to_the_vote():
@@ -99,7 +104,7 @@ def test_an_early_stop_saves_samples():
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"answer": "colour"}, "answer='colour'; allowed are text, number, choice"),
+        ({"answer": "colour"}, "answer='colour'; allowed are text, number, choice, regex, json"),
         ({"stopping": "soon"}, "stopping='soon'"),
         ({"window": 3}, "window=3 has no effect with stopping=none"),
     ],
@@ -107,3 +112,33 @@ def test_an_early_stop_saves_samples():
 def test_settings_that_mean_nothing_are_refused(settings, complaint):
     with pytest.raises(OptionError, match=complaint):
         self_consistency(**settings)
+
+
+def test_a_weighted_vote_counts_how_likely_chains_are():
+    def reply(prompt, sample):
+        text, logprob = [("Answer: 1", -0.1), ("Answer: 2", -3.0), ("Answer: 2", -3.0)][sample]
+        return Completion(text=text, logprobs=Logprobs(tokens=(text,), logprobs=(logprob,)))
+
+    backend = ScriptedBackend(reply)
+    backend.capabilities = replace(backend.capabilities, logprobs=True)
+    majority = self_consistency(num_samples=3).run("How many?", backend=backend, seed=1)
+    weighted = self_consistency(num_samples=3, vote="weighted").run("How many?", backend=backend, seed=1)
+    assert (majority.answer, weighted.answer) == ("2", "1")
+    assert [request.params.logprobs for request in backend.requests] == [False] * 3 + [True] * 3
+
+
+def test_a_universal_vote_asks_the_model_which_chain_is_most_consistent():
+    def reply(prompt, sample):
+        if "most consistent" in prompt:
+            assert "question: Where?" in prompt
+            return "The most consistent response is Response 2"
+        return ["Here.\nAnswer: at home", "There.\nAnswer: in the garden", "Outside.\nAnswer: among flowers"][sample]
+
+    result = self_consistency(num_samples=3, vote="universal").run("Where?", backend=ScriptedBackend(reply), seed=1)
+    assert result.answer == "in the garden"
+    assert result.usage.calls == 4
+
+
+def test_a_stopping_rule_belongs_to_the_majority():
+    with pytest.raises(OptionError, match="stopping='beta' has no effect with vote=weighted"):
+        self_consistency(vote="weighted", stopping="beta")
