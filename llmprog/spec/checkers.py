@@ -12,7 +12,6 @@ from llmprog.nodes import Checker, CheckerKind, Verdict, checker
 from llmprog.parsers import choice, last_word, rating, value_of_words
 from llmprog.spec.nodes import NO_FIELDS, NodeForm
 from llmprog.spec.outside import Outside
-from llmprog.spec.parsers import FunctionName
 from llmprog.spec.prompts import About
 from llmprog.spec.reading import Number, OneOf, Part, Scope, Text
 from llmprog.spec.rules import RuleForm
@@ -95,8 +94,9 @@ class CheckerForm(NodeForm):
     @classmethod
     def check(cls, data: Mapping[str, Any], scope: Scope) -> None:
         ways = [key for key in ("rule", "judge", "function") if key in data]
-        if "function" in data:
-            FunctionName.check({"function": data["function"]}, scope)
+        kind = data.get("kind")
+        about: About = "vote" if kind == "vote" else "pairwise" if kind == "pairwise" else "checker"
+        cls.check_node(data, about, scope)
         if len(ways) > 1:
             scope.report(f"give one of {', '.join(ways)}", ways[-1], at_key=True)
         if data.get("kind", "state") != "state":

@@ -34,7 +34,8 @@ _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 _MAX_DIGITS = 18
-_UNLIKE_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
+UNLIKE_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
+"""Characters that YAML refuses or changes where they are not written as escapes."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -115,7 +116,7 @@ def read_document(text: str, file: str) -> Document:
             document.faults.append(Fault(Mark(1, 1), f"nested deeper than {MAX_DEPTH}"))
         document.refuse()
         # Between values a tab is space; other such characters are in texts, where JSON allows and YAML changes them.
-        text = _UNLIKE_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\t", " "))
+        text = UNLIKE_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\t", " "))
     try:
         document.value = _Composer(document).compose(text)
     except yaml.MarkedYAMLError as error:
@@ -126,7 +127,9 @@ def read_document(text: str, file: str) -> Document:
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         place = Mark(before.count("\n") + 1, error.position - before.rfind("\n"))
-        document.faults.append(Fault(place, f"the character {text[error.position]!r} is not allowed; write it as an escape"))
+        document.faults.append(
+            Fault(place, f"the character {text[error.position]!r} is not allowed; write it as an escape")
+        )
     except _BeyondLimitError as error:
         document.faults.append(Fault(error.mark, str(error)))
     if document.value is None:

@@ -31,6 +31,8 @@ _FROM_PYDANTIC = {
     "model_type": "a mapping, key: value, is wanted, not {given}",
     "model_attributes_type": "a mapping, key: value, is wanted, not {given}",
     "tuple_type": "a list is wanted, not {given}",
+    "too_short": "at least one is needed",
+    "string_too_short": "a text that is not empty is wanted",
 }
 
 
@@ -129,7 +131,10 @@ def _build(document: Document, values: Mapping[str, Any], outside: Outside) -> P
         form = _adapter().validate_python(document.value, context=scope)
     except ValidationError as error:
         for found in error.errors(include_url=False):
-            if found["type"] != "extra_forbidden":  # said where the part was read
+            is_known = found["type"] == "too_short" and found.get(
+                "input"
+            )  # what is missing there has faults of its own
+            if found["type"] != "extra_forbidden" and not is_known:  # unknown keys were reported where they were read
                 place = _place(document, found["loc"])
                 document.report(place, f"{shown_path(place)}{_said(dict(found))}")
     document.refuse()

@@ -19,7 +19,7 @@ from llmprog.programs import catalog
 from llmprog.search import canonical_answer
 from llmprog.spec.checkers import WRITTEN_COMPARERS, Judge, KeepsRule
 from llmprog.spec.controllers import controller_form, form_of, stopping_form
-from llmprog.spec.documents import plain_value
+from llmprog.spec.documents import UNLIKE_YAML, plain_value
 from llmprog.spec.generators import ParseInto
 from llmprog.spec.outside import name_of
 from llmprog.spec.prompts import WRITTEN_PROMPTS
@@ -79,7 +79,9 @@ class _Dumper(yaml.SafeDumper):
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
     style = None
-    if "\n" in value.rstrip("\n") or (value.endswith("\n") and value.strip()):
+    if UNLIKE_YAML.search(value):
+        style = '"'
+    elif "\n" in value.rstrip("\n") or (value.endswith("\n") and value.strip()):
         style = "|"
     else:
         try:

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, mode
 from llmprog.nodes import Generator, generator
 from llmprog.spec.nodes import NO_FIELDS, NodeForm
 from llmprog.spec.outside import Outside
-from llmprog.spec.parsers import Find, FunctionName, Parser, ParserForm
+from llmprog.spec.parsers import Find, Parser, ParserForm
 from llmprog.spec.prompts import About
 from llmprog.spec.reading import Flag, Part, Scope, Text
 from llmprog.spec.states import Change, FieldType
@@ -41,15 +41,15 @@ class GeneratorForm(NodeForm):
     """Makes new states: the completion is parsed, and what is found changes fields of the state."""
 
     parse: ParserForm | None = None
-    into: Annotated[Into, BeforeValidator(_into)] = Field(
+    into: Annotated[Into, BeforeValidator(_into, json_schema_input_type=str | Into)] = Field(
         default_factory=dict, description="Fields that change: a name of what was found (value), or a template."
     )
     aggregates: Flag = Field(False, description="It makes one state of many, for GraphOfThoughts.")
 
     @classmethod
     def check(cls, data: Mapping[str, Any], scope: Scope) -> None:
+        cls.check_node(data, "aggregate" if data.get("aggregates") is True else "generator", scope)
         if "function" in data:
-            FunctionName.check({"function": data["function"]}, scope)
             for key in ("parse", "into"):
                 if key in data:
                     scope.report("a function parses completions itself; leave this out", key, at_key=True)
@@ -62,7 +62,7 @@ class GeneratorForm(NodeForm):
         into = data.get("into")
         targets = [into] if isinstance(into, str) else list(into) if isinstance(into, dict) else []
         for name in targets:
-            scope.check_field(name, "into", *(() if isinstance(into, str) else (name,)))
+            scope.check_field(name, "into", *(() if isinstance(into, str) else (name,)), at_key=True)
 
     def check_made(self, scope: Scope) -> None:
         super().check_made(scope)

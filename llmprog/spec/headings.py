@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -28,6 +28,8 @@ _USE = re.compile(r"(?<!\{)\{(\w+)\}(?!\})")
 
 class ParameterForm(Part):
     """A parameter: its default, what it is for, and what it may be. A value alone is the default."""
+
+    shorthand: ClassVar[Mapping[str, Any] | None] = {"type": ["string", "number", "boolean"]}
 
     default: Scalar
     help: Text = ""

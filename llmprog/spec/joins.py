@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer
 
@@ -28,6 +28,8 @@ else:
 
 class ReferenceForm(Named):
     """A program by its name: a registered one, or another file; ``set`` gives its parameters."""
+
+    shorthand: ClassVar[Mapping[str, Any] | None] = {"type": "string"}
 
     program: Text
     set: dict[Text, Scalar] = Field(default_factory=dict, description="Values of the program's parameters.")
@@ -102,6 +104,8 @@ class MapForm(Named):
 
 class JoinForm(Part):
     """How answers become one: a template over their names, or a Python function."""
+
+    shorthand: ClassVar[Mapping[str, Any] | None] = {"type": "string"}
 
     template: Text | None = None
     function: Text | None = Field(None, description="A Python function.")

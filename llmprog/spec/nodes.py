@@ -9,7 +9,8 @@ from pydantic import BeforeValidator, Field
 
 from llmprog.errors import LLMProgError, OptionError
 from llmprog.spec.outside import Outside
-from llmprog.spec.prompts import About, PromptForm, known_names
+from llmprog.spec.parsers import FunctionName
+from llmprog.spec.prompts import About, PromptForm, check_templates
 from llmprog.spec.reading import Flag, Number, Part, Scope, Text, Texts, Whole
 from llmprog.spec.states import FieldType
 from llmprog.types import Choices, Guided, JsonSchema, Regex, SamplingParams
@@ -49,7 +50,7 @@ class SamplingForm(Part):
     top_p: Number | None = None
     top_k: Whole | None = None
     min_p: Number | None = None
-    stop: Annotated[Texts | None, BeforeValidator(_as_texts)] = None
+    stop: Annotated[Texts | None, BeforeValidator(_as_texts, json_schema_input_type=str | list[str])] = None
     logprobs: Flag | None = None
     guided: GuidedForm | None = None
 
@@ -69,13 +70,15 @@ class NodeForm(Part):
     sampling: SamplingForm = SamplingForm()
     function: Text | None = Field(None, description="A Python function, in the place of what is made of completions.")
 
+    @classmethod
+    def check_node(cls, data: Mapping[str, Any], about: About, scope: Scope) -> None:
+        """Report what is wrong with what generators and checkers have in common."""
+        check_templates(data.get("prompt"), about, scope)
+        if "function" in data:
+            FunctionName.check({"function": data["function"]}, scope)
+
     def check_made(self, scope: Scope) -> None:
-        about = self.about()
-        if self.prompt is not None:
-            known = known_names(about, scope.known_fields)
-            for keys, text in self.prompt.templates():
-                scope.check_template(text, known, "prompt", *keys)
-        elif self.function is None and (self.num_samples != 1 or self.sampling != SamplingForm()):
+        if self.prompt is None and self.function is None and (self.num_samples != 1 or self.sampling != SamplingForm()):
             scope.report("nothing is asked without a prompt, so num_samples and sampling have no effect")
         try:
             SamplingParams(**self.sampling.options)

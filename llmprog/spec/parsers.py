@@ -92,7 +92,7 @@ class Lines(Parser):
 
 
 class RegexParser(Parser):
-    """What a regular expression matches: its named groups; ``value`` is its first group, or all of the match."""
+    """What a regular expression matches: its named groups; ``value`` is its first group, or else all of the match."""
 
     finds_many = True
     pattern: Pattern
@@ -103,9 +103,9 @@ class RegexParser(Parser):
         found = matches(self.pattern, text, ignore_case=self.ignore_case)
         chosen = {"first": found[:1], "last": found[-1:], "all": found}[self.which]
         for match in chosen:
-            groups = {name: value for name, value in match.groupdict().items() if value is not None}
+            groups = {name: value.strip() for name, value in match.groupdict().items() if value is not None}
             value = next((group for group in match.groups() if group is not None), match[0])
-            yield {"value": value, **groups}
+            yield {"value": value.strip(), **groups}
 
     def found_names(self) -> tuple[str, ...]:
         return group_names(self.pattern)

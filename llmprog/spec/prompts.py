@@ -37,6 +37,8 @@ FillPart: TypeAlias = Text | Gap
 class PromptForm(Part):
     """What a model is asked. A text alone is the user's message."""
 
+    shorthand: ClassVar[Mapping[str, Any] | None] = {"type": "string"}
+
     system: Text | None = Field(None, description="The system message.")
     examples: Annotated[tuple[Example, ...], BeforeValidator(as_tuple)] = ()
     user: Text | None = Field(None, description="The message that asks.")
@@ -71,16 +73,6 @@ class PromptForm(Part):
             getattr(self, name) == f.default for name, f in type(self).model_fields.items() if name != "user"
         )
 
-    def templates(self) -> list[tuple[tuple[str | int, ...], str]]:
-        """All templates in it, each with where it stands."""
-        found: list[tuple[tuple[str | int, ...], str]] = []
-        texts = ((name, getattr(self, name)) for name in self.TEMPLATES)
-        found += [(() if self.is_plain else (name,), text) for name, text in texts if text]
-        for place, example in enumerate(self.examples):
-            found += [(("examples", place, name), getattr(example, name)) for name in ("user", "assistant")]
-        found += [(("fill", i), part) for i, part in enumerate(self.fill) if isinstance(part, str)]
-        return found
-
     def source(self, about: About, outside: Outside) -> Any:
         """It as the prompt of a node."""
         if self.function is not None:
@@ -105,6 +97,23 @@ class PromptForm(Part):
             return prompt
         parts = (Blank(part.blank) if isinstance(part, Gap) else render(part, lookup) for part in self.fill)
         return Template(prompt, tuple(parts))
+
+
+def check_templates(prompt: Any, about: About, scope: Scope) -> None:
+    """Report what is wrong with the templates of the prompt of a node, as it was written."""
+    known = known_names(about, scope.known_fields)
+    if not isinstance(prompt, dict):
+        scope.check_template(prompt, known, "prompt")
+        return
+    for name in PromptForm.TEMPLATES:
+        scope.check_template(prompt.get(name), known, "prompt", name)
+    for name in ("examples", "fill"):
+        parts = prompt.get(name)
+        for place, part in enumerate(parts if isinstance(parts, list) else ()):
+            texts = part if isinstance(part, dict) else {}
+            for key in ("user", "assistant"):
+                scope.check_template(texts.get(key), known, "prompt", name, place, key)
+            scope.check_template(part, known, "prompt", name, place)
 
 
 def known_names(about: About, fields: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -21,6 +21,7 @@ from pydantic import (
     ModelWrapValidatorHandler,
     SerializerFunctionWrapHandler,
     ValidationInfo,
+    WithJsonSchema,
     model_serializer,
     model_validator,
 )
@@ -53,10 +54,15 @@ def as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _or_parameter(kind: str) -> WithJsonSchema:
+    """The JSON schema of a value that may be given as ``"{parameter}"``."""
+    return WithJsonSchema({"anyOf": [{"type": kind}, {"type": "string", "pattern": r"^\{\w+\}$"}]})
+
+
 Text: TypeAlias = Annotated[str, BeforeValidator(_no_text)]
-Whole: TypeAlias = Annotated[int, Field(strict=True)]
-Number: TypeAlias = Annotated[float, Field(strict=True)]
-Flag: TypeAlias = Annotated[bool, Field(strict=True), BeforeValidator(_no_bool)]
+Whole: TypeAlias = Annotated[int, Field(strict=True), _or_parameter("integer")]
+Number: TypeAlias = Annotated[float, Field(strict=True), _or_parameter("number")]
+Flag: TypeAlias = Annotated[bool, Field(strict=True), BeforeValidator(_no_bool), _or_parameter("boolean")]
 Texts: TypeAlias = Annotated[tuple[Text, ...], BeforeValidator(as_tuple)]
 Scalar: TypeAlias = (
     Annotated[bool, Field(strict=True)]
@@ -118,11 +124,13 @@ class Scope:
         path = (*(self._open[-1] if self._open else ()), *keys)
         self.document.report(path, f"{shown_path(path)}{message}", at_key=at_key)
 
-    def check_field(self, name: Any, *keys: str | int) -> None:
+    def check_field(self, name: Any, *keys: str | int, at_key: bool = False) -> None:
         """Report a name that is none of the state's fields."""
         known = self.known_fields
         if isinstance(name, str) and known is not None and name not in known:
-            self.report(f"no field {name!r}; fields: {', '.join(known)}{did_you_mean(name, known)}", *keys)
+            self.report(
+                f"no field {name!r}; fields: {', '.join(known)}{did_you_mean(name, known)}", *keys, at_key=at_key
+            )
 
     def check_template(self, text: Any, known: Sequence[str] | None, *keys: str | int) -> None:
         """Report a template that cannot be read, or that uses what is not known; ``None`` knows everything."""
@@ -175,6 +183,9 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
 
+    shorthand: ClassVar[Mapping[str, Any] | None] = None
+    """The JSON schema of what may be written in its place, for ``written_out`` to write out."""
+
     @classmethod
     def keys(cls) -> tuple[str, ...]:
         """The keys it may have."""
@@ -218,6 +229,14 @@ class Part(BaseModel):
             made = handler(given)
             made.check_made(scope)
             return made
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler(core)
+        if cls.shorthand is None:
+            return schema
+        inner = dict(handler.resolve_ref_schema(schema))
+        return {"title": inner.pop("title", cls.__name__), "anyOf": [dict(cls.shorthand), inner]}
 
     def form(self) -> Any:
         """It as it is written: JSON values, without what is the default."""
@@ -264,7 +283,6 @@ class OneOf(Part):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        schema = handler.resolve_ref_schema(handler(core))
-        schema = {**schema, "minProperties": 1, "maxProperties": 1}
+        schema = {**handler.resolve_ref_schema(handler(core)), "minProperties": 1, "maxProperties": 1}
         names = {"type": "string", "enum": list(cls.keys())}
         return {"title": schema.pop("title", cls.__name__), "anyOf": [names, schema]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -31,6 +31,8 @@ _RESERVED = ("state", "value", "completion", *HINT_FIELDS)
 
 class FromState(Part):
     """What is made of a state: the value of a field, a template over the fields, or what a Python function returns."""
+
+    shorthand: ClassVar[Mapping[str, Any] | None] = {"type": "string"}
 
     text: Text | None = Field(None, description="A field's name, or a template.")
     function: Text | None = Field(None, description="A Python function.")
@@ -98,6 +100,10 @@ class KeepsGoal:
 class KeyForm(Part):
     """States of which this is equal are one thought: the fields named, or what a Python function returns."""
 
+    shorthand: ClassVar[Mapping[str, Any] | None] = {
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+    }
+
     fields: Annotated[Texts, Field(min_length=1)] | None = None
     function: Text | None = Field(None, description="A Python function.")
 
@@ -132,7 +138,7 @@ class SearchForm(Named):
     """A search: generators make states, checkers judge them, a controller says what comes next."""
 
     state: dict[Text, FieldForm] = Field(default_factory=dict, description="The fields of a state, with their types.")
-    input: Annotated[Texts, BeforeValidator(_as_texts)] = Field(
+    input: Annotated[Texts, BeforeValidator(_as_texts, json_schema_input_type=str | list[str])] = Field(
         (), description="The fields that the input fills; the first field by default."
     )
     start: FunctionName | None = Field(None, description="A Python function that makes the first state.")

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, SerializerFunctionWrapHandler, model_serializer
 
@@ -25,6 +25,8 @@ _TRUE, _FALSE = ("true", "yes"), ("false", "no")
 
 class FieldForm(Part):
     """A field of the state: its type, and its value in the first state (empty by default)."""
+
+    shorthand: ClassVar[Mapping[str, Any] | None] = {"type": "string"}
 
     type: FieldType = "text"
     default: Annotated[Scalar | tuple[Scalar, ...], BeforeValidator(as_tuple)] = None

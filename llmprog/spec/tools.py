@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -18,6 +18,8 @@ from llmprog.templates import format_value, render
 
 class TemplateTool(Part):
     """A text made of the input: ``{input}``, or the names of a mapping such as ``Parallel`` gives."""
+
+    shorthand: ClassVar[Mapping[str, Any] | None] = {"type": "string"}
 
     text: Text
 

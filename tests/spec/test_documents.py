@@ -129,9 +129,16 @@ def test_json_is_read_as_json() -> None:
 
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12)
-tricky = st.sampled_from(["no", "on", "1e3", "0x1", "007", "12", "~", "null", "true", "- a", "a: b", "#c", " x ", "\n", "a\nb\n"])
+tricky = st.sampled_from(
+    ["no", "on", "1e3", "0x1", "007", "12", "~", "null", "true", "- a", "a: b", "#c", " x ", "\n", "a\nb\n"]
+)
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | words | tricky | st.floats(-1e6, 1e6).map(lambda x: x + 0.5),
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**9), 10**9)
+    | words
+    | tricky
+    | st.floats(-1e6, 1e6).map(lambda x: x + 0.5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words.filter(lambda w: w != "<<"), inner, max_size=3),
     max_leaves=8,
 )
@@ -145,11 +152,13 @@ def test_what_is_written_is_read_back_as_the_same(form: dict[str, object]) -> No
 
 @given(st.text(max_size=80))
 def test_any_text_is_read_or_refused(text: str) -> None:
+    places: set[bool] = set()
     for file in ("x.yaml", "x.json"):
         try:
             value_of(text, file)
         except SpecError as error:
-            assert all(fault.startswith(f"{file}:") for fault in error.faults)
+            places.update(fault.startswith(f"{file}:") for fault in error.faults)
+    assert places <= {True}
 
 
 def test_values_agree_with_another_reader_where_the_versions_of_yaml_agree() -> None:
