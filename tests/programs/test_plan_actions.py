@@ -41,7 +41,7 @@ def replay(problem, steps):
 def test_the_rules_alone_find_a_shortest_plan_for_every_bundled_problem(name, length):
     problem = bundled()[name]
     result = plan_actions(proposer="rules").run(name)
-    steps = result.answer.splitlines()
+    steps = result.answer.split(", ")
     assert result.solved
     assert not problem.missing(replay(problem, steps))
     assert len(steps) == length == len(shortest_plan(problem, 10_000))
@@ -106,7 +106,7 @@ def test_a_model_proposes_and_what_it_may_not_do_is_refused():
         return f"stack a b\n{plan[min(number, 5)]}\nfly away"
 
     result = plan_actions(num_samples=1).run("blocks-2", backend=ScriptedBackend(reply), seed=1)
-    assert result.answer.splitlines() == plan
+    assert result.answer.split(", ") == plan
     refused = [thought for thought in result.graph if thought.state.fault]
     assert refused[0].state.fault == "stack a b: 'holding a' does not hold"
     assert refused[0].status.name == "INVALID"
@@ -129,7 +129,7 @@ def test_a_goal_that_holds_already_needs_no_step():
 
 def test_problems_as_yaml():
     text = "domain: blocks\nstart: [on-table a, on-table b, clear a, clear b, hand-empty]\ngoal: [on b a]\n"
-    assert plan_actions(proposer="rules").run(text).answer == "pick-up b\nstack b a"
+    assert plan_actions(proposer="rules").run(text).answer == "pick-up b, stack b a"
 
 
 @pytest.mark.parametrize(

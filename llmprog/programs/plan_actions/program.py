@@ -163,7 +163,7 @@ def _is_reached(state: Plan) -> bool:
 
 
 def _steps(state: Plan) -> str:
-    return "\n".join(state.steps)
+    return ", ".join(state.steps)
 
 
 def _key(state: Plan) -> tuple[Situation, str]:
