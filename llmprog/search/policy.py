@@ -47,8 +47,8 @@ class LearnedPolicy:
             self.network, features_of(situation, self.max_back), allowed_actions(situation, self.max_back)
         )
 
-    def decide(self, situation: Situation, rng: random.Random, *, selection: Selection = "greedy") -> Decision:
-        """The likeliest decision (of several the first), or, with ``selection="sample"``, one that is drawn."""
+    def decide(self, situation: Situation, rng: random.Random, *, selection: Selection = "sample") -> Decision:
+        """A decision that is drawn, or, with ``selection="greedy"``, the likeliest (of several the first)."""
         logprobs = self.log_probabilities(situation)
         if selection == "sample":
             return decision_of(draw(logprobs, rng), self.max_back)
@@ -102,11 +102,12 @@ class PolicyController(TreeOfThoughtController):
 
     Attributes:
         policy: ``load_policy(FILE)``.
-        selection: ``greedy`` takes the likeliest decision, ``sample`` draws one, with the run's seed.
+        selection: ``sample`` draws decisions, with the run's seed, as in training. ``greedy`` takes the likeliest: in
+            situations that look alike it does the same again and again, also where that leads nowhere.
     """
 
     policy: LearnedPolicy
-    selection: Selection = "greedy"
+    selection: Selection = "sample"
 
     def faults(self) -> list[str]:
         found: list[str] = []

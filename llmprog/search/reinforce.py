@@ -42,7 +42,7 @@ class ReinforceSettings:
         hidden_size: Units of the hidden layer.
     """
 
-    learning_rate: float = 0.01
+    learning_rate: float = 0.05
     gamma: float = 1.0
     round_cost: float = 0.005
     entropy_bonus: float = 0.001

@@ -146,7 +146,7 @@ def test_the_network_gives_everything_that_is_possible_a_share_and_nothing_else(
 def test_greedy_takes_the_likeliest_and_draws_nothing(situation, seed):
     policy = policy_of(network_of(seed=seed))
     rng = random.Random(1)
-    decision = policy.decide(situation, rng)
+    decision = policy.decide(situation, rng, selection="greedy")
     logprobs = policy.log_probabilities(situation)
     assert decision == decision_of(logprobs.index(max(logprobs)), 3)
     assert rng.getstate() == random.Random(1).getstate()
@@ -155,7 +155,7 @@ def test_greedy_takes_the_likeliest_and_draws_nothing(situation, seed):
 def test_sampled_decisions_come_as_often_as_the_network_says():
     policy = policy_of(network_of(scale=0.3))
     rng = random.Random(7)
-    drawn = [policy.decide(SITUATION, rng, selection="sample") for _ in range(4000)]
+    drawn = [policy.decide(SITUATION, rng) for _ in range(4000)]
     for action, logprob in enumerate(policy.log_probabilities(SITUATION)):
         share, wanted = drawn.count(decision_of(action, 3)) / len(drawn), math.exp(logprob)
         assert abs(share - wanted) <= 4 * math.sqrt(wanted * (1 - wanted) / len(drawn))
