@@ -257,7 +257,13 @@ def program_lines(compiled: Any) -> Tree:
         branch = root.add(text)
         if kind == "controller":
             for name, value in compiled.controller.parameters().items():
-                branch.add(Text(f"{name} = {value.__qualname__ if inspect.isroutine(value) else repr(value)}"))
+                drawn = str(value).splitlines()
+                if len(drawn) > 1:  # a value that is a picture, such as a graph of operations
+                    picture = branch.add(Text(f"{name}:"))
+                    for line in drawn:
+                        picture.add(Text(plain(line)))
+                else:
+                    branch.add(Text(f"{name} = {value.__qualname__ if inspect.isroutine(value) else repr(value)}"))
         elif kind == "program" and (compiled.parts[node].parts or compiled.parts[node].generators):
             branch.add(program_lines(compiled.parts[node]))
         elif attributes.get("prompt"):

@@ -202,7 +202,7 @@ def divide_and_merge(
 def _explain(state: Part) -> str:
     return (
         "no answer without an error was found; the answer is the one with the fewest, and a thought's score is minus "
-        "the number of its errors; raise num_samples, or use a larger model"
+        "the number of its errors; raise num_samples or max_tokens, or use a larger model"
     )
 
 

@@ -369,4 +369,4 @@ def _answer(state: Documents) -> str | None:
 
 
 def _explain(state: Documents) -> str:
-    return "no reply held a document; raise num_samples or max_tokens, or use a larger model"
+    return "no reply held a document that was not cut off; raise max_tokens or num_samples, or use a larger model"

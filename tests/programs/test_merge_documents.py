@@ -161,7 +161,7 @@ def test_improving_ends_where_it_improves_no_more():
 def test_no_document_is_a_plain_failure():
     result, _ = requests_of(merge_documents(method="io", judge="overlap"), lambda prompt, sample: "  ")
     assert (result.solved, result.answer) == (False, None)
-    assert result.explanation.startswith("no reply held a document")
+    assert result.explanation.startswith("no reply held a document that was not cut off")
 
 
 def test_parameters_that_have_no_effect_are_refused():

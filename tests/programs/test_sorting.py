@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import random
 import re
@@ -9,6 +10,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from llmprog import compile_program
 from llmprog.backends import ScriptedBackend
@@ -16,6 +18,7 @@ from llmprog.errors import InputError, OptionError
 from llmprog.programs.divide_and_merge import even_pieces, num_parts_for
 from llmprog.programs.number_lists import parse_numbers, read_numbers
 from llmprog.programs.sorting import NODES, Numbers, errors, num_errors, random_numbers, sorting
+from llmprog.terminal import program_lines
 
 NUMBERS = "3 1 4 1 5 9 2 6"
 
@@ -219,6 +222,10 @@ def test_the_operations_can_be_drawn():
     assert drawn[0] == "start → split: Generate(generator='split')"
     assert "improve → merge: Decide(choose=until_one_is_left, max_rounds=64)" in drawn
     assert "    given → pairs: Aggregate(generator='merge', num_samples=5, size=2)" in drawn
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(program_lines(compile_program(sorting())))
+    shown = console.export_text()
+    assert all(line in shown for line in drawn)
 
 
 def test_parameters_that_make_no_sense_are_refused():
