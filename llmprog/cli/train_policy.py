@@ -44,7 +44,7 @@ def train_policy(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Set a parameter of the program or backend; repeatable."),
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Step of Adam (default: 0.05).")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Step of Adam (default: 0.02).")] = None,
     gamma: Annotated[
         float | None, typer.Option(help="How much a reward counts for each round later (default: 1, fully).")
     ] = None,

@@ -42,7 +42,7 @@ class ReinforceSettings:
         hidden_size: Units of the hidden layer.
     """
 
-    learning_rate: float = 0.05
+    learning_rate: float = 0.02
     gamma: float = 1.0
     round_cost: float = 0.005
     entropy_bonus: float = 0.001
@@ -182,13 +182,26 @@ class Reinforce:
 
     def update(self, episodes: Sequence[Episode]) -> None:
         """Learn from a batch; one without any decision teaches nothing."""
-        if not any(episode.steps for episode in episodes):
+        returns = [value for episode in episodes for value in episode.returns(self.settings)]
+        if not returns:
             return
+        mean = math.fsum(returns) / len(returns)
+        if not self._num_returns:
+            self._begin_with(mean)
         gradients = torch.autograd.grad(self.loss(episodes), list(self._trained.values()))
         self._step(dict(zip(self._trained, gradients, strict=True)))
-        returns = [value for episode in episodes for value in episode.returns(self.settings)]
         self._num_returns = min(self._num_returns + 1, _REMEMBERED_BATCHES)
-        self._mean_return += (math.fsum(returns) / len(returns) - self._mean_return) / self._num_returns
+        self._mean_return += (mean - self._mean_return) / self._num_returns
+
+    @torch.no_grad()
+    def _begin_with(self, mean: float) -> None:
+        """Expect of every situation what the first batch brought.
+
+        With a baseline that begins at 0, whatever happens to be decided first would seem to be good.
+        """
+        self._mean_return = mean
+        if self.value is not None:
+            self.value.out.bias.fill_(mean)
 
     @torch.no_grad()
     def _step(self, gradients: Mapping[str, Tensor]) -> None:

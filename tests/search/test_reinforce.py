@@ -139,7 +139,8 @@ def test_the_expected_gradient_is_that_of_the_expected_return(baseline):
 
 
 def test_the_entropy_bonus_opens_decisions_and_the_value_network_learns_returns():
-    taught = [Episode(steps=[step(0)], is_solved=True)]  # one decision, that is all: its return is 0.9
+    # One decision, that is all: its return is 0.9 where it is to go on, else -0.1 or, given up, 0.
+    taught = [Episode(steps=[step(action)], is_solved=not action) for action in range(3)]
 
     def after(**options):
         learner = Reinforce(settings_of(learning_rate=0.05, **options), seed=0)
@@ -151,7 +152,7 @@ def test_the_entropy_bonus_opens_decisions_and_the_value_network_learns_returns(
             return value, learner.network(features, torch.tensor([[True] * 3])).exp()[0].tolist()
 
     value, _ = after()
-    assert value == pytest.approx(0.9, abs=1e-3)
+    assert value == pytest.approx(0.8 / 3, abs=1e-3)
     _, bold = after(baseline="mean")
     _, open_minded = after(baseline="mean", entropy_bonus=10.0)
     assert bold[0] > 0.8
@@ -164,6 +165,7 @@ def test_the_entropy_bonus_opens_decisions_and_the_value_network_learns_returns(
 def test_a_step_is_one_of_adam():
     learner = disturbed(Reinforce(settings_of(baseline="mean", learning_rate=0.01), seed=0))
     episodes = [Episode(steps=[step(0, 1), step(1, 2)], is_solved=True), Episode(steps=[step(2, 3)], is_solved=False)]
+    learner._num_returns = 1  # the baseline has begun
     bias = learner.network.out.bias
     first, second, value = [0.0] * 3, [0.0] * 3, bias.tolist()
     for t in range(1, 5):
@@ -181,6 +183,15 @@ def test_the_running_mean_of_returns_is_theirs():
     for is_solved in (True, False, True):
         learner.update([Episode(steps=[step(0)], is_solved=is_solved)])
     assert learner._mean_return == pytest.approx((0.9 - 0.1 + 0.9) / 3)
+
+
+@pytest.mark.parametrize("baseline", ["mean", "value"])
+def test_what_is_decided_first_does_not_seem_good_for_being_first(baseline):
+    """All returns are the same, so nothing is learned, not even in the first step."""
+    learner = Reinforce(settings_of(baseline=baseline), seed=0)
+    before = [weights.clone() for weights in learner.network.parameters()]
+    learner.update([Episode(steps=[step(action)], is_solved=True) for action in (0, 0, 1)])
+    assert all(torch.allclose(a, b) for a, b in zip(before, learner.network.parameters(), strict=True))
 
 
 def test_a_batch_without_decisions_teaches_nothing():
