@@ -79,7 +79,8 @@ class _Describer:
             return ["method", self.value(function.__self__), function.__name__]
         target = inspect.unwrap(function)
         if not (inspect.isroutine(target) or inspect.isclass(target)):
-            own = getattr(target, "__dict__", {}) if not hasattr(target, "__dataclass_fields__") else target
+            names = getattr(target, "__dataclass_fields__", None)  # slots have no __dict__
+            own = getattr(target, "__dict__", {}) if names is None else {name: getattr(target, name) for name in names}
             return [function_name(target), self.value(own), self.function(type(target).__call__)]
         code = getattr(target, "__code__", None)
         closed = {}

@@ -73,8 +73,9 @@ def _made(value: Any, outside: Outside) -> Any:
         return value.make(outside)
     if isinstance(value, FunctionName):
         return value.find_in(outside)
-    if isinstance(value, dict):  # the only mappings are plans: operations by name
-        return OperationGraph({name: _made(item, outside) for name, item in value.items()})
+    if isinstance(value, dict):  # the only mappings are operations by name, and such plans by name
+        made = {name: _made(item, outside) for name, item in value.items()}
+        return made if all(isinstance(item, OperationGraph) for item in made.values()) else OperationGraph(made)
     return value
 
 
@@ -110,13 +111,16 @@ def _parameters(value: Any, model: type[Made]) -> dict[str, Any]:
 def _written(value: Any, annotation: Any) -> Any:
     if isinstance(value, OperationGraph):
         return {name: form_of(step, operation_form()) for name, step in value.steps}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for choice in _models_in(annotation):
-            if issubclass(choice, MadeChoice):
-                return form_of(value, choice)
-    if callable(value):
-        return {"function": name_of(value)}
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, Mapping):
+        return {name: _written(plan, annotation) for name, plan in value.items()}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple):
+        return list(value)
+    for choice in _models_in(annotation):
+        if issubclass(choice, MadeChoice):
+            return form_of(value, choice)
+    return {"function": name_of(value)}
 
 
 # ------------------------------------------------------------------------------ models of the library's values
@@ -178,6 +182,8 @@ def _annotation(hint: Any) -> Any:
         return Annotated[tuple[Number, Number], BeforeValidator(as_tuple)]
     if origin is collections.abc.Callable:
         return prompter_form() if "Memory" in str(hint) else FunctionName
+    if hint == Mapping[str, OperationGraph]:  # among operations, whose model is about to be made
+        return dict[Text, dict[Text, typing.ForwardRef("OperationForm")]]  # type: ignore[misc]  # resolved there
     known: Mapping[Any, Callable[[], Any]] = {
         StoppingRule: stopping_form,
         Policy: policy_form,
@@ -207,7 +213,12 @@ def prompter_form() -> type[MadeChoice]:
 @functools.cache
 def operation_form() -> type[MadeChoice]:
     """The operations on a graph of thoughts."""
-    return choice_of("OperationForm", "operation", _kinds_of(Operation))
+    form = choice_of("OperationForm", "operation", _kinds_of(Operation))
+    for field in form.model_fields.values():
+        for model in _models_in(field.annotation):
+            model.model_rebuild(_types_namespace={"OperationForm": form})
+    form.model_rebuild(force=True)
+    return form
 
 
 @functools.cache

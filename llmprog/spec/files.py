@@ -131,10 +131,9 @@ def _build(document: Document, values: Mapping[str, Any], outside: Outside) -> P
         form = _adapter().validate_python(document.value, context=scope)
     except ValidationError as error:
         for found in error.errors(include_url=False):
-            is_known = found["type"] == "too_short" and found.get(
-                "input"
-            )  # what is missing there has faults of its own
-            if found["type"] != "extra_forbidden" and not is_known:  # unknown keys were reported where they were read
+            # Unknown keys were reported where they were read; and of a list with faults nothing is left.
+            is_known = found["type"] == "extra_forbidden" or (found["type"] == "too_short" and found.get("input"))
+            if not is_known:
                 place = _place(document, found["loc"])
                 document.report(place, f"{shown_path(place)}{_said(dict(found))}")
     document.refuse()
