@@ -30,7 +30,12 @@ def tens(number: int) -> int:
 
 INNER = Decide(choose=until_one_is_left, plans={"level": OperationGraph({"best": KeepBest()})})
 LEVEL = OperationGraph(
-    {"pairs": Aggregate(size=2), "best": KeepBest(per=tens), "inner": INNER, "mend": Refine(generator="count", while_better=True)}
+    {
+        "pairs": Aggregate(size=2),
+        "best": KeepBest(per=tens),
+        "inner": INNER,
+        "mend": Refine(generator="count", while_better=True),
+    }
 )
 PLAN = OperationGraph(
     {
