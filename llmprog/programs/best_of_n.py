@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from llmprog.errors import InputError
-from llmprog.nodes import Checker
+from llmprog.nodes import Checker, Verdict, checker
 from llmprog.program import Program
 from llmprog.programs.answers import AnswerForm
 from llmprog.programs.catalog import for_method, one_of
@@ -80,12 +80,18 @@ def best_of_n(
         name="best_of_n",
         start=_first_chain(right, needs_gold=reward == "accuracy"),
         generators=[think(asking, temperature=temperature, max_tokens=max_tokens)],
-        checkers=[judge],
+        checkers=[states_answer, judge],
         controller=BestOfN(num_samples=num_samples, stop_on_goal=stops is not False),
         goal=None if stops is None else _earns_all(judge),
         answer=answer_of,
         explain=_explain,
     )
+
+
+@checker
+def states_answer(state: Chain) -> bool | Verdict:
+    """A chain without an answer is refused, however good it reads."""
+    return state.answer is not None or Verdict(valid=False, reason="it states no answer")
 
 
 def _first_chain(gold: str | None, *, needs_gold: bool) -> Callable[[str | Mapping[str, Any]], Chain]:

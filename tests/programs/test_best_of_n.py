@@ -17,7 +17,7 @@ from llmprog.programs.best_of_n import best_of_n
 from llmprog.runs.store import MemoryStore
 
 REPLIES = ["2 + 2 = 5\nAnswer: 5", "no idea", "2 + 2 = 4\nAnswer: 4", "2 + 2 = 4, 4 + 1 = 6\nAnswer: 6"]
-POINTS = {"Answer: 5": "1/5", "no idea": "Score: 0", "Answer: 4": "Score: 5", "Answer: 6": "2 out of 5"}
+POINTS = {"Answer: 5": "1/5", "Answer: 4": "Score: 5", "Answer: 6": "2 out of 5"}
 
 
 def model(prompt: str, sample: int) -> str:
@@ -112,9 +112,9 @@ def test_judged_chains_become_pairs_and_groups_by_their_points() -> None:
     store = MemoryStore()
     run(best_of_n(num_samples=4), "What is 2 + 2?", backend=ScriptedBackend(model), seed=1, store=store)
     (group,) = lines(store, "grpo")
-    assert (group["rewards"], group["basis"]) == ([1, 0, 5, 2], "score")
+    assert (group["rewards"], group["basis"]) == ([1, 0, 5, 2], "score")  # a chain without an answer earns nothing
     best = lines(store, "preferences", max_pairs=1)[0]
-    assert (best["chosen"][0]["content"], best["rewards"]) == (REPLIES[2], [5, 0])
+    assert (best["chosen"][0]["content"], best["rejected"][0]["content"]) == (REPLIES[2], REPLIES[0])
     with pytest.raises(OptionError, match="nothing says which of its results are right"):
         lines(store, "sft")
 
@@ -124,3 +124,13 @@ def test_on_a_real_model_equations_that_hold_lead_to_right_answers() -> None:
     result = best_of_n(reward="equations", answer="number").run(question, backend="local:puzzles", seed=1)
     assert result.solved
     assert evaluate(result.answer) == evaluate(question)
+
+
+def test_a_chain_without_an_answer_is_never_the_best() -> None:
+    def judge(prompt: str, sample: int) -> str:
+        if prompt.startswith("Judge the reply"):
+            return "Score: 5" if "no idea" in prompt else "Score: 1"
+        return ["I have no idea.", "Answer: 4"][sample]
+
+    result = best_of_n(num_samples=2).run("What?", backend=ScriptedBackend(judge), seed=1)
+    assert (result.answer, result.usage.calls) == ("4", 5)
