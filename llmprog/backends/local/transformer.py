@@ -20,6 +20,20 @@ from llmprog.errors import OptionError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RopeScaling:
+    """Llama 3's stretching of rotary positions beyond the trained context.
+
+    Frequencies whose wavelength is below ``original_max_positions / high_freq_factor`` stay, those above
+    ``original_max_positions / low_freq_factor`` are divided by ``factor``, those between are interpolated.
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_positions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TransformerConfig:
     """The shape of a ``Transformer``.
 
@@ -33,6 +47,11 @@ class TransformerConfig:
         rope_theta: Base of the rotary position frequencies.
         norm_eps: Added to the mean square in every RMSNorm.
         max_positions: Position ids lie in ``0 .. max_positions - 1``.
+        head_width: Width of one head; ``None`` is ``d_model // num_heads``.
+        attention_bias: Whether queries, keys and values have a bias (Qwen2, Dream).
+        qk_norm: Whether queries and keys are normalised per head before rotation (Qwen3).
+        tied_embeddings: Whether the output head is the embedding matrix.
+        rope_scaling: How rotary positions are stretched; ``None`` leaves them.
     """
 
     vocab_size: int
@@ -44,12 +63,17 @@ class TransformerConfig:
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
     max_positions: int = 512
+    head_width: int | None = None
+    attention_bias: bool = False
+    qk_norm: bool = False
+    tied_embeddings: bool = True
+    rope_scaling: RopeScaling | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "d_ff", "max_positions"):
             if getattr(self, name) < 1:
                 raise OptionError(f"TransformerConfig({name}={getattr(self, name)!r}): allowed is a whole number >= 1")
-        if self.d_model % self.num_heads or self.head_dim % 2:
+        if (self.head_width is None and self.d_model % self.num_heads) or self.head_dim < 1 or self.head_dim % 2:
             raise OptionError(
                 f"TransformerConfig(d_model={self.d_model}, num_heads={self.num_heads}): "
                 "d_model must be an even multiple of num_heads"
@@ -63,7 +87,7 @@ class TransformerConfig:
     @property
     def head_dim(self) -> int:
         """Width of one head."""
-        return self.d_model // self.num_heads
+        return self.d_model // self.num_heads if self.head_width is None else self.head_width
 
 
 class KVCache:
@@ -148,10 +172,13 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
-        self.q_proj = nn.Linear(config.d_model, config.num_heads * config.head_dim, bias=False)
-        self.k_proj = nn.Linear(config.d_model, config.num_kv_heads * config.head_dim, bias=False)
-        self.v_proj = nn.Linear(config.d_model, config.num_kv_heads * config.head_dim, bias=False)
+        bias = config.attention_bias
+        self.q_proj = nn.Linear(config.d_model, config.num_heads * config.head_dim, bias=bias)
+        self.k_proj = nn.Linear(config.d_model, config.num_kv_heads * config.head_dim, bias=bias)
+        self.v_proj = nn.Linear(config.d_model, config.num_kv_heads * config.head_dim, bias=bias)
         self.o_proj = nn.Linear(config.num_heads * config.head_dim, config.d_model, bias=False)
+        self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
+        self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
 
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: KVCache | None, layer: int, store: int
@@ -161,6 +188,8 @@ class Attention(nn.Module):
         q = self.q_proj(x).view(batch, length, self.num_heads, self.head_dim).transpose(1, 2)
         k = self.k_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
         v = self.v_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
             # All are written, and only the first ``store`` are counted: the rest is overwritten by the next call.
@@ -203,7 +232,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """RMSNorm, RoPE, grouped-query attention, SwiGLU, tied embeddings."""
+    """RMSNorm, RoPE, grouped-query attention, SwiGLU: the architecture of the Llama family."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -211,10 +240,10 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
-        frequencies = config.rope_theta ** (-torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim)
-        angles = torch.outer(torch.arange(config.max_positions, dtype=torch.float64), frequencies)
-        self.register_buffer("rope_cos", torch.cat([angles.cos()] * 2, dim=-1).float(), persistent=False)
-        self.register_buffer("rope_sin", torch.cat([-angles.sin(), angles.sin()], dim=-1).float(), persistent=False)
+        self.head = None if config.tied_embeddings else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        cos, sin = rope_tables(config)
+        self.register_buffer("rope_cos", cos, persistent=False)
+        self.register_buffer("rope_sin", sin, persistent=False)
         self.rope_cos: Tensor
         self.rope_sin: Tensor
 
@@ -275,8 +304,8 @@ class Transformer(nn.Module):
         return self.norm(x)  # type: ignore[no-any-return]
 
     def unembed(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of normalised hidden states [..., d_model]: the embedding matrix, transposed."""
-        return F.linear(hidden, self.embedding.weight)
+        """Logits [..., V] of normalised hidden states [..., d_model]."""
+        return F.linear(hidden, self.embedding.weight if self.head is None else self.head.weight)
 
     def make_cache(self, batch_size: int, capacity: int = 64) -> KVCache:
         """An empty cache on this model's device, in its dtype."""
@@ -286,6 +315,24 @@ class Transformer(nn.Module):
     def num_parameters(self) -> int:
         """Number of trained values; the tied embedding counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def rope_tables(config: TransformerConfig) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines of all positions, float32 [max_positions, D] each, on the CPU."""
+    with torch.device("cpu"):
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
+        frequencies = config.rope_theta**-exponents
+        if config.rope_scaling is not None:
+            frequencies = _stretched(frequencies, config.rope_scaling)
+        angles = torch.outer(torch.arange(config.max_positions, dtype=torch.float64), frequencies)
+        return torch.cat([angles.cos()] * 2, dim=-1).float(), torch.cat([-angles.sin(), angles.sin()], dim=-1).float()
+
+
+def _stretched(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
+    turns = scaling.original_max_positions * frequencies / (2 * torch.pi)  # of each frequency within the old context
+    share = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    share = share.clamp(0, 1)
+    return frequencies * (share + (1 - share) / scaling.factor)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from llmprog.backends.local.transformer import Transformer, TransformerConfig
+from llmprog.backends.local.transformer import RopeScaling, Transformer, TransformerConfig, rope_tables
 from llmprog.errors import LLMProgError, ModelFileError
 
 _CONFIG_KEY = "llmprog.transformer"
@@ -60,9 +62,8 @@ def load_weights(
     with torch.device("meta"):
         model = Transformer(config)
     model.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
-    buffers = Transformer(TransformerConfig(**{**asdict(config), "num_layers": 1, "d_ff": 1, "vocab_size": 1}))
-    model.rope_cos = buffers.rope_cos.to(device)
-    model.rope_sin = buffers.rope_sin.to(device)
+    cos, sin = rope_tables(config)
+    model.rope_cos, model.rope_sin = cos.to(device), sin.to(device)
     return model.requires_grad_(False).eval()
 
 
@@ -73,17 +74,17 @@ def check_weights(path: Path, *, backend: str) -> TransformerConfig:
         ModelFileError: As in ``load_weights``.
     """
     try:
-        header, data_bytes = _read_header(path)
+        header, data_bytes = read_header(path)
         config = _read_config(header.pop("__metadata__", None))
         with torch.device("meta"):
             wanted = {name: list(tensor.shape) for name, tensor in Transformer(config).state_dict().items()}
         _check_tensors(header, wanted, data_bytes)
-    except _FaultyFileError as error:
+    except FaultyFileError as error:
         raise ModelFileError(f"weights {path.name!r}: {error}", backend=backend) from error
     return config
 
 
-class _FaultyFileError(Exception):
+class FaultyFileError(Exception):
     """What is wrong with a file, before it is known whose file it is."""
 
 
@@ -91,40 +92,57 @@ def _check_tensors(header: dict[str, Any], wanted: dict[str, list[int]], data_by
     """Names, shapes, types and extents of all tensors; ``wanted`` maps names to shapes."""
     for names, problem in ((set(header) - set(wanted), "is unknown"), (set(wanted) - set(header), "is missing")):
         if names:
-            raise _FaultyFileError(f"tensor {min(names)!r} {problem} ({len(names)} in all)")
-    extents = sorted((*_check_entry(name, entry, wanted[name]), name) for name, entry in header.items())
+            raise FaultyFileError(f"tensor {min(names)!r} {problem} ({len(names)} in all)")
+    for name, shape in check_extents(header, data_bytes).items():
+        if list(shape) != wanted[name]:
+            raise FaultyFileError(f"tensor {name!r} has shape {list(shape)}, expected {wanted[name]}")
+
+
+def check_extents(header: Mapping[str, Any], data_bytes: int) -> dict[str, tuple[int, ...]]:
+    """The tensors' shapes, after their types, sizes and places in the file were checked.
+
+    Raises:
+        FaultyFileError: One is of an unknown type or does not lie where it should.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    extents = []
+    for name, entry in header.items():
+        shapes[name], low, high = _check_entry(name, entry)
+        extents.append((low, high, name))
+    extents.sort()
     end = 0
     for low, high, name in extents:
         if high > data_bytes:
-            raise _FaultyFileError(f"tensor {name!r} ends at byte {high} of {data_bytes}: the file is truncated")
+            raise FaultyFileError(f"tensor {name!r} ends at byte {high} of {data_bytes}: the file is truncated")
         if low != end:
-            raise _FaultyFileError(
+            raise FaultyFileError(
                 f"tensor {name!r} starts at byte {low}, expected {end}: tensors overlap or leave a gap"
             )
         end = high
     if end != data_bytes:
-        raise _FaultyFileError(f"{data_bytes - end} bytes follow the last tensor")
+        raise FaultyFileError(f"{data_bytes - end} bytes follow the last tensor")
+    return shapes
 
 
-def _check_entry(name: str, entry: Any, wanted: list[int]) -> tuple[int, int]:
-    """Where one tensor begins and ends."""
+def _check_entry(name: str, entry: Any) -> tuple[tuple[int, ...], int, int]:
+    """The shape of one tensor, and where it begins and ends."""
     shape = entry.get("shape") if isinstance(entry, dict) else None
-    if shape != wanted:
-        raise _FaultyFileError(f"tensor {name!r} has shape {shape}, expected {wanted}")
+    if not isinstance(shape, list) or not all(type(size) is int and 0 <= size <= _LARGEST_VALUE for size in shape):
+        raise FaultyFileError(f"tensor {name!r} has shape {shape!r:.100}, expected a list of sizes")
     item = _ITEM_BYTES.get(str(entry.get("dtype")))
     if item is None:
-        raise _FaultyFileError(f"tensor {name!r} has type {entry.get('dtype')!r}, allowed are {', '.join(_ITEM_BYTES)}")
+        raise FaultyFileError(f"tensor {name!r} has type {entry.get('dtype')!r}, allowed are {', '.join(_ITEM_BYTES)}")
     offsets = entry.get("data_offsets")
-    size = item * torch.Size(wanted).numel()
+    size = item * math.prod(shape)
     if not (isinstance(offsets, list) and len(offsets) == 2 and all(type(offset) is int for offset in offsets)):
-        raise _FaultyFileError(f"tensor {name!r} has offsets {offsets}, expected two whole numbers")
+        raise FaultyFileError(f"tensor {name!r} has offsets {offsets}, expected two whole numbers")
     low, high = offsets
     if not 0 <= low <= high or high - low != size:
-        raise _FaultyFileError(f"tensor {name!r} has offsets {offsets}, expected {size} bytes")
-    return low, high
+        raise FaultyFileError(f"tensor {name!r} has offsets {offsets}, expected {size} bytes")
+    return tuple(shape), low, high
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
     """The JSON header of a safetensors file and the number of bytes behind it."""
     try:
         size = path.stat().st_size
@@ -132,16 +150,16 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
             if not 2 <= length <= min(_LARGEST_HEADER, size - 8):
-                raise _FaultyFileError(
+                raise FaultyFileError(
                     f"header of {length} bytes in a file of {size}: the file is truncated or not safetensors"
                 )
             header = json.loads(file.read(length))
     except OSError as error:
-        raise _FaultyFileError(f"cannot be opened: {error.strerror}") from error
+        raise FaultyFileError(f"cannot be opened: {error.strerror}") from error
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise _FaultyFileError(f"its header is not JSON: {error}") from error
+        raise FaultyFileError(f"its header is not JSON: {error}") from error
     if not isinstance(header, dict):
-        raise _FaultyFileError("its header is not a JSON object")
+        raise FaultyFileError("its header is not a JSON object")
     return header, size - 8 - length
 
 
@@ -149,16 +167,41 @@ def _read_config(metadata: Any) -> TransformerConfig:
     """The configuration in a file's metadata."""
     stored = metadata.get(_CONFIG_KEY) if isinstance(metadata, dict) else None
     if not isinstance(stored, str):
-        raise _FaultyFileError(f"no configuration under {_CONFIG_KEY!r} in its metadata; it was not written by llmprog")
+        raise FaultyFileError(f"no configuration under {_CONFIG_KEY!r} in its metadata; it was not written by llmprog")
     try:
-        config = TransformerConfig(**json.loads(stored))
-        for field in fields(config):
-            value = getattr(config, field.name)
-            allowed = (int, float) if field.name in ("rope_theta", "norm_eps") else (int,)
-            if isinstance(value, bool) or not isinstance(value, allowed) or not 0 < value <= _LARGEST_VALUE:
-                raise ValueError(f"{field.name}={value!r}")
-        if config.num_layers > _MOST_LAYERS:
-            raise ValueError(f"num_layers={config.num_layers!r}")
-    except (ValueError, TypeError, RecursionError, LLMProgError) as error:
-        raise _FaultyFileError(f"its configuration {stored[:200]!r} is not valid: {error}") from error
+        values = json.loads(stored)
+        if values.get("rope_scaling") is not None:
+            values["rope_scaling"] = RopeScaling(**values["rope_scaling"])
+        config = TransformerConfig(**values)
+        refuse_impossible(config)
+    except (ValueError, TypeError, AttributeError, RecursionError, LLMProgError) as error:
+        raise FaultyFileError(f"its configuration {stored[:200]!r} is not valid: {error}") from error
     return config
+
+
+def refuse_impossible(config: TransformerConfig) -> None:
+    """Refuse sizes that no model has, before anything is allocated by them.
+
+    Raises:
+        ValueError: A value is of the wrong type or out of range; the message is ``name=value``.
+    """
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in ("attention_bias", "qk_norm", "tied_embeddings"):
+            is_possible = isinstance(value, bool)
+        elif field.name == "rope_scaling":
+            is_possible = value is None or all(
+                _is_size(getattr(value, part.name), (int, float)) for part in fields(value)
+            )
+        elif field.name == "head_width" and value is None:
+            is_possible = True
+        else:
+            is_possible = _is_size(value, (int, float) if field.name in ("rope_theta", "norm_eps") else (int,))
+        if not is_possible:
+            raise ValueError(f"{field.name}={value!r}")
+    if config.num_layers > _MOST_LAYERS:
+        raise ValueError(f"num_layers={config.num_layers!r}")
+
+
+def _is_size(value: Any, kinds: tuple[type, ...]) -> bool:
+    return not isinstance(value, bool) and isinstance(value, kinds) and bool(0 < value <= _LARGEST_VALUE)  # type: ignore[operator]

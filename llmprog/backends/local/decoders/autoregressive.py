@@ -77,13 +77,14 @@ class AutoregressiveDecoder:
         cache, logits, lengths, valid = self._prefill(prompts)
         batch = self._start(rows, branch)
         longest = batch.tokens.shape[1]
+        ends = torch.tensor(self._vocabulary.end_ids, device=self._device)
         valid = torch.cat([valid, valid.new_ones(len(prompts), longest)], dim=1)
         for step in range(longest):
             own = logits.float()[batch.branch] + batch.forbidden
             chosen = batch.sampler.sample(own, step)
             batch.logprobs[:, step] = token_logprobs(own, chosen)
             batch.tokens[:, step] = torch.where(batch.done, self._vocabulary.mask_id, chosen)
-            batch.done |= (chosen == self._vocabulary.eos_id) | (batch.limits <= step + 1)
+            batch.done |= torch.isin(chosen, ends) | (batch.limits <= step + 1)
             gone = cancelled()
             self._mark_done(batch, rows, step + 1, gone)
             batch, chosen = self._drop_done(results, rows, batch, chosen, gone)

@@ -33,6 +33,7 @@ class Vocabulary:
         size: V, the number of token ids.
         mask_id: Stands for a token that is not written yet.
         eos_id: Ends a reply; everything behind it is padding.
+        other_end_ids: Further ids that end a reply.
         pad_id: Fills rows of a batch up to equal length; never attended.
         never_sampled: Ids that no decoder may write (mask, padding, modes).
     """
@@ -42,6 +43,12 @@ class Vocabulary:
     eos_id: int
     pad_id: int
     never_sampled: tuple[int, ...]
+    other_end_ids: tuple[int, ...] = ()
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """All ids that end a reply."""
+        return (self.eos_id, *self.other_end_ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +176,8 @@ def forbidden_logits(vocabulary: Vocabulary, rows: Sequence[Row], device: torch.
     if all(row.may_end for row in rows):
         return forbidden
     forbidden = forbidden.repeat(len(rows), 1)
-    forbidden[[not row.may_end for row in rows], vocabulary.eos_id] = -torch.inf
+    for end in vocabulary.end_ids:
+        forbidden[[not row.may_end for row in rows], end] = -torch.inf
     return forbidden
 
 
@@ -182,8 +190,9 @@ def first_true(flags: Tensor) -> Tensor:
 def written(row: Row, tokens: Sequence[int], vocabulary: Vocabulary) -> Written:
     """The result of a row whose canvas now reads ``tokens``; masks behind the end are ignored."""
     length = len(tokens)
-    end = next((i for i, token in enumerate(tokens) if token in (vocabulary.eos_id, vocabulary.mask_id)), length)
-    by_eos = end < length and tokens[end] == vocabulary.eos_id
+    ends = vocabulary.end_ids
+    end = next((i for i, token in enumerate(tokens) if token in ends or token == vocabulary.mask_id), length)
+    by_eos = end < length and tokens[end] in ends
     reached = end + by_eos
     blanks = sum(token == vocabulary.mask_id for token in row.canvas[:reached])
     stopped = row.has_stopped is not None and row.has_stopped(tokens[:end])

@@ -18,7 +18,7 @@ from typing import Any
 from llmprog.backends.local.puzzles.language import (
     DEFAULT_TARGET,
     MAX_LINES,
-    EncodedPrompt,
+    PuzzlePrompt,
     PuzzleTokenizer,
     Task,
 )
@@ -228,7 +228,7 @@ class ExampleStream:
                 break
         return self._example(*self.sudoku_puzzle(grid))
 
-    def sudoku_puzzle(self, grid: str, fewest: int = 4, most: int = 11) -> tuple[EncodedPrompt, str]:
+    def sudoku_puzzle(self, grid: str, fewest: int = 4, most: int = 11) -> tuple[PuzzlePrompt, str]:
         """A prompt whose only solution is ``grid`` (16 digits), and the solution's text."""
         while True:
             givens = self.random.sample(range(16), self.random.randint(fewest, most))
@@ -262,7 +262,7 @@ class ExampleStream:
             state = found[-1].left
         return tuple(found)
 
-    def _example(self, prompt: EncodedPrompt, text: str) -> Example:
+    def _example(self, prompt: PuzzlePrompt, text: str) -> Example:
         tokens = self.tokenizer.encode_text(text)
         fill = prompt.canvas_length - len(tokens)
         if fill < 0:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from llmprog.backends.local import attention_masks
 from llmprog.backends.local.puzzles.data import ExampleStream, Question, judgement, random_question, sudoku_grids
-from llmprog.backends.local.puzzles.language import EncodedPrompt, PuzzleTokenizer
+from llmprog.backends.local.puzzles.language import PuzzlePrompt, PuzzleTokenizer
 from llmprog.backends.local.puzzles.moves import State, legal_moves, reachable_numbers
 from llmprog.backends.local.puzzles.split import Split, classic_puzzles, held_out_states, split_of_text
 from llmprog.backends.local.transformer import Transformer
@@ -55,7 +55,7 @@ class Sampler:
         self.num_forwards = 0
         self._never = torch.tensor(self.tokenizer.never_sampled)
 
-    def complete(self, prompts: Sequence[EncodedPrompt], temperature: float, max_rows: int = 512) -> list[str]:
+    def complete(self, prompts: Sequence[PuzzlePrompt], temperature: float, max_rows: int = 512) -> list[str]:
         """One completion of each prompt, in order."""
         groups: dict[tuple[int, int, int], list[int]] = defaultdict(list)
         for index, prompt in enumerate(prompts):

@@ -20,10 +20,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
+from llmprog.backends.local.language import EncodedPrompt
+from llmprog.backends.local.options import LocalOptions
 from llmprog.backends.local.puzzles.moves import LARGEST_NUMBER
 from llmprog.errors import InputError
+from llmprog.types import Prompt
+
+if TYPE_CHECKING:
+    from llmprog.backends.local.decoders.base import Vocabulary
 
 Task = Literal["propose", "evaluate", "cot", "io", "arithmetic", "sudoku"]
 TASKS: tuple[Task, ...] = ("propose", "evaluate", "cot", "io", "arithmetic", "sudoku")
@@ -63,7 +70,7 @@ where `/` is a line break; the target is the last `Target: N` or `reach N` (defa
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedPrompt:
+class PuzzlePrompt:
     """A prompt as the model sees it.
 
     Attributes:
@@ -95,6 +102,33 @@ class PuzzleTokenizer:
         self.ar_id, self.diffusion_id, self.hybrid_id = (self._ids[f"<{mode}>"] for mode in MODES)
         self.newline_id = self._ids["\n"]
         self.never_sampled = tuple(i for i in range(len(_SPECIALS)) if i != self.eos_id)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The ids that decoders have to know."""
+        from llmprog.backends.local.decoders.base import Vocabulary
+
+        return Vocabulary(
+            size=self.vocab_size,
+            mask_id=self.mask_id,
+            eos_id=self.eos_id,
+            pad_id=self.pad_id,
+            never_sampled=self.never_sampled,
+        )
+
+    def encode(self, prompt: Prompt, options: LocalOptions) -> EncodedPrompt:
+        """A prompt with its mode token; see ``encode_prompt``."""
+        found = self.encode_prompt("\n".join(message.content for message in prompt.messages), lines=options.lines)
+        mode = {"autoregressive": self.ar_id, "masked_diffusion": self.diffusion_id, "hybrid": self.hybrid_id}
+        return EncodedPrompt(
+            tokens=(mode[options.decoder], *found.tokens),
+            canvas_length=found.canvas_length,
+            block_length=options.block_length or found.block_length,
+        )
+
+    def word(self, token: int) -> str:
+        """The text of one token."""
+        return self.words[token]
 
     def id_of(self, word: str) -> int:
         """The id of one vocabulary word."""
@@ -139,7 +173,7 @@ class PuzzleTokenizer:
             before = word
         return "".join(parts)
 
-    def encode_prompt(self, text: str, *, lines: int | None = None) -> EncodedPrompt:
+    def encode_prompt(self, text: str, *, lines: int | None = None) -> PuzzlePrompt:
         """Recognise a prompt by its last lines.
 
         Args:
@@ -173,18 +207,18 @@ class PuzzleTokenizer:
             return self.evaluate_prompt(self._numbers(last), self._target(rows))
         raise InputError(f"prompt ending with {last!r} is not recognised: {_HELP}")
 
-    def propose_prompt(self, numbers: Sequence[int], target: int, lines: int) -> EncodedPrompt:
+    def propose_prompt(self, numbers: Sequence[int], target: int, lines: int) -> PuzzlePrompt:
         """Ask for up to ``lines`` next steps."""
         block = line_length(len(numbers))
         head = (target, lines)
         return self._number_prompt("propose", head, numbers, block * lines, block)
 
-    def evaluate_prompt(self, numbers: Sequence[int], target: int) -> EncodedPrompt:
+    def evaluate_prompt(self, numbers: Sequence[int], target: int) -> PuzzlePrompt:
         """Ask for a verdict; three and two numbers are reasoned about."""
         canvas, block = {3: (60, 20), 2: (14, 7)}.get(len(numbers), (2, 2))
         return self._number_prompt("evaluate", (target,), numbers, canvas, block)
 
-    def cot_prompt(self, numbers: Sequence[int], target: int) -> EncodedPrompt:
+    def cot_prompt(self, numbers: Sequence[int], target: int) -> PuzzlePrompt:
         """Ask for all steps and the expression."""
         count = len(numbers)
         steps = sum(line_length(n) for n in range(2, count + 1))
@@ -193,12 +227,12 @@ class PuzzleTokenizer:
             "cot", (target,), numbers, _round_up(steps + expression_length(count) + 2, block), block
         )
 
-    def io_prompt(self, numbers: Sequence[int], target: int) -> EncodedPrompt:
+    def io_prompt(self, numbers: Sequence[int], target: int) -> PuzzlePrompt:
         """Ask for the expression alone."""
         length = expression_length(len(numbers)) + 1
         return self._number_prompt("io", (target,), numbers, length, length)
 
-    def arithmetic_prompt(self, question: str) -> EncodedPrompt:
+    def arithmetic_prompt(self, question: str) -> PuzzlePrompt:
         """Ask for the value of an expression, step by step."""
         tokens = self.encode_text(question)
         operations = sum(self.words[token] in "+-*/" for token in tokens)
@@ -206,21 +240,21 @@ class PuzzleTokenizer:
             raise InputError(
                 f"question {question!r} has {operations} operations; the embedded model takes 1..{MAX_OPERATIONS}"
             )
-        return EncodedPrompt(
+        return PuzzlePrompt(
             tokens=(self._ids["<arithmetic>"], *tokens),
             task="arithmetic",
             canvas_length=6 * (operations + 1),
             block_length=6,
         )
 
-    def sudoku_prompt(self, cells: Sequence[str]) -> EncodedPrompt:
+    def sudoku_prompt(self, cells: Sequence[str]) -> PuzzlePrompt:
         """Ask for the full grid; ``cells`` are the 16 cells, ``.`` where empty."""
         tokens = (self._ids["<sudoku>"], *(self._ids[cell] for cell in cells))
-        return EncodedPrompt(tokens=tokens, task="sudoku", canvas_length=20, block_length=20)
+        return PuzzlePrompt(tokens=tokens, task="sudoku", canvas_length=20, block_length=20)
 
     def _number_prompt(
         self, task: Task, head: tuple[int, ...], numbers: Sequence[int], canvas: int, block: int
-    ) -> EncodedPrompt:
+    ) -> PuzzlePrompt:
         least = 1 if task == "evaluate" else 2
         if not least <= len(numbers) <= MAX_NUMBERS or not all(0 <= n <= LARGEST_NUMBER for n in (*numbers, head[0])):
             raise InputError(
@@ -228,7 +262,7 @@ class PuzzleTokenizer:
                 f"{least}..{MAX_NUMBERS} whole numbers and a target, all in 0..{LARGEST_NUMBER}"
             )
         tokens = (self._ids[f"<{task}>"], *(self.number_id(n) for n in (*head, *sorted(numbers))))
-        return EncodedPrompt(tokens=tokens, task=task, canvas_length=canvas, block_length=block)
+        return PuzzlePrompt(tokens=tokens, task=task, canvas_length=canvas, block_length=block)
 
     def _numbers(self, row: str) -> list[int]:
         match = _NUMBERS.fullmatch(row)

