@@ -12,7 +12,7 @@ rows compare the methods and say nothing of what models can do:
 * Merging two sorted lists into one of m has that probability times ``--merge-ratio``; sorting after having counted
   (cot) has it times ``--reason-ratio``.
 * Improving a list takes each missing number in, each surplus one out and puts all in order with probability
-  ``--repair`` each, and then spoils what it writes as merging does.
+  ``--repair`` each, and then spoils what it writes, with that probability times ``--improve-ratio``.
 
 The methods are the program ``sorting``; all of them are told the number of errors of every list, exactly:
 
@@ -48,7 +48,8 @@ from llmprog.search import BestOfN
 NUM_SAMPLES, MAX_TRIES, LEVELS = 5, 3, 3
 SWEEPS: dict[str, tuple[float, ...]] = {
     "rate": (0.01, 0.02, 0.05, 0.1, 0.2),
-    "merge_ratio": (1.0, 0.5, 0.2, 0.1, 0.05),
+    "merge_ratio": (1.0, 0.5, 0.2, 0.05),
+    "improve_ratio": (1.0, 0.5, 0.2, 0.05),
     "growth": (0.0, 0.5, 1.0),
 }
 
@@ -60,6 +61,7 @@ class NoisyGenerator:
     rate: float
     growth: float
     merge_ratio: float
+    improve_ratio: float
     reason_ratio: float
     repair: float
 
@@ -70,7 +72,7 @@ class NoisyGenerator:
         if task.startswith("First:"):
             written, ratio = sorted(itertools.chain(*lists)), self.merge_ratio
         elif "with mistakes:" in task:
-            written, ratio = self.repaired(*lists, rng), self.merge_ratio
+            written, ratio = self.repaired(*lists, rng), self.improve_ratio
         else:
             written, ratio = sorted(lists[0]), self.reason_ratio if "First count" in prompt else 1.0
         return str(self.spoilt(written, ratio, rng))
@@ -167,8 +169,8 @@ def interval(values: Sequence[float]) -> str:
 
 def noise_of(args: argparse.Namespace, **changes: float) -> NoisyGenerator:
     noise = NoisyGenerator(
-        rate=args.error_rate, growth=args.growth, merge_ratio=args.merge_ratio, reason_ratio=args.reason_ratio,
-        repair=args.repair,
+        rate=args.error_rate, growth=args.growth, merge_ratio=args.merge_ratio, improve_ratio=args.improve_ratio,
+        reason_ratio=args.reason_ratio, repair=args.repair,
     )  # fmt: skip
     return replace(noise, **changes)
 
@@ -201,8 +203,12 @@ def sweep(parameter: str, length: int, args: argparse.Namespace, console: Consol
         table.add_column(f"{value:g}", justify="right", no_wrap=True)
     lists = random_lists(length, args.sweep_lists)
     for name, program in methods(length, args.part_size).items():
-        noises = [noise_of(args, **{parameter: value}) for value in values]
-        rows = [asyncio.run(measure(name, program, lists, noise)) for noise in noises]
+        rows = []
+        for value in values:
+            if rows and name.startswith(("io", "cot")) and parameter in ("merge_ratio", "improve_ratio"):
+                rows.append(rows[0])  # where nothing is merged or improved, nothing changes
+            else:
+                rows.append(asyncio.run(measure(name, program, lists, noise_of(args, **{parameter: value}))))
         table.add_row(name, *(interval(row.errors) for row in rows))
     console.print(table)
 
@@ -215,6 +221,7 @@ def main() -> None:
     parser.add_argument("--error-rate", type=float, default=0.05, help="of each number of a list of 16")
     parser.add_argument("--growth", type=float, default=1.0, help="exponent with which the rate grows with the length")
     parser.add_argument("--merge-ratio", type=float, default=0.5, help="error rate of merging, to that of sorting")
+    parser.add_argument("--improve-ratio", type=float, default=1.0, help="error rate of improving, to that of sorting")
     parser.add_argument("--reason-ratio", type=float, default=0.7, help="error rate after counting, to that without")
     parser.add_argument("--repair", type=float, default=0.5, help="probability that a mistake is corrected")
     parser.add_argument("--part-size", type=int, default=16, help="of got")

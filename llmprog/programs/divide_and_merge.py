@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from llmprog.errors import OptionError
-from llmprog.nodes import Checker, Generator, Verdict
+from llmprog.nodes import Checker, Generator, Verdict, checker, generator
 from llmprog.program import Program
 from llmprog.programs.catalog import for_method, one_of
 from llmprog.search import (
@@ -73,22 +73,36 @@ P = TypeVar("P", bound=Part)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Nodes:
-    """The nodes of a task.
+class Task:
+    """A task that can be split: how it is asked, read, measured and put together again.
 
     Attributes:
-        answer: The answer to a part; where it has one already, a better one.
-        reason: The answer after reasoning.
-        split: From the number of parts wanted, a generator of parts.
-        merge: Of parts with answers, one with the answer to both.
-        errors: A rule: minus the number of errors, as ``verdict_on`` gives it.
+        name: The program's name.
+        items: The field of its states that is split; a tuple.
+        part_size: How many of these a part holds by default.
+        ask: The prompt for the answer to a part; for a better one, where there is one already.
+        ask_to_reason: The prompt for an answer after reasoning.
+        ask_to_merge: The prompt for the answer to two parts, from theirs.
+        names: Of the generators that ask so, in this order.
+        read: The answer that a reply holds; ``None`` where it holds none.
+        what: What a reply should hold, for messages.
+        num_errors: Of a state that has an answer.
     """
 
-    answer: Generator
-    reason: Generator
-    split: Callable[[int], Generator]
-    merge: Generator
-    errors: Checker
+    name: str
+    items: str
+    part_size: int
+    ask: Callable[[Any], str]
+    ask_to_reason: Callable[[Any], str]
+    ask_to_merge: Callable[[Any], str]
+    names: tuple[str, str, str]
+    read: Callable[[str], Any]
+    what: str
+    num_errors: Callable[[Any], int]
+
+    def answered(self, state: Part, completion: str) -> Part:
+        """``state`` with the answer that a completion holds."""
+        return answered(state, completion, self.read(completion), self.what)
 
 
 def parts_of(state: Part) -> tuple[int, ...]:
@@ -101,22 +115,22 @@ def until_one_is_left(thoughts: tuple[Thought, ...]) -> str | None:
     return "level" if len(thoughts) > 1 else None
 
 
-def operations(nodes: Nodes, num_samples: int, max_tries: int) -> OperationGraph:
+def operations(task: Task, num_samples: int, max_tries: int) -> OperationGraph:
     """Split, solve the parts, keep the best answer to each, improve it where it has errors, and merge in pairs.
 
     Args:
-        nodes: The task's.
+        task: Whose generators are asked.
         num_samples: Answers drawn for each part, and for each merge.
         max_tries: Improvements of an answer at most; 0 does without.
     """
+    answer, _, merge = task.names
 
     def improved() -> dict[str, Operation]:
-        refine = Refine(generator=nodes.answer.name, max_tries=max(1, max_tries), threshold=0.0)
-        return {"improve": refine} if max_tries else {}
+        return {"improve": Refine(generator=answer, max_tries=max_tries, threshold=0.0)} if max_tries else {}
 
     level = OperationGraph(
         {
-            "pairs": Aggregate(generator=nodes.merge.name, size=2, num_samples=num_samples),
+            "pairs": Aggregate(generator=merge, size=2, num_samples=num_samples),
             "best": KeepBest(per=parts_of),
             **improved(),
         }
@@ -124,7 +138,7 @@ def operations(nodes: Nodes, num_samples: int, max_tries: int) -> OperationGraph
     return OperationGraph(
         {
             "split": Generate(generator="split"),
-            "solve": Generate(generator=nodes.answer.name, num_samples=num_samples),
+            "solve": Generate(generator=answer, num_samples=num_samples),
             "best": KeepBest(per=parts_of),
             **improved(),
             "merge": Decide(choose=until_one_is_left, plans={"level": level}, max_rounds=_MOST_LEVELS),
@@ -133,16 +147,12 @@ def operations(nodes: Nodes, num_samples: int, max_tries: int) -> OperationGraph
 
 
 def divide_and_merge(
-    name: str,
-    nodes: Nodes,
+    task: Task,
     *,
     start: Callable[[str], Part],
-    goal: Callable[[Any], bool],
-    answer: Callable[[Any], str | None],
     method: Method,
     num_samples: int | None,
     part_size: int | None,
-    default_part_size: int,
     max_depth: int | None,
     max_tries: int | None,
     temperature: float,
@@ -151,15 +161,11 @@ def divide_and_merge(
     """The program of a task: its nodes under the controller of a method.
 
     Args:
-        name: The program's.
-        nodes: The task's.
+        task: Which.
         start: The first state, from the input.
-        goal: Whether a state answers the whole without an error.
-        answer: A state's answer as text.
         method: ``io``, ``cot``, ``tot`` or ``got``.
         num_samples: Answers drawn each time; the method's own default.
-        part_size: Of got: how much of the problem a part holds.
-        default_part_size: The same where none is given.
+        part_size: Of got: most items in a part; the task's own default.
         max_depth: Of tot: levels.
         max_tries: Of got: improvements.
         temperature: Of everything that is drawn.
@@ -170,7 +176,7 @@ def divide_and_merge(
     """
     one_of("method", method, Method)
     samples = num_samples if num_samples is not None else {"io": 1, "cot": 1, "tot": 10, "got": 5}[method]
-    size = for_method("part_size", part_size, method, {"got": default_part_size})
+    size = for_method("part_size", part_size, method, {"got": task.part_size})
     depth = for_method("max_depth", max_depth, method, {"tot": 3})
     tries = for_method("max_tries", max_tries, method, {"got": 3})
     if size is not None and size < 1:
@@ -178,25 +184,31 @@ def divide_and_merge(
     if tries is not None and tries < 0:
         raise OptionError(f"max_tries={tries}; allowed is a whole number >= 0")
 
-    used = [nodes.reason if method == "cot" else nodes.answer]
+    answer, reason, merge = (
+        node.with_options(temperature=temperature, max_tokens=max_tokens) for node in asking_nodes(task)
+    )
+    used: list[Generator] = [reason if method == "cot" else answer]
     controller: Controller = BestOfN(num_samples=samples)
     if depth is not None:
-        used = [nodes.answer.with_options(n=samples)]
+        used = [answer.with_options(n=samples)]
         controller = BeamSearch(beam_width=1, max_depth=depth)
     elif size is not None and tries is not None:
-        used += [nodes.merge]
-        controller = GraphOfThoughts(operations=operations(nodes, samples, tries), stop_on_goal=True)
-    asking = [node.with_options(temperature=temperature, max_tokens=max_tokens) for node in used]
+        used = [split_into_parts_of(size, task), answer, merge]
+        controller = GraphOfThoughts(operations=operations(task, samples, tries), stop_on_goal=True)
     return Program(
-        name=name,
+        name=task.name,
         start=start,
-        generators=asking if size is None else [nodes.split(size), *asking],
-        checkers=[nodes.errors],
+        generators=used,
+        checkers=[error_counter(task)],
         controller=controller,
-        goal=goal,
-        answer=answer,
+        goal=lambda state: state.is_whole and state.answer is not None and not task.num_errors(state),
+        answer=_answer,
         explain=_explain,
     )
+
+
+def _answer(state: Part) -> str | None:
+    return None if state.answer is None else str(state)
 
 
 def _explain(state: Part) -> str:
@@ -206,7 +218,53 @@ def _explain(state: Part) -> str:
     )
 
 
-# ------------------------------------------------------------------------------------------------ for nodes
+# ---------------------------------------------------------------------------------------------------- nodes
+
+
+def asking_nodes(task: Task) -> tuple[Generator, Generator, Generator]:
+    """The generators that ask for an answer, for one after reasoning, and for that of two parts."""
+    name, reasoning, merging = task.names
+
+    def answer(state: Part, completion: str) -> Part:
+        return task.answered(state, completion)
+
+    def merge(states: tuple[Part, ...], completion: str) -> Part:
+        return task.answered(joined(states, task.items), completion)
+
+    return (
+        generator(prompt=task.ask, name=name)(answer),
+        generator(prompt=task.ask_to_reason, name=reasoning)(answer),
+        generator(prompt=task.ask_to_merge, name=merging, aggregates=True)(merge),
+    )
+
+
+def split_into_parts_of(size: int, task: Task) -> Generator:
+    """A generator of parts with at most ``size`` items, as equal as they can be."""
+
+    @generator
+    def split(state: Part) -> Iterator[Part]:
+        items = getattr(state, task.items)
+        count = num_parts_for(len(items), size)
+        for i, piece in enumerate(even_pieces(items, count)):
+            changed: dict[str, Any] = {task.items: tuple(piece)}
+            yield replace(state, parts=(i,), num_parts=count, **changed)
+
+    return split
+
+
+def error_counter(task: Task) -> Checker:
+    """A rule: a reply without an answer is refused, an answer is worth minus the number of its errors."""
+
+    @checker
+    def errors(state: Part) -> Verdict:
+        if state.fault:
+            return Verdict(valid=False, reason=state.fault)
+        if state.answer is None:
+            return Verdict()
+        found = task.num_errors(state)
+        return Verdict(score=-float(found), reason=f"{found} error{'s' * (found != 1)}" if found else "")
+
+    return errors
 
 
 def num_parts_for(length: int, size: int) -> int:
@@ -220,9 +278,11 @@ def even_pieces(items: Sequence[Any], num_pieces: int) -> Iterator[Sequence[Any]
     return (items[low:high] for low, high in itertools.pairwise(bounds))
 
 
-def joined(states: Sequence[P], **given: Any) -> P:
-    """The parts of several states as one, without an answer yet; ``given`` is what a program's own state adds."""
-    return replace(states[0], answer=None, parts=tuple(part for state in states for part in state.parts), **given)
+def joined(states: Sequence[P], items: str) -> P:
+    """The parts of several states as one, without an answer yet; ``items`` is the field that was split."""
+    parts = tuple(part for state in states for part in state.parts)
+    changed: dict[str, Any] = {items: tuple(item for state in states for item in getattr(state, items))}
+    return replace(states[0], answer=None, parts=parts, **changed)
 
 
 def answered(state: P, completion: str, answer: Any, what: str) -> P:
@@ -237,17 +297,3 @@ def answered(state: P, completion: str, answer: Any, what: str) -> P:
     if answer is None:
         return replace(state, answer=None, written=completion[:_MAX_WRITTEN], fault=f"the reply holds no {what}")
     return replace(state, answer=answer, written="", fault="")
-
-
-def verdict_on(state: Part, num_errors: int | None) -> Verdict:
-    """What a task's rule says: a reply without an answer is refused, an answer is worth minus its errors.
-
-    Args:
-        state: What is judged.
-        num_errors: Of its answer; ``None`` where it has none yet.
-    """
-    if state.fault:
-        return Verdict(valid=False, reason=state.fault)
-    if not num_errors:
-        return Verdict()
-    return Verdict(score=-float(num_errors), reason=f"{num_errors} error{'s' * (num_errors != 1)}")

@@ -9,24 +9,13 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from llmprog.errors import InputError, OptionError
-from llmprog.nodes import Generator, Verdict, checker, generator
 from llmprog.program import Program
-from llmprog.programs.divide_and_merge import (
-    Method,
-    Nodes,
-    Part,
-    answered,
-    divide_and_merge,
-    even_pieces,
-    joined,
-    num_parts_for,
-    verdict_on,
-)
+from llmprog.programs.divide_and_merge import Method, Part, Task, divide_and_merge
 
 Counts: TypeAlias = tuple[tuple[str, int], ...]
 
@@ -157,7 +146,7 @@ def random_text(num_sentences: int, rng: random.Random, num_countries: int = 8) 
     return " ".join(sentences)
 
 
-# -------------------------------------------------------------------------------------------------- nodes
+# ------------------------------------------------------------------------------------------------ prompts
 
 _EXAMPLE = 'Text: We flew from Peru to Chile. Chile was cold.\nCounts: {"Peru": 1, "Chile": 2}\n\n'
 _WHAT = "how often the text names each of these: {keywords}"
@@ -186,7 +175,7 @@ def _ask(state: Passage) -> str:
     )
 
 
-def _ask_for_reasons(state: Passage) -> str:
+def _ask_to_reason(state: Passage) -> str:
     return (
         f"Count {_asked(state)}. Go through the text sentence by sentence, one on a line, and write down what each "
         "names; then write the counts as JSON on the last line.\n\n"
@@ -205,46 +194,18 @@ def _ask_to_merge(states: tuple[Passage, ...]) -> str:
     )
 
 
-def _counted(state: Passage, completion: str) -> Passage:
-    return answered(state, completion, read_counts(completion), "counts")
-
-
-count = generator(prompt=_ask, name="count")(_counted)
-list_and_count = generator(prompt=_ask_for_reasons, name="list_and_count")(_counted)
-
-
-@generator(prompt=_ask_to_merge, aggregates=True)
-def add_up(states: tuple[Passage, ...], completion: str) -> Passage:
-    """The two parts as one, with the sums that a completion holds."""
-    both = joined(states, sentences=tuple(sentence for state in states for sentence in state.sentences))
-    return _counted(both, completion)
-
-
-def split_into_parts_of(size: int) -> Generator:
-    """A generator of parts of at most ``size`` sentences, as equal as they can be."""
-
-    @generator
-    def split(state: Passage) -> Iterator[Passage]:
-        num_parts = num_parts_for(len(state.sentences), size)
-        for i, piece in enumerate(even_pieces(state.sentences, num_parts)):
-            yield Passage(parts=(i,), num_parts=num_parts, sentences=tuple(piece), keywords=state.keywords)
-
-    return split
-
-
-def _num_errors(state: Passage) -> int | None:
-    if state.answer is None:
-        return None
-    return num_errors(" ".join(state.sentences), state.keywords, dict(state.answer))
-
-
-@checker
-def errors(state: Passage) -> Verdict:
-    """Minus the number of errors."""
-    return verdict_on(state, _num_errors(state))
-
-
-NODES = Nodes(answer=count, reason=list_and_count, split=split_into_parts_of, merge=add_up, errors=errors)
+TASK = Task(
+    name="keyword_count",
+    items="sentences",
+    part_size=4,
+    ask=_ask,
+    ask_to_reason=_ask_to_reason,
+    ask_to_merge=_ask_to_merge,
+    names=("count", "list_and_count", "add_up"),
+    read=read_counts,
+    what="counts",
+    num_errors=lambda state: num_errors(" ".join(state.sentences), state.keywords, dict(state.answer)),
+)
 
 
 # ------------------------------------------------------------------------------------------------ the program
@@ -280,25 +241,13 @@ def keyword_count(
     if not wanted:
         raise OptionError(f"keywords={keywords!r}; allowed are words separated by commas, such as 'tea, coffee'")
     return divide_and_merge(
-        "keyword_count",
-        NODES,
+        TASK,
         start=lambda text: Passage(sentences=parse_text(text), keywords=wanted),
-        goal=_is_right,
-        answer=_answer,
         method=method,
         num_samples=num_samples,
         part_size=part_size,
-        default_part_size=4,
         max_depth=max_depth,
         max_tries=max_tries,
         temperature=temperature,
         max_tokens=max_tokens,
     )
-
-
-def _is_right(state: Passage) -> bool:
-    return state.is_whole and _num_errors(state) == 0
-
-
-def _answer(state: Passage) -> str | None:
-    return None if state.answer is None else str(state)

@@ -216,7 +216,7 @@ def merge(states: tuple[Documents, ...], completion: str) -> Documents:
     """Drafts of the same documents, or merged parts of them, as one."""
     if len({state.parts for state in states}) == 1:
         return _merged(states[0], completion)
-    return _merged(joined(states, documents=tuple(text for state in states for text in state.documents)), completion)
+    return _merged(joined(states, "documents"), completion)
 
 
 @generator

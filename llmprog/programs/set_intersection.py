@@ -7,23 +7,12 @@ second, and what was found is put together.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmprog.errors import InputError
-from llmprog.nodes import Generator, Verdict, checker, generator
 from llmprog.program import Program
-from llmprog.programs.divide_and_merge import (
-    Method,
-    Nodes,
-    Part,
-    answered,
-    divide_and_merge,
-    even_pieces,
-    joined,
-    num_parts_for,
-    verdict_on,
-)
+from llmprog.programs.divide_and_merge import Method, Part, Task, divide_and_merge
 from llmprog.programs.number_lists import parse_numbers, read_numbers
 
 
@@ -91,7 +80,7 @@ def random_sets(count: int, rng: random.Random) -> tuple[tuple[int, ...], tuple[
     return tuple(first), tuple(second)
 
 
-# -------------------------------------------------------------------------------------------------- nodes
+# ------------------------------------------------------------------------------------------------ prompts
 
 _INTERSECT = (
     "Find the numbers that are in both sets. Write them as a list, each once, and nothing else.\n\n"
@@ -123,7 +112,7 @@ def _ask(state: Sets) -> str:
     return _IMPROVE.format(first=first, second=second, answer=list(state.answer))
 
 
-def _ask_for_reasons(state: Sets) -> str:
+def _ask_to_reason(state: Sets) -> str:
     return _REASON.format(first=list(state.first), second=list(state.second))
 
 
@@ -132,40 +121,18 @@ def _ask_to_merge(states: tuple[Sets, ...]) -> str:
     return _MERGE.format(first=first, second=second)
 
 
-def _found(state: Sets, completion: str) -> Sets:
-    return answered(state, completion, read_numbers(completion), "list of numbers")
-
-
-intersect = generator(prompt=_ask, name="intersect")(_found)
-go_through = generator(prompt=_ask_for_reasons, name="go_through")(_found)
-
-
-@generator(prompt=_ask_to_merge, aggregates=True)
-def merge(states: tuple[Sets, ...], completion: str) -> Sets:
-    """The two parts as one, with the list that a completion holds."""
-    both = joined(states, second=tuple(number for state in states for number in state.second))
-    return _found(both, completion)
-
-
-def split_into_parts_of(size: int) -> Generator:
-    """A generator of the first set with parts of at most ``size`` elements of the second."""
-
-    @generator
-    def split(state: Sets) -> Iterator[Sets]:
-        count = num_parts_for(len(state.second), size)
-        for i, piece in enumerate(even_pieces(state.second, count)):
-            yield Sets(parts=(i,), num_parts=count, first=state.first, second=tuple(piece))
-
-    return split
-
-
-@checker
-def errors(state: Sets) -> Verdict:
-    """Minus the number of errors."""
-    return verdict_on(state, None if state.answer is None else num_errors(state.first, state.second, state.answer))
-
-
-NODES = Nodes(answer=intersect, reason=go_through, split=split_into_parts_of, merge=merge, errors=errors)
+TASK = Task(
+    name="set_intersection",
+    items="second",
+    part_size=16,
+    ask=_ask,
+    ask_to_reason=_ask_to_reason,
+    ask_to_merge=_ask_to_merge,
+    names=("intersect", "go_through", "merge"),
+    read=read_numbers,
+    what="list of numbers",
+    num_errors=lambda state: num_errors(state.first, state.second, state.answer),
+)
 
 
 # ------------------------------------------------------------------------------------------------ the program
@@ -194,15 +161,11 @@ def set_intersection(
         max_tokens: Longest reply, in the model's tokens.
     """
     return divide_and_merge(
-        "set_intersection",
-        NODES,
+        TASK,
         start=_first_state,
-        goal=_is_right,
-        answer=_answer,
         method=method,
         num_samples=num_samples,
         part_size=part_size,
-        default_part_size=16,
         max_depth=max_depth,
         max_tries=max_tries,
         temperature=temperature,
@@ -213,11 +176,3 @@ def set_intersection(
 def _first_state(text: str) -> Sets:
     first, second = parse_sets(text)
     return Sets(first=first, second=second)
-
-
-def _is_right(state: Sets) -> bool:
-    return state.is_whole and state.answer is not None and not num_errors(state.first, state.second, state.answer)
-
-
-def _answer(state: Sets) -> str | None:
-    return None if state.answer is None else str(state)

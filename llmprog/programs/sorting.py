@@ -8,22 +8,11 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmprog.nodes import Generator, Verdict, checker, generator
 from llmprog.program import Program
-from llmprog.programs.divide_and_merge import (
-    Method,
-    Nodes,
-    Part,
-    answered,
-    divide_and_merge,
-    even_pieces,
-    joined,
-    num_parts_for,
-    verdict_on,
-)
+from llmprog.programs.divide_and_merge import Method, Part, Task, divide_and_merge
 from llmprog.programs.number_lists import parse_numbers, read_numbers
 
 
@@ -61,7 +50,7 @@ def random_numbers(count: int, rng: random.Random) -> tuple[int, ...]:
     return tuple(rng.randrange(10) for _ in range(count))
 
 
-# -------------------------------------------------------------------------------------------------- nodes
+# ------------------------------------------------------------------------------------------------ prompts
 
 _SORT = (
     "Sort the list of numbers in ascending order. Keep every number as often as it is there. Write the sorted list and "
@@ -90,7 +79,7 @@ def _ask(state: Numbers) -> str:
     return _IMPROVE.format(given=list(state.given), answer=list(state.answer))
 
 
-def _ask_for_reasons(state: Numbers) -> str:
+def _ask_to_reason(state: Numbers) -> str:
     return _REASON.format(given=list(state.given))
 
 
@@ -99,40 +88,18 @@ def _ask_to_merge(states: tuple[Numbers, ...]) -> str:
     return _MERGE.format(first=first, second=second)
 
 
-def _sorted_by_model(state: Numbers, completion: str) -> Numbers:
-    return answered(state, completion, read_numbers(completion), "list of numbers")
-
-
-sort = generator(prompt=_ask, name="sort")(_sorted_by_model)
-count_and_sort = generator(prompt=_ask_for_reasons, name="count_and_sort")(_sorted_by_model)
-
-
-@generator(prompt=_ask_to_merge, aggregates=True)
-def merge(states: tuple[Numbers, ...], completion: str) -> Numbers:
-    """The two parts as one, with the merged list that a completion holds."""
-    both = joined(states, given=tuple(number for state in states for number in state.given))
-    return _sorted_by_model(both, completion)
-
-
-def split_into_parts_of(size: int) -> Generator:
-    """A generator of parts of at most ``size`` numbers, as equal as they can be."""
-
-    @generator
-    def split(state: Numbers) -> Iterator[Numbers]:
-        count = num_parts_for(len(state.given), size)
-        for i, piece in enumerate(even_pieces(state.given, count)):
-            yield Numbers(parts=(i,), num_parts=count, given=tuple(piece))
-
-    return split
-
-
-@checker
-def errors(state: Numbers) -> Verdict:
-    """Minus the number of errors."""
-    return verdict_on(state, None if state.answer is None else num_errors(state.given, state.answer))
-
-
-NODES = Nodes(answer=sort, reason=count_and_sort, split=split_into_parts_of, merge=merge, errors=errors)
+TASK = Task(
+    name="sorting",
+    items="given",
+    part_size=16,
+    ask=_ask,
+    ask_to_reason=_ask_to_reason,
+    ask_to_merge=_ask_to_merge,
+    names=("sort", "count_and_sort", "merge"),
+    read=read_numbers,
+    what="list of numbers",
+    num_errors=lambda state: num_errors(state.given, state.answer),
+)
 
 
 # ------------------------------------------------------------------------------------------------ the program
@@ -161,15 +128,11 @@ def sorting(
         max_tokens: Longest reply, in the model's tokens.
     """
     return divide_and_merge(
-        "sorting",
-        NODES,
+        TASK,
         start=_first_state,
-        goal=_is_sorted,
-        answer=_answer,
         method=method,
         num_samples=num_samples,
         part_size=part_size,
-        default_part_size=16,
         max_depth=max_depth,
         max_tries=max_tries,
         temperature=temperature,
@@ -179,11 +142,3 @@ def sorting(
 
 def _first_state(text: str) -> Numbers:
     return Numbers(given=parse_numbers(text, "sorting"))
-
-
-def _is_sorted(state: Numbers) -> bool:
-    return state.is_whole and state.answer is not None and not num_errors(state.given, state.answer)
-
-
-def _answer(state: Numbers) -> str | None:
-    return None if state.answer is None else str(state)

@@ -202,7 +202,7 @@ class GraphOfThoughts(Controller):
         if plan is None:
             self.outputs[name] = inputs
             return
-        if plan not in operation.plans:
+        if not isinstance(plan, str) or plan not in operation.plans:
             known = ", ".join(map(repr, operation.plans))
             raise DeclarationError(f"operation {name!r} chose {plan!r}; its plans are {known}, and None ends it")
         self.chosen[name] = [*before, plan]

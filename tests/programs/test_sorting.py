@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from llmprog import compile_program
+from llmprog import Verdict, compile_program
 from llmprog.backends import ScriptedBackend
 from llmprog.errors import InputError, OptionError
-from llmprog.programs.divide_and_merge import even_pieces, num_parts_for
+from llmprog.programs.divide_and_merge import error_counter, even_pieces, num_parts_for
 from llmprog.programs.number_lists import parse_numbers, read_numbers
-from llmprog.programs.sorting import NODES, Numbers, errors, num_errors, random_numbers, sorting
+from llmprog.programs.sorting import TASK, Numbers, num_errors, random_numbers, sorting
 from llmprog.terminal import program_lines
 
 NUMBERS = "3 1 4 1 5 9 2 6"
@@ -211,10 +211,12 @@ def test_the_same_seed_makes_the_same_graph():
 
 
 def test_what_a_rule_says():
+    errors = error_counter(TASK)
     assert errors(Numbers(given=(2, 1))).score == 0.0
     assert errors(Numbers(given=(2, 1), answer=(2, 1))).score == -1.0
     assert errors(Numbers(given=(2, 1), answer=(2, 1))).reason == "1 error"
-    assert not errors(NODES.answer(Numbers(given=(2, 1)), "nothing")).valid
+    refused = TASK.answered(Numbers(given=(2, 1)), "nothing")
+    assert errors(refused) == Verdict(valid=False, reason="the reply holds no list of numbers")
 
 
 def test_the_operations_can_be_drawn():
