@@ -384,7 +384,10 @@ class LocalBackend:
 def _path_of(model: str, backend_id: str) -> Path:
     """Where the model called ``model`` lies."""
     if model != "smollm2":
-        return Path(model).expanduser()
+        path = Path(model).expanduser()
+        if not path.exists() and path.name == model and not path.suffix:  # a name rather than a path
+            raise OptionError.unknown("local model", model, ["local:puzzles", "local:smollm2", "local:PATH"])
+        return path
     found = find_spec(SMOLLM2_PACKAGE)
     if found is None or not found.submodule_search_locations:
         raise ModelFileError(NO_SMOLLM2, backend=backend_id)
