@@ -119,7 +119,7 @@ def test_an_unsolvable_puzzle_exits_3_and_says_so() -> None:
         (["run", "game24", "4 9 10 13", "--backend", "nope"], "unknown backend 'nope'; known: anthropic:"),
         (["run", "game24", "4 9 10 13", "--backend", "local:nope"], "nope"),
         (["run", "game24", "4 9 10 999"], "999"),
-        (["run", "chess", "e4"], "unknown program 'chess'; known: arithmetic, chain_of_thought, "),
+        (["run", "chess", "e4"], "unknown program 'chess'; known: arithmetic, best_of_n, "),
         (["run", "no/such/file.py:program", "1"], "no file 'no/such/file.py'"),
         (["show", "chess"], "unknown program 'chess'"),
     ],
