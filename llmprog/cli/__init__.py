@@ -8,6 +8,7 @@ from llmprog.cli import bench as bench
 from llmprog.cli import export as export
 from llmprog.cli import jobs as jobs
 from llmprog.cli import listing as listing
+from llmprog.cli import new as new
 from llmprog.cli import resume as resume
 from llmprog.cli import run as run
 from llmprog.cli import runs as runs

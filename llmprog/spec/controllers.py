@@ -21,6 +21,7 @@ from llmprog.programs.catalog import section_helps
 from llmprog.search import (
     BetaStop,
     Controller,
+    LearnedPolicy,
     Operation,
     OperationGraph,
     Policy,
@@ -29,6 +30,7 @@ from llmprog.search import (
     StoppingRule,
     TreeController,
     WindowStop,
+    load_policy,
 )
 from llmprog.signatures import union_members
 from llmprog.spec.outside import Outside, name_of
@@ -60,6 +62,16 @@ class Made(Part):
                 scope.report(str(error))
 
 
+class PolicyFile(Part):
+    """A learned policy: a file that ``llmprog train-policy`` wrote, by its path from this file."""
+
+    file: Text
+
+    def make(self, outside: Outside) -> LearnedPolicy:
+        """The policy."""
+        return load_policy(outside.folder / self.file)
+
+
 class MadeChoice(OneOf):
     """One of several values of the library."""
 
@@ -69,7 +81,7 @@ class MadeChoice(OneOf):
 
 
 def _made(value: Any, outside: Outside) -> Any:
-    if isinstance(value, Made | MadeChoice):
+    if isinstance(value, Made | MadeChoice | PolicyFile):
         return value.make(outside)
     if isinstance(value, FunctionName):
         return value.find_in(outside)
@@ -187,6 +199,7 @@ def _annotation(hint: Any) -> Any:
     known: Mapping[Any, Callable[[], Any]] = {
         StoppingRule: stopping_form,
         Policy: policy_form,
+        LearnedPolicy: lambda: PolicyFile,
         OperationGraph: lambda: dict[Text, operation_form()],  # type: ignore[misc]  # a model that is made here
     }
     return known[hint]() if hint in known else None

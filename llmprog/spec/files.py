@@ -178,7 +178,10 @@ def _said(fault: dict[str, Any]) -> str:
         return _FROM_PYDANTIC[kind].format(key=fault["loc"][-1], given=_shown(given))
     message = str(fault["msg"])
     text = message[0].lower() + message[1:]
-    return text if isinstance(given, dict | list | tuple) else f"{text}; it is {_shown(given)}"
+    says_all = kind in ("text", "flag", "one_of") or isinstance(
+        given, dict | list | tuple
+    )  # our own say what was given
+    return text if says_all else f"{text}; it is {_shown(given)}"
 
 
 def _shown(value: Any) -> str:

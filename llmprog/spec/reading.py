@@ -278,7 +278,10 @@ class OneOf(Part):
 
     @model_serializer(mode="wrap")
     def _written(self, handler: SerializerFunctionWrapHandler) -> Any:
-        form = {name: value for name, value in handler(self).items() if value is not None}
+        written = handler(self)
+        if not isinstance(written, dict):  # of a model within its like, pydantic's handler has been here already
+            return written
+        form = {name: value for name, value in written.items() if value is not None}
         return next(iter(form)) if form and next(iter(form.values())) == {} else form
 
     @classmethod
