@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from llmprog.arithmetic import ExpressionError, parse
 from llmprog.backends.remote.protocols.reasoning import split_reasoning
-from llmprog.errors import InputError
+from llmprog.errors import InputError, OptionError
 from llmprog.nodes import Generator, generator
 from llmprog.programs.answers import AnswerForm, Reader, answer_reader, json_form
 from llmprog.programs.arithmetic import WORKED_EXAMPLE
@@ -90,7 +90,7 @@ class Asking:
             InputError: The examples cannot be read.
         """
         if examples is None and num_examples is not None:
-            raise InputError(f"num_examples={num_examples} has no effect without examples=FILE")
+            raise OptionError(f"num_examples={num_examples} has no effect without examples=FILE")
         shots = () if examples is None else read_examples(examples, num_examples)
         read = answer_reader(answer, pattern=pattern, path=path)
         return cls(style=style, read=read, form=answer, path=path or "answer", examples=shots, system=system)

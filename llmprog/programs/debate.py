@@ -130,7 +130,7 @@ def _plan(num_debaters: int, num_rounds: int, decider: str) -> OperationGraph:
     plan: dict[str, Operation] = {"seats": Generate(generator="seats")}
     last: tuple[str, ...] = ("seats",)
     for round_number in range(1, num_rounds + 1):
-        names = tuple(f"round {round_number}, debater {number}" for number in range(1, num_debaters + 1))
+        names = tuple(f"debater {number} in round {round_number}" for number in range(1, num_debaters + 1))
         for number, name in enumerate(names, 1):
             plan[name] = Aggregate(generator=f"debater_{number}", after=last)
         last = names

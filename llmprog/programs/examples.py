@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmprog.errors import InputError
+from llmprog.errors import InputError, OptionError
 
 _MAX_BYTES = 1_000_000  # all of it stands in every prompt
 _FORMATS = (".jsonl", ".csv", ".yaml", ".yml")
@@ -49,10 +49,11 @@ def read_examples(path: str | Path, num_examples: int | None = None) -> tuple[Ex
     Raises:
         InputError: The file cannot be read, an example lacks something, or there are fewer than were asked for. All
             faults of the examples are listed.
+        OptionError: None are asked for.
     """
     path = Path(path)
     if num_examples is not None and num_examples < 1:
-        raise InputError(f"num_examples={num_examples}; allowed is a whole number >= 1; leave out examples= for none")
+        raise OptionError(f"num_examples={num_examples}; allowed is a whole number >= 1; leave out examples= for none")
     if path.suffix not in _FORMATS:
         raise InputError(f"examples={str(path)!r}; allowed are files that end with {', '.join(_FORMATS)}")
     try:

@@ -8,7 +8,7 @@ import pytest
 
 from llmprog.backends import ScriptedBackend
 from llmprog.compile import compile_program
-from llmprog.errors import InputError
+from llmprog.errors import InputError, OptionError
 from llmprog.programs.chain_of_thought import chain_of_thought
 from llmprog.programs.examples import Example, read_examples
 from llmprog.programs.io import io
@@ -69,9 +69,9 @@ def test_what_cannot_be_is_refused(tmp_path: Path, examples: str) -> None:
         read_examples(tmp_path / "none.csv")
     with pytest.raises(InputError, match="are 2, wanted are 3"):
         read_examples(examples, 3)
-    with pytest.raises(InputError, match="num_examples=0"):
+    with pytest.raises(OptionError, match="num_examples=0"):
         read_examples(examples, 0)
-    with pytest.raises(InputError, match="no effect without examples"):
+    with pytest.raises(OptionError, match="no effect without examples"):
         io(num_examples=2)
     (tmp_path / "latin.csv").write_bytes(b"question,answer\n\xe9,1\n")
     with pytest.raises(InputError, match=r"not UTF-8 \(byte 16\)"):
