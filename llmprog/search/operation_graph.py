@@ -15,6 +15,8 @@ from llmprog.search.thought_graph import Thought
 
 Choice: TypeAlias = Callable[[tuple[Thought, ...]], str | None]
 
+_WITHIN = ": "  # between the name of a Decide and those of the operations it chose, so in no name itself
+
 
 @dataclass(frozen=True)
 class OperationGraph:
@@ -63,8 +65,8 @@ class OperationGraph:
             yield "no operations; give at least one"
         known: list[str] = []
         for name, operation in self.operations.items():
-            if not isinstance(name, str) or not name:
-                yield f"{name!r} names an operation; allowed is a non-empty text"
+            if not isinstance(name, str) or not name or _WITHIN in name:
+                yield f"{name!r} names an operation; allowed is a non-empty text without {_WITHIN!r}"
             if not isinstance(operation, Operation) or type(operation) in (Operation, Generating):
                 yield f"operation {name!r} is {operation!r}; allowed are Generate(...), KeepBest(...) and the like"
                 continue
@@ -93,7 +95,7 @@ class OperationGraph:
             yield prefix + name, operation
             if isinstance(operation, Decide):
                 for plan, graph in operation.plans.items():
-                    yield from graph.all_steps(f"{prefix}{name}: {plan}: ")
+                    yield from graph.all_steps(f"{prefix}{name}{_WITHIN}{plan}{_WITHIN}")
 
     def __str__(self) -> str:
         return "\n".join(self._lines("start"))
@@ -124,7 +126,7 @@ class OperationGraph:
             if not isinstance(operation, Decide):
                 continue
             for plan, graph in operation.plans.items():
-                inner = f"{prefix}{name}: {plan}: "
+                inner = f"{prefix}{name}{_WITHIN}{plan}{_WITHIN}"
                 yield f"{margin}subgraph {_quoted('cluster ' + inner)} {{"
                 yield f"{margin}  label={_quoted(plan)};"
                 yield from graph._dot_lines(inner, prefix + name, margin + "  ")
@@ -178,7 +180,7 @@ class Step:
 
 def round_of(decide: str, number: int) -> str:
     """What a round of a ``Decide`` is called; its steps' names begin with it. Rounds count from 1."""
-    return f"{decide} {number}: "
+    return f"{decide} {number}{_WITHIN}"
 
 
 def unfold(graph: OperationGraph, chosen: Mapping[str, Sequence[str]], within: str = "") -> dict[str, Step]:

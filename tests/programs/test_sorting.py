@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from llmprog import Verdict, compile_program
+from llmprog import Verdict, compile_program, open_store
 from llmprog.backends import ScriptedBackend
 from llmprog.errors import InputError, OptionError
 from llmprog.programs.divide_and_merge import error_counter, even_pieces, num_parts_for
@@ -202,6 +202,18 @@ def test_a_budget_leaves_the_best_part_so_far():
     result = sorting().run(numbers, backend=sorter(0.05), seed=1, budget="calls=12")
     assert (result.stopped, result.usage.calls, result.solved) == ("budget", 12, False)
     assert re.fullmatch(r"[\d ]+ \(part \d of 4\)", result.answer)
+
+
+def test_a_run_that_a_budget_stopped_goes_on_where_it_was(tmp_path):
+    numbers = " ".join(map(str, random_numbers(64, random.Random(1))))
+    options = {"seed": 1, "store": open_store(tmp_path)}
+    stopped = sorting().run(numbers, backend=sorter(0.05), budget="calls=25", max_in_flight=1, **options)
+    assert stopped.stopped == "budget"
+    backend = sorter(0.05)
+    result = sorting().run(numbers, backend=backend, resume=stopped.run_id, max_in_flight=1, **options)
+    alone = sorting().run(numbers, backend=sorter(0.05), seed=1, max_in_flight=1)
+    assert result.graph.to_json() == alone.graph.to_json()
+    assert result.usage.calls == alone.usage.calls == 25 + sum(request.num_samples for request in backend.requests)
 
 
 def test_the_same_seed_makes_the_same_graph():
