@@ -71,7 +71,7 @@ def test_the_paragraph_that_makes_the_question_likeliest_comes_first():
 
 
 def test_an_answer_cites_the_paragraphs_it_was_reasoned_from():
-    result = evidence_qa(num_paragraphs=1, num_steps=2, paragraphs=None).run(
+    result = evidence_qa(num_paragraphs=1).run(
         json.dumps({"question": "When do dogs bark?", "paragraphs": [{"id": "night", "text": PARAGRAPHS[2]}]}),
         backend=Likely(lambda text, sample: "Answer: at night" if "Known so far" in text else "They bark when dark."),
         seed=1,
@@ -102,6 +102,13 @@ def test_chains_that_agree_win_and_ties_go_to_what_is_better_supported():
     assert tied.answer.text == max(scores, key=scores.get)
 
 
+def test_a_single_chain_is_not_judged():
+    backend = Likely(says)
+    result = evidence_qa(filter=False, num_paragraphs=1, num_steps=2).run(QUESTION, backend=backend, seed=1)
+    assert result.usage.calls == len(backend.requests) == 2
+    assert backend.scored == []
+
+
 def test_without_the_filter_the_first_paragraphs_are_taken():
     backend = Likely(says)
     result = evidence_qa(filter=False, num_paragraphs=2, num_steps=1).run(QUESTION, backend=backend, seed=1)
@@ -116,7 +123,7 @@ def test_a_backend_without_likelihoods_is_asked_to_rate_with_a_warning(caplog):
         return "8" if "How well does" in text else says(text, sample)
 
     with caplog.at_level(logging.WARNING):
-        result = evidence_qa(num_paragraphs=1, num_steps=1).run(QUESTION, backend=ScriptedBackend(reply), seed=1)
+        result = evidence_qa(num_paragraphs=2, num_steps=1).run(QUESTION, backend=ScriptedBackend(reply), seed=1)
     assert "gives no likelihoods" in caplog.text
     assert str(result.answer) == "at night [3]"
     assert result.thought.score == 0.8

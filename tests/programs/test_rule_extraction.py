@@ -36,6 +36,7 @@ def test_a_right_reply():
     assert rules == (Rule("dogs", "must", "be on a lead", ("in the park",), LEAD),)
     assert str(rules[0]) == "dogs must be on a lead if in the park"
     assert read_reply(reply_of(), LEAD) == ((), ())
+    assert read_reply(f"{{so}} it is {reply_of(entry())}", LEAD)[0] == rules
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,7 @@ def test_a_right_reply():
     [
         ("no rules here", "there is no JSON object"),
         ('{"rules": [', "it is no JSON"),
+        ('{"rules": [{"who": "dogs"}, "modality": "must"]}', "it is no JSON"),  # not the faults of the object within
         ("{}", "'rules' is a required property"),
         (reply_of(entry(modality="should")), "'should' is not one of"),
         (reply_of(entry(conditions="always")), "is not of type 'array'"),

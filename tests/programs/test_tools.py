@@ -14,6 +14,7 @@ from llmprog.errors import InputError, OptionError
 from llmprog.programs.evidence_qa import bundled_paragraphs
 from llmprog.programs.tools import BM25Index, Turn, calculate, search_documents, tools
 from llmprog.programs.tools.program import read_turn
+from llmprog.types import Completion
 
 TEXTS = ["the cat sat on the mat", "the dog sat", "a bird sang", ""]
 
@@ -109,6 +110,12 @@ def test_a_reply_without_an_action_is_told_so():
     assert result.answer == "yes"
     assert "no action was found" in backend.requests[1].prompt.text
     assert "the answer is missing" in backend.requests[2].prompt.text
+
+
+def test_a_reply_that_is_cut_is_a_turn():
+    cut = Completion(text="Thought: let me think about", finish_reason="length")
+    backend = ScriptedBackend(lambda text, sample: "Action: answer[yes]" if "Result:" in text else cut)
+    assert tools().run("Well?", backend=backend, seed=1).answer == "yes"
 
 
 def test_without_an_answer_it_says_so():

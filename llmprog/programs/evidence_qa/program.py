@@ -261,7 +261,8 @@ def evidence_qa(
             rank(num_paragraphs, filter, max_tokens),
             reason(num_steps, num_samples, temperature, max_tokens),
         ],
-        checkers=[support(num_steps, max_tokens)],
+        # Of a single chain there is nothing to choose.
+        checkers=[support(num_steps, max_tokens)] if num_paragraphs * num_samples > 1 else [],
         controller=ConsistentBeam(beam_width=beam_width, max_depth=num_steps + 1),
         goal=_is_finished,
         answer=_cited,

@@ -11,6 +11,7 @@ from typing import Any
 
 MODALITIES = ("must", "must not", "may")
 _MAX_REPLY = 50_000
+_MAX_BRACES = 20  # a hostile reply may consist of them
 _MAX_FAULTS = 5  # as many as a model is told of at once
 
 SCHEMA: dict[str, Any] = {
@@ -140,17 +141,23 @@ def read_reply(reply: str, sentence: str) -> tuple[tuple[Rule, ...], tuple[str, 
 
 
 def _json_object(text: str) -> tuple[Any, str]:
-    """The first JSON object in a text, or ``None`` and why there is none."""
+    """The first JSON object with ``rules``, else the one the text begins with; or ``None`` and why there is none."""
     decoder = json.JSONDecoder()
-    fault = "there is no JSON object"
+    first, fault = None, "there is no JSON object"
     for tries, match in enumerate(re.finditer(r"\{", text)):
-        if tries == 20:  # a hostile reply may consist of braces
+        if tries == _MAX_BRACES:
             break
         try:
-            return decoder.raw_decode(text, match.start())[0], ""
+            value = decoder.raw_decode(text, match.start())[0]
         except (ValueError, RecursionError) as error:
-            fault = f"it is no JSON: {error}" if tries == 0 else fault
-    return None, fault
+            if tries == 0:
+                fault = f"it is no JSON: {error}"
+            continue
+        if "rules" in value:
+            return value, ""
+        if tries == 0:
+            first = value
+    return first, fault
 
 
 def _plain(text: str) -> str:

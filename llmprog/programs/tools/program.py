@@ -145,6 +145,10 @@ def _tool_of(trace: Trace) -> str:
     return {"answer": "conclude", "none": "remind"}.get(action, action)
 
 
+def _has_new_turn(trace: Trace) -> bool:
+    return bool(trace.turns) and not trace.turns[-1].observation
+
+
 def _has_answer(trace: Trace) -> bool:
     return trace.answer is not None
 
@@ -196,7 +200,9 @@ def tools(
         },
         name="act",
     )
-    turn = InOrder(Program(generators=[think], controller=BestOfN(num_samples=1), name="reason"), act, name="turn")
+    # A reply that is cut at its longest is a turn, too: what it lacks is said of it in the next.
+    reason = Program(generators=[think], controller=BestOfN(num_samples=1), goal=_has_new_turn, name="reason")
+    turn = InOrder(reason, act, name="turn")
     return InOrder(
         Apply(parse_question, name="question"),
         Loop(turn, until=_has_answer, max_rounds=max_rounds, name="turns"),
