@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from llmprog.backends import ScriptedBackend
+from llmprog.backends.replay import ReplayBackend
 from llmprog.errors import InputError, OptionError
 from llmprog.programs.evidence_qa import (
     CitedAnswer,
@@ -127,6 +129,25 @@ def test_a_backend_without_likelihoods_is_asked_to_rate_with_a_warning(caplog):
     assert "gives no likelihoods" in caplog.text
     assert str(result.answer) == "at night [3]"
     assert result.thought.score == 0.8
+
+
+def test_a_form_that_was_not_filled_is_no_answer():
+    backend = Likely(lambda text, sample: "Answer: <the answer>" if "Cats purr" in text else "at night")
+    result = evidence_qa(filter=False, num_paragraphs=2, num_steps=1).run(QUESTION, backend=backend, seed=1)
+    assert (str(result.answer), result.votes.num_samples) == ("at night [2]", 1)
+
+
+def test_on_a_recorded_model():
+    """SmolLM2's real likelihoods and replies, as the page of the program shows them."""
+    recording = Path(__file__).parents[2] / "docs/recordings/evidence_qa.jsonl"
+    program = evidence_qa(num_steps=1, max_tokens=40)
+    result = program.run("How do bats find their prey at night?", backend=ReplayBackend(recording), seed=1)
+    best, second, _ = result.graph.states[1].ranking
+    assert best.paragraph.id == "animal-bat"
+    assert best.gain > second.gain + 0.5
+    assert "echolocation" in result.answer.text
+    assert result.answer.cited == ("animal-bat",)
+    assert result.usage.calls == len(bundled_paragraphs()) + 1 + 3 + 2 * 2
 
 
 def test_a_model_that_says_nothing_leaves_the_question_open():

@@ -33,6 +33,7 @@ from llmprog.search.voting import Tally, canonical_answer
 from llmprog.tasks import gather_or_cancel
 
 _MAX_STEP = 500  # characters of a reply that are kept
+_BLANK_FORM = re.compile(r"<[^<>]*\banswer\b[^<>]*>", re.IGNORECASE)  # the form that was to be filled
 _CITATION = re.compile(r"\s*\[[^\[\]]*\]\s*\Z")
 
 
@@ -181,7 +182,7 @@ def reason(num_steps: int, num_samples: int, temperature: float, max_tokens: int
         for ranked, completions in zip(state.ranking, replies, strict=True):
             for completion in completions:
                 line = _first_line(completion.text)
-                if line:
+                if line and not _BLANK_FORM.search(line):
                     step = Step(line, ranked.paragraph)
                     answer = stated_answer(completion.text[:_MAX_STEP]) or (line if is_last else None)
                     yield Chain(state.task, state.ranking, (*state.steps, step), answer)
