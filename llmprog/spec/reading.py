@@ -89,6 +89,7 @@ class Scope:
     document: Document
     outside: Outside
     places: dict[int, Path] = field(default_factory=dict)
+    handed_on: Any = None  # what was read last, and is now handed to pydantic
     fields: list[Fields] = field(default_factory=list)
     _open: list[Path] = field(default_factory=list)
 
@@ -212,6 +213,8 @@ class Part(BaseModel):
     @classmethod
     def _read(cls, data: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
         scope: Scope | None = info.context
+        if scope is not None and data is scope.handed_on:
+            return handler(data)  # of models that contain their like, pydantic runs this twice, one within the other
         given = cls.written_out(data)
         if scope is None or isinstance(data, cls):
             return handler(given)
@@ -226,6 +229,7 @@ class Part(BaseModel):
                 cls.check(given, scope)
                 if not issubclass(cls, OneOf):  # what was reported hides nothing else
                     given = {key: value for key, value in given.items() if key in known}
+            scope.handed_on = given
             made = handler(given)
             made.check_made(scope)
             return made
