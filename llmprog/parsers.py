@@ -16,7 +16,7 @@ from llmprog.arithmetic import canonical_number
 _MAX_TEXT = 200_000  # the end of a longer text is what is read
 _MAX_JSON_TRIES = 1_000
 _EXACT = re.compile(r"(?<![\w.])[-−+]?\$?\d{1,40}(?:,\d{3})*(?:\.\d{1,40})?(?:/\d{1,40})?")
-_BULLET = re.compile(r"^\s*(?:[-*•+]\s+|\(?\d{1,4}[.):]\s+|#{1,6}\s+)+")
+_BULLET = re.compile(r"^\s*(?:[-*•+]\s+|\(?\d{1,4}[.)]\s+|#{1,6}\s+)+")
 _JSON_START = re.compile(r"[\[{]")
 _JSON_STEP = re.compile(r"\.?([A-Za-z_][\w-]*)|\[(\*|-?\d{1,6})\]")
 _JSON_PATH = re.compile(rf"\$?(?:{_JSON_STEP.pattern})*")
