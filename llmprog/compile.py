@@ -10,7 +10,7 @@ import collections.abc
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -337,9 +337,15 @@ def _node_attributes(node: Node) -> dict[str, Any]:
     if node.prompt is not None:
         attributes |= {
             "n": node.n,
-            "prompt": node.prompt if isinstance(node.prompt, str) else function_name(node.prompt),
+            "prompt": node.prompt if isinstance(node.prompt, str) else _prompt_text(node.prompt),
         }
     return attributes
+
+
+def _prompt_text(function: Callable[..., Any]) -> str:
+    """What a prompt function shows of itself as ``text``, else its name."""
+    text = getattr(function, "text", None)
+    return text if isinstance(text, str) else function_name(function)
 
 
 def _content(program: Program) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from llmprog.spec.controllers import controller_form, form_of, stopping_form
 from llmprog.spec.documents import UNLIKE_YAML, plain_value
 from llmprog.spec.generators import ParseInto
 from llmprog.spec.outside import name_of
-from llmprog.spec.prompts import WRITTEN_PROMPTS
+from llmprog.spec.prompts import WrittenPrompt
 from llmprog.spec.searches import KeepsGoal, KeyFields, OfState
 from llmprog.spec.states import Start
 from llmprog.spec.tools import HoldsOf, JoinAnswers, KeyOf, UseTool
@@ -146,8 +146,8 @@ class _Writer:
 
     def _node(self, node: Node, where: str) -> Form:
         form: Form = {"name": node.name}
-        prompt = node.prompt
-        if isinstance(prompt, WRITTEN_PROMPTS):
+        prompt: Any = node.prompt
+        if isinstance(prompt, WrittenPrompt):
             form["prompt"] = prompt.form.form()
         elif callable(prompt):
             form["prompt"] = self._function(prompt, f"{where}node {node.name!r}: prompt")

@@ -294,25 +294,28 @@ _KINDS: dict[str, type[Named]] = {
 
 
 def kind_of(data: Any) -> str:
-    """Which kind of program something is, by its keys; a search, where none of the others' is there."""
+    """Which kind of program something is, by its keys; a search, where none of the others' is there.
+
+    Kinds are in angle brackets, so that none is taken for a key where a fault is looked for.
+    """
     if isinstance(data, str):
-        return "program"
+        return "<program>"
     if isinstance(data, Named):
-        return next((kind for kind, form in _KINDS.items() if isinstance(data, form)), "search")
-    return next((kind for kind in _KINDS if isinstance(data, dict) and kind in data), "search")
+        return next((f"<{kind}>" for kind, form in _KINDS.items() if isinstance(data, form)), "<search>")
+    return next((f"<{kind}>" for kind in _KINDS if isinstance(data, dict) and kind in data), "<search>")
 
 
 AnyProgram: TypeAlias = Annotated[
-    Annotated[SearchForm, Tag("search")]
-    | Annotated[ReferenceForm, Tag("program")]
-    | Annotated[SequenceForm, Tag("sequence")]
-    | Annotated[MapForm, Tag("map")]
-    | Annotated[ParallelForm, Tag("parallel")]
-    | Annotated[BranchForm, Tag("branch")]
-    | Annotated[LoopForm, Tag("loop")]
-    | Annotated[ReduceForm, Tag("reduce")]
-    | Annotated[VoteForm, Tag("vote")]
-    | Annotated[ApplyForm, Tag("apply")],
+    Annotated[SearchForm, Tag("<search>")]
+    | Annotated[ReferenceForm, Tag("<program>")]
+    | Annotated[SequenceForm, Tag("<sequence>")]
+    | Annotated[MapForm, Tag("<map>")]
+    | Annotated[ParallelForm, Tag("<parallel>")]
+    | Annotated[BranchForm, Tag("<branch>")]
+    | Annotated[LoopForm, Tag("<loop>")]
+    | Annotated[ReduceForm, Tag("<reduce>")]
+    | Annotated[VoteForm, Tag("<vote>")]
+    | Annotated[ApplyForm, Tag("<apply>")],
     Discriminator(kind_of),
 ]
 

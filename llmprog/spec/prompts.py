@@ -85,6 +85,19 @@ class PromptForm(Part):
     def _written(self, handler: SerializerFunctionWrapHandler) -> Any:
         return self.user if self.is_plain else handler(self)
 
+    @property
+    def text(self) -> str:
+        """It for people: each template behind the role it is for."""
+        lines = [f"system: {self.system}"] if self.system is not None else []
+        lines += [f"user: {example.user}\nassistant: {example.assistant}" for example in self.examples]
+        lines.append(f"user: {self.user}")
+        if self.prefix:
+            lines.append(f"assistant: {self.prefix}…")
+        if self.fill:
+            gaps = (f"<{part.blank} tokens>" if isinstance(part, Gap) else part for part in self.fill)
+            lines.append(f"fill: {''.join(gaps)}")
+        return "\n".join(lines)
+
     def rendered(self, lookup: Callable[[str], Any]) -> Prompt | Template:
         """The prompt for what ``lookup`` knows."""
         messages = [] if self.system is None else [Message("system", render(self.system, lookup))]
@@ -128,20 +141,28 @@ def known_names(about: About, fields: Sequence[str] | None) -> tuple[str, ...] |
 
 
 @dataclass(frozen=True, slots=True)
-class PromptOfState:
-    """The prompt of a checker, of its state."""
+class WrittenPrompt:
+    """The function that stands for a prompt that was written in a file."""
 
     form: PromptForm
+
+    @property
+    def text(self) -> str:
+        """The prompt for people."""
+        return self.form.text
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOfState(WrittenPrompt):
+    """The prompt of a checker, of its state."""
 
     def __call__(self, state: Any) -> Prompt | Template:
         return self.form.rendered(lambda name: state if name == "state" else getattr(state, name))
 
 
 @dataclass(frozen=True, slots=True)
-class PromptOfStateAndHint:
+class PromptOfStateAndHint(WrittenPrompt):
     """The prompt of a generator, of its state and of what the controller has to say."""
-
-    form: PromptForm
 
     def __call__(self, state: Any, hint: Hint) -> Prompt | Template:
         def lookup(name: str) -> Any:
@@ -153,10 +174,8 @@ class PromptOfStateAndHint:
 
 
 @dataclass(frozen=True, slots=True)
-class PromptOfMany:
+class PromptOfMany(WrittenPrompt):
     """The prompt of a vote, or of a generator that aggregates, of all its states."""
-
-    form: PromptForm
 
     def __call__(self, states: tuple[Any, ...]) -> Prompt | Template:
         listed = "\n".join(f"Choice {i}:\n{format_value(state)}" for i, state in enumerate(states, 1))
@@ -164,10 +183,8 @@ class PromptOfMany:
 
 
 @dataclass(frozen=True, slots=True)
-class PromptOfTwo:
+class PromptOfTwo(WrittenPrompt):
     """The prompt of a comparison, of both its states."""
-
-    form: PromptForm
 
     def __call__(self, first: Any, second: Any) -> Prompt | Template:
         return self.form.rendered({"first": first, "second": second}.__getitem__)
@@ -180,6 +197,3 @@ _SOURCES: Mapping[About, Callable[[PromptForm], Callable[..., Prompt | Template]
     "aggregate": PromptOfMany,
     "pairwise": PromptOfTwo,
 }
-
-WRITTEN_PROMPTS = (PromptOfState, PromptOfStateAndHint, PromptOfMany, PromptOfTwo)
-"""The functions that stand for a prompt that was written in a file."""

@@ -257,9 +257,7 @@ class OneOf(Part):
         if isinstance(data, str):
             data = {data: {}}
         if not isinstance(data, dict):
-            raise PydanticCustomError(
-                "one_of", "a {what} is a name or {{name: parameters}}; names: {names}", cls._naming()
-            )
+            raise PydanticCustomError("one_of", "a {what} is a name or {form}; names: {names}", cls._naming())
         if len(data) != 1:
             raise PydanticCustomError(
                 "one_of", "give one {what}, not {number}; names: {names}", cls._naming() | {"number": len(data)}
@@ -268,7 +266,7 @@ class OneOf(Part):
 
     @classmethod
     def _naming(cls) -> dict[str, Any]:
-        return {"what": cls.what, "names": ", ".join(cls.keys())}
+        return {"what": cls.what, "form": "{name: parameters}", "names": ", ".join(cls.keys())}
 
     @property
     def chosen(self) -> Any:

@@ -99,9 +99,7 @@ def test_functions_need_trust_which_is_kept_with_the_run(llmprog: Command, tmp_p
     write("loud.yaml", form)
     _, err, code = llmprog("run", "loud.yaml", "a")
     assert code == 2
-    assert err.startswith(
-        "llmprog: error: loud.yaml:3:13: apply.function: the function 'my_tools.py:shout' is not"
-    )
+    assert err.startswith("llmprog: error: loud.yaml:3:13: apply.function: the function 'my_tools.py:shout' is not")
     assert "--trust my_tools.py" in err
     assert "my_tools" not in sys.modules
     out, err, code = llmprog("run", "loud.yaml", "a", "--trust", "my_tools.py", "--json")
@@ -117,6 +115,27 @@ def test_a_file_is_shown_with_its_parameters(llmprog: Command) -> None:
     assert code == 0
     for part in ("small  ", "BestOfN  (controller)", "num_samples = 5", "{question}", "--set n=2 How many."):
         assert part in out
+
+
+def test_a_prompt_of_several_messages_is_shown(llmprog: Command) -> None:
+    prompt = {
+        "system": "Be brief.",
+        "examples": [{"user": "1+1", "assistant": "2"}],
+        "user": "{question}",
+        "prefix": "A:",
+    }
+    prompt["fill"] = ["A: ", {"blank": 4}]
+    write("p.yaml", search(generators=[{"name": "g", "prompt": prompt, "parse": "text", "into": "answer"}]))
+    out, _, _ = llmprog("show", "p.yaml")
+    for line in (
+        "system: Be brief.",
+        "user: 1+1",
+        "assistant: 2",
+        "user: {question}",
+        "assistant: A:…",
+        "fill: A: <4 tok",
+    ):
+        assert line in out
 
 
 def test_a_program_of_named_functions_is_written_and_read_back(llmprog: Command, tmp_path: Path) -> None:

@@ -108,6 +108,8 @@ def test_every_fault_of_a_file_is_reported_at_once_with_line_and_column() -> Non
         (search(checkers=[{"name": "c", "kind": "vote", "judge": "rating", "prompt": "x"}]), "leave judge out"),
         (search(checkers=[{"name": "c", "kind": "vote", "prompt": "{candidates}"}]), "checker 'c' is unreachable"),
         ({"sequence": []}, "at least one is needed"),
+        ({"program": "game24", "set": [1]}, "program.yaml:3:1: set: a mapping, key: value, is wanted, not a list"),
+        (search(controller=5), "a controller is a name or {name: parameters}; names: BeamSearch"),
         ({"sequence": [search(parameters={"n": 1})]}, "parameters belongs to the top of the file"),
         ({"program": "game24", "set": {"beam_width": 0}}, "beam_width=0; allowed is a whole number >= 1"),
         ({"program": "game24", "set": {"beam_widht": 1}}, "did you mean 'beam_width'?"),
