@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import random
 import re
 import tempfile
@@ -80,12 +81,14 @@ class Remembering:
             return await self._backend.generate(request)
 
     async def score(self, prompt: Prompt, continuations: Sequence[str]) -> Sequence[Logprobs]:
+        for text in continuations:
+            if (prompt, text) not in self._known:
+                # An empty recording gives no likelihoods, another perhaps not this one.
+                with contextlib.suppress(CapabilityError, ReplayMissError):
+                    (self._known[prompt, text],) = await self._replay.score(prompt, [text])
         new = [text for text in continuations if (prompt, text) not in self._known]
         if new:
-            try:
-                found = await self._replay.score(prompt, new)
-            except (CapabilityError, ReplayMissError):  # an empty recording gives no likelihoods
-                found = await self._backend.score(prompt, new)
+            found = await self._backend.score(prompt, new)
             self._known.update({(prompt, text): score for text, score in zip(new, found, strict=True)})
         return [self._known[prompt, text] for text in continuations]
 

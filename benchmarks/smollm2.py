@@ -62,10 +62,13 @@ class SmolLM2:
         text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         tokens = torch.tensor([self._tokens(text)])
         torch.manual_seed(sample_seed(params.seed, number) or 0)
-        how = {"do_sample": True, "temperature": params.temperature} if params.temperature else {"do_sample": False}
+        how = {"do_sample": True, "temperature": params.temperature, "top_k": 0} if params.temperature else {}
         with torch.inference_mode():
             written = self._model.generate(
-                tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=params.max_tokens, top_k=0, **how
+                tokens,
+                attention_mask=torch.ones_like(tokens),
+                max_new_tokens=params.max_tokens,
+                **{"do_sample": False, **how},
             )[0, tokens.shape[1] :]
         whole = self._tokenizer.decode(written, skip_special_tokens=True)
         text = whole[: min((place for stop in params.stop if (place := whole.find(stop)) >= 0), default=len(whole))]

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from llmprog import compile_program
 from llmprog.backends import ScriptedBackend
 from llmprog.backends.replay import ReplayBackend
 from llmprog.errors import InputError, OptionError
+from llmprog.jobs.executor import canonical_form
+from llmprog.jobs.result import is_correct
 from llmprog.programs.evidence_qa import (
     CitedAnswer,
     Paragraph,
@@ -170,6 +173,8 @@ def test_likelihoods_are_paid_once_when_a_run_is_resumed(tmp_path):
 def test_answers_are_compared_without_their_sources():
     assert without_sources(CitedAnswer("Paris", ("a", "b"))) == without_sources("paris [c]") == "paris"
     assert without_sources(None) is None
+    program = compile_program(evidence_qa())  # jobs, which know the right answers, compare in the same form
+    assert is_correct(CitedAnswer("Paris", ("a",)), "paris", canonical_form(program))
 
 
 @pytest.mark.parametrize(
