@@ -25,9 +25,9 @@ The methods:
   that break a rule are filled again, up to 8 times; the same with two denoising steps a template.
 
 Policies are trained here, on random puzzles that are none of the test's: ``--policies`` of each kind, with seeds of
-their own, on the noisy solver for ``--episodes`` runs; those for the model go on from there, for ``--model-episodes``
-runs on the model, on puzzles whose solutions are in its training split. Runs with seed s use policy s modulo their
-number. With ``--keep FOLDER`` policies stay there, and are used again.
+their own, by ``--episodes`` runs on the noisy solver, or ``--model-episodes`` on the model, on puzzles whose solutions
+are in its training split. Runs with seed s use policy s modulo their number. With ``--keep FOLDER`` policies stay
+there, and are used again.
 
 calls: completions asked for per puzzle, unsolved ones included. All methods ask for one at a time, so calls are rounds
 too. A puzzle counts with its mean over the seeds. Intervals are 95 %: Wilson's, of the number of puzzles, for the share
@@ -166,24 +166,13 @@ class Policies:
 
     def programs(self, rules: Program, who: str, size: int) -> list[Program]:
         """``rules`` with policies in place of the rules, as many as were asked for."""
+        return [self._learned(rules, who, size, seed) for seed in range(self._args.policies)]
+
+    def _learned(self, rules: Program, who: str, size: int, seed: int) -> Program:
+        args = self._args
         checks = "all" if len(rules.checkers) > 1 else "rules"
-        return [self._learned(rules, who, size, f"{size}-{checks}-{i}", i) for i in range(self._args.policies)]
-
-    def _learned(self, program: Program, who: str, size: int, name: str, seed: int) -> Program:
-        args, make = self._args, other_puzzles(size, self._tested[size])
-        noisy = self._folder / f"noisy-{args.error_rate}-{name}.safetensors"
-        backend: Backend | str = noisy_solver(args.error_rate, seed=-1 - seed)
-        self._train(program, make, noisy, backend, args.episodes, seed)
-        learned = with_policy(program, noisy)
-        if who == NOISY:
-            return learned
-        model = self._folder / f"model-{name}.safetensors"
-        self._train(learned, make, model, AUTOREGRESSIVE, args.model_episodes, seed)
-        return with_policy(program, model)
-
-    def _train(
-        self, program: Program, make: Any, out: Path, backend: Backend | str, num_episodes: int, seed: int
-    ) -> None:
+        generator = f"noisy-{args.error_rate}" if who == NOISY else "model"
+        out = self._folder / f"{generator}-{size}-{checks}-{seed}.safetensors"
         shown_at = 0.0
 
         def show(progress: TrainingProgress) -> None:
@@ -193,9 +182,16 @@ class Policies:
                 say(out, progress)
 
         training = train_policy(
-            program, make, out=out, num_episodes=num_episodes, backend=backend, seed=seed, on_progress=show
+            rules,
+            other_puzzles(size, self._tested[size]),
+            out=out,
+            num_episodes=args.episodes if who == NOISY else args.model_episodes,
+            backend=noisy_solver(args.error_rate, seed=-1 - seed) if who == NOISY else AUTOREGRESSIVE,
+            seed=seed,
+            on_progress=show,
         )
         say(out, asyncio.run(training))
+        return with_policy(rules, out)
 
 
 def say(out: Path, progress: TrainingProgress) -> None:
