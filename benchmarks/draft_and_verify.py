@@ -6,6 +6,8 @@ The embedded model plays both parts: its masked-diffusion decoder drafts chains 
 tells how likely they are, takes the likeliest, and writes on from the first line that it doubts. The weights are the
 same, so this says what the two ways to decode are good for together, not what two models are.
 
+Below the table: in how many questions a draft is right, and what became of the draft that was selected.
+
 passes: forward passes of the network per question, samples of one call side by side in a pass; tokens: positions that
 were computed in them per question. Questions are answered one after the other. Intervals are 95 % (Wilson's).
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +42,7 @@ DIFFUSION = "local:puzzles?decoder=masked_diffusion"
 HASTY = "local:puzzles?decoder=masked_diffusion&threshold=0.7&fallback=confident"
 
 
-class Counter:
+class Work:
     """Counts what the network computes, from where it is registered on."""
 
     def __init__(self, num_layers: int) -> None:
@@ -96,9 +99,9 @@ def held_out_questions(count: int, seed: int) -> list[str]:
 
 
 async def measure(contender: Contender, questions: Sequence[str], backends: dict[str, Backend], seed: int) -> list[str]:
-    counter = Counter(num_layers=5)
+    work = Work(num_layers=5)
     chosen = {node: backends[name] for node, name in contender.backend.items()}
-    hook = torch.nn.modules.module.register_module_forward_hook(counter)
+    hook = torch.nn.modules.module.register_module_forward_hook(work)
     num_right = 0
     try:
         for number, question in enumerate(questions):
@@ -109,7 +112,27 @@ async def measure(contender: Contender, questions: Sequence[str], backends: dict
     count = len(questions)
     share, low, high = wilson_interval(num_right, count)
     shown = f"{share:.2f} [{low:.2f}, {high:.2f}]"
-    return [contender.name, shown, f"{counter.passes / count:.1f}", f"{counter.tokens / count:.0f}"]
+    return [contender.name, shown, f"{work.passes / count:.1f}", f"{work.tokens / count:.0f}"]
+
+
+async def what_became_of_selected(questions: Sequence[str], backends: dict[str, Backend], seed: int) -> str:
+    """How often a right draft was there, and what correcting made of the one that was selected."""
+    chosen = {"draft": backends[DIFFUSION], "default": backends[LEFT_TO_RIGHT]}
+    program = draft_and_verify(num_samples=4, method="correct", answer="number")
+    counts: Counter[str] = Counter()
+    for number, question in enumerate(questions):
+        gold = str(evaluate(question))
+        result = await arun(program, question, backend=chosen, seed=seed + number)
+        drafts = [thought for thought in result.graph if thought.depth == 1]
+        selected = max(drafts, key=lambda thought: thought.score)
+        was_right = accuracy_reward(selected.state.answer, gold) == 1
+        counts["a draft is right"] += any(accuracy_reward(draft.state.answer, gold) == 1 for draft in drafts)
+        counts["selected, right" if was_right else "selected, wrong"] += 1
+        if result.thought is not None and result.thought.id != selected.id:
+            counts["right, rewritten" if was_right else "wrong, rewritten"] += 1
+            is_right = accuracy_reward(result.answer, gold) == 1
+            counts["spoiled" if was_right and not is_right else "put right"] += was_right != is_right
+    return ", ".join(f"{name}: {count}" for name, count in counts.items())
 
 
 async def main() -> None:
@@ -122,7 +145,9 @@ async def main() -> None:
     table = Table("", "right", "passes", "tokens", title=f"{len(questions)} held-out questions, seed {args.seed}")
     for contender in contenders():
         table.add_row(*await measure(contender, questions, backends, args.seed))
-    Console(width=110).print(table)
+    console = Console(width=110)
+    console.print(table)
+    console.print("Diffusion drafts 4:", await what_became_of_selected(questions, backends, args.seed))
     for backend in backends.values():
         await backend.aclose()
 

@@ -28,7 +28,7 @@ Method = Literal["select", "correct"]
 def draft_and_verify(
     *,
     num_samples: int = 4,
-    method: Method = "correct",
+    method: Method = "select",
     threshold: float | None = None,
     temperature: float = 0.7,
     max_tokens: int = 512,

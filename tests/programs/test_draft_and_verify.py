@@ -55,7 +55,7 @@ def test_the_likeliest_draft_is_selected() -> None:
 
 def test_what_follows_the_first_doubted_line_is_written_anew() -> None:
     verifier = Verifying(lambda prompt, sample: "so 4 + 1 = 5\nAnswer: 5", doubted=["6"])
-    result = draft_and_verify(num_samples=1, threshold=0.05).run(
+    result = draft_and_verify(num_samples=1, method="correct", threshold=0.05).run(
         "Sum?", backend={"draft": ScriptedBackend(lambda p, i: DRAFTS[1]), "default": verifier}, seed=1
     )
     assert result.thought.state.reasoning == "2 + 2 = 4\nso 4 + 1 = 5\nAnswer: 5"
@@ -67,7 +67,7 @@ def test_what_follows_the_first_doubted_line_is_written_anew() -> None:
 
 def test_a_draft_that_is_not_doubted_stays() -> None:
     verifier = Verifying({}, doubted=[])
-    result = draft_and_verify(num_samples=1).run("Sum?", backend=both(verifier), seed=1)
+    result = draft_and_verify(num_samples=1, method="correct").run("Sum?", backend=both(verifier), seed=1)
     assert result.thought.state.reasoning == DRAFTS[0]
     assert not verifier.requests
 
@@ -81,8 +81,8 @@ def test_a_verifier_without_likelihoods_is_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"method": "select", "threshold": 0.5}, "threshold=0.5 has no effect with method=select"),
-        ({"threshold": 1.5}, r"threshold=1.5; allowed is a probability in \[0, 1\]"),
+        ({"threshold": 0.5}, "threshold=0.5 has no effect with method=select"),
+        ({"method": "correct", "threshold": 1.5}, r"threshold=1.5; allowed is a probability in \[0, 1\]"),
         ({"method": "guess"}, "method='guess'; allowed are select, correct"),
     ],
 )
@@ -104,6 +104,6 @@ def test_kept_lines_are_whole_lines_before_the_first_doubt(words: list[str], dou
 
 def test_the_embedded_model_verifies_what_diffusion_drafts() -> None:
     backend = {"draft": DIFFUSION, "default": "local:puzzles"}
-    result = draft_and_verify().run("(17 + 25) * 3 - 40", backend=backend, seed=1)
+    result = draft_and_verify(method="correct").run("(17 + 25) * 3 - 40", backend=backend, seed=1)
     assert (result.answer, result.solved) == ("86", True)
     assert all(thought.score < 0 for thought in result.graph if thought.depth)
