@@ -16,21 +16,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from held_out import held_out_questions
 from rich.console import Console
 from rich.table import Table
 
 from llmprog import Program, arun
 from llmprog.arithmetic import evaluate
 from llmprog.backends import Backend, open_backend
-from llmprog.backends.local.puzzles.data import random_question
-from llmprog.backends.local.puzzles.split import split_of_text
 from llmprog.backends.local.transformer import Block
 from llmprog.jobs.progress import wilson_interval
 from llmprog.programs.draft_and_verify import draft_and_verify
@@ -85,17 +83,6 @@ def contenders() -> list[Contender]:
             backends = {"draft": backend, "default": LEFT_TO_RIGHT}
             found.append(Contender(f"{name} drafts 4, left to right: {method}", program, backends))
     return found
-
-
-def held_out_questions(count: int, seed: int) -> list[str]:
-    """Expressions of the test split, of the kind and difficulty that training drew from the others."""
-    rng = random.Random(seed)
-    found: dict[str, None] = {}
-    while len(found) < count:
-        question = random_question(rng, rng.choice((3, 3, 4, 4, 5)))
-        if question is not None and split_of_text(question.text) == "test":
-            found[question.text] = None
-    return list(found)
 
 
 async def measure(contender: Contender, questions: Sequence[str], backends: dict[str, Backend], seed: int) -> list[str]:

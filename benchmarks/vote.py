@@ -11,35 +11,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
+from held_out import held_out_questions
 from rich.console import Console
 from rich.table import Table
 
 from llmprog import arun
 from llmprog.arithmetic import evaluate
 from llmprog.backends import ScriptedBackend, open_backend
-from llmprog.backends.local.puzzles.data import random_question
-from llmprog.backends.local.puzzles.split import split_of_text
 from llmprog.programs import arithmetic
 from llmprog.search import BetaStop, SelfConsistency, StoppingRule, WindowStop
 from llmprog.types import Completion
 
 MOST = 40
-
-
-def held_out_questions(count: int, seed: int) -> list[str]:
-    """Expressions of the test split, of the kind and difficulty that training drew from the others."""
-    rng = random.Random(seed)
-    found: dict[str, None] = {}
-    while len(found) < count:
-        question = random_question(rng, rng.choice((3, 3, 4, 4, 5)))
-        if question is not None and split_of_text(question.text) == "test":
-            found[question.text] = None
-    return list(found)
 
 
 async def sample_chains(questions: Sequence[str], decoder: str, seed: int) -> dict[str, list[Completion]]:
