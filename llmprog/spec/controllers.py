@@ -100,7 +100,7 @@ def form_of(value: Any, names: type[MadeChoice]) -> dict[str, Any]:
     name = type(value).__name__
     model = names.model_fields.get(name)
     if model is None:
-        raise OptionError(f"{name} cannot be written; only what llmprog itself has can: {', '.join(names.keys())}")
+        raise OptionError(f"{name} has no written form; what has one: {', '.join(names.keys())}")
     return {name: _parameters(value, _model_in(model.annotation))}
 
 

@@ -198,7 +198,7 @@ def test_what_cannot_be_written_is_named_all_of_it() -> None:
     said = "\n".join(caught.value.faults)
     for part in (
         "program 'whole': whole: start: ", "<lambda> is a lambda; define it with def",
-        "generator 'inner'", "is made inside another function", "Mine cannot be written; only what llmprog itself has",
+        "generator 'inner'", "is made inside another function", "Mine has no written form; what has one: RollbackRules",
         "goal: ", "the key 3 of a case is no text",
     ):  # fmt: skip
         assert part in said, said
