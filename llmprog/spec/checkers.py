@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
+from llmprog.errors import OptionError
 from llmprog.nodes import Checker, CheckerKind, Verdict, checker
 from llmprog.parsers import choice, last_word, rating, value_of_words
 from llmprog.spec.nodes import NO_FIELDS, NodeForm
@@ -134,7 +135,7 @@ class CheckerForm(NodeForm):
         elif self.judge is not None:
             function = Judge(self.judge)
         else:
-            raise AssertionError("a checker without a way to judge was reported when it was read")
+            raise OptionError(f"checker {self.name!r}: no rule, judge or function; give one, such as judge: rating")
         return checker(**self.options(outside), kind=self.kind)(function)
 
     def _is_complete(self, scope: Scope) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BeforeValidator, Field
 
 from llmprog.nodes import Generator, generator
 from llmprog.spec.nodes import NO_FIELDS, NodeForm
@@ -79,13 +79,6 @@ class GeneratorForm(NodeForm):
                 scope.check_template(text, known, "into", name)
             elif names is not None and text not in (*FOUND, *names):
                 scope.report(f"{text!r} is not found by the parser; names: {', '.join((*FOUND, *names))}", "into", name)
-
-    @model_serializer(mode="wrap")
-    def _written(self, handler: SerializerFunctionWrapHandler) -> Any:
-        form = handler(self)
-        if list(self.into.values()) == ["value"]:
-            form["into"] = next(iter(self.into))
-        return form
 
     def about(self) -> About:
         return "aggregate" if self.aggregates else "generator"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BeforeValidator, Field
 
 from llmprog.errors import OptionError
 from llmprog.program import Program
@@ -58,11 +58,6 @@ class ParameterForm(Part):
         else:
             made = type(self.default)
         return made | None if self.default is None else made
-
-    @model_serializer(mode="wrap")
-    def _written(self, handler: SerializerFunctionWrapHandler) -> Any:
-        form = handler(self)
-        return form["default"] if list(form) == ["default"] else form
 
 
 class Named(Part):

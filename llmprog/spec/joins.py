@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from llmprog import combinators
 from llmprog.errors import LLMProgError
@@ -64,11 +64,6 @@ class ReferenceForm(Named):
         entry = outside.program(self.program)
         return entry.build(**{name: parse_setting(entry.parameters[name], value) for name, value in self.set.items()})
 
-    @model_serializer(mode="wrap")
-    def _written(self, handler: SerializerFunctionWrapHandler) -> Any:
-        form = handler(self)
-        return self.program if list(form) == ["program"] else form
-
 
 class SequenceForm(Named):
     """Programs one after the other: the answer of each is the input of the next."""
@@ -120,10 +115,6 @@ class JoinForm(Part):
             scope.report("give a template, or {function: package.module:name}")
         FunctionName.check(data, scope)
         scope.check_template(data.get("template"), scope.known_fields)
-
-    @model_serializer(mode="wrap")
-    def _written(self, handler: SerializerFunctionWrapHandler) -> Any:
-        return self.template if self.template is not None else handler(self)
 
 
 class ParallelParts(Part):
@@ -280,7 +271,7 @@ class ApplyForm(Named):
         return combinators.Apply(self.apply.as_function(outside), name=name)
 
 
-_KINDS: dict[str, type[Named]] = {
+_KINDS: Mapping[str, type[Named]] = {
     "program": ReferenceForm,
     "sequence": SequenceForm,
     "map": MapForm,
@@ -300,8 +291,6 @@ def kind_of(data: Any) -> str:
     """
     if isinstance(data, str):
         return "<program>"
-    if isinstance(data, Named):
-        return next((f"<{kind}>" for kind, form in _KINDS.items() if isinstance(data, form)), "<search>")
     return next((f"<{kind}>" for kind in _KINDS if isinstance(data, dict) and kind in data), "<search>")
 
 

@@ -11,7 +11,7 @@ import importlib
 import importlib.machinery
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -142,8 +142,3 @@ def _place_of(name: str) -> str:
         if found is None or found.origin is None or Path(found.origin).resolve() != Path(file).resolve():
             return str(Path(file).resolve())
     return name
-
-
-def places_of(names: Iterable[str]) -> list[str]:
-    """What has to be trusted for functions of these names to be found, each once."""
-    return list(dict.fromkeys(name.rpartition(":")[0] for name in names if name not in _HARMLESS))

@@ -216,7 +216,7 @@ class Part(BaseModel):
         if scope is not None and data is scope.handed_on:
             return handler(data)  # of models that contain their like, pydantic runs this twice, one within the other
         given = cls.written_out(data)
-        if scope is None or isinstance(data, cls):
+        if scope is None:
             return handler(given)
         fields = cls.fields_inside(given, scope.known_fields) if isinstance(given, dict) else scope.known_fields
         with scope.inside(data), scope.with_fields(fields):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BeforeValidator, Field
 
 from llmprog.program import Program
 from llmprog.spec.checkers import CheckerForm
@@ -59,10 +59,6 @@ class FromState(Part):
     def as_function(self, outside: Outside) -> Callable[[Any], Any]:
         """It as a function of a state."""
         return outside.find(self.function) if self.function is not None else OfState(self.text or "")
-
-    @model_serializer(mode="wrap")
-    def _written(self, handler: SerializerFunctionWrapHandler) -> Any:
-        return self.text if self.text is not None else handler(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +118,6 @@ class KeyForm(Part):
     def as_function(self, outside: Outside) -> Callable[[Any], Any]:
         """It as a function of a state."""
         return outside.find(self.function) if self.function is not None else KeyFields(self.fields or ())
-
-    @model_serializer(mode="wrap")
-    def _written(self, handler: SerializerFunctionWrapHandler) -> Any:
-        if self.fields is None:
-            return handler(self)
-        return self.fields[0] if len(self.fields) == 1 else list(self.fields)
 
 
 def _as_texts(value: Any) -> Any:

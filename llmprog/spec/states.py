@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BeforeValidator, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BeforeValidator
 
 from llmprog.arithmetic import canonical_number
 from llmprog.errors import InputError
@@ -41,10 +41,6 @@ class FieldForm(Part):
                 as_type(self.default, self.type)
             except ValueError as error:
                 scope.report(str(error), "default")
-
-    @model_serializer(mode="wrap")
-    def _written(self, handler: SerializerFunctionWrapHandler) -> Any:
-        return self.type if self.default is None else {"type": self.type, **handler(self)}
 
 
 def as_type(value: Any, kind: FieldType) -> Any:

@@ -119,6 +119,16 @@ def test_every_fault_of_a_file_is_reported_at_once_with_line_and_column() -> Non
         ({"loop": {"program": "arithmetic", "until": "not_empty", "max_rounds": 0}}, "max_rounds=0"),
         ({"loop": {"program": "arithmetic", "until": {"not_empty": {"field": "answer"}}, "max_rounds": 2}}, "'answer'"),
         ({"parallel": {"programs": {"a": "arithmetic"}, "join": "{b}"}}, "unknown field {b}; known: a"),
+        (search(start={"function": "builtins:str"}), "start makes states of its own; leave state out"),
+        (search(generators=[{"name": "g", "function": "builtins:str", "into": "answer"}]), "leave this out"),
+        (search(generators=[{"name": "g", "prompt": "x", "parse": "text"}]), "what is found goes nowhere"),
+        (search(generators=[{"name": "g", "prompt": {"system": "x"}, "parse": "text", "into": "answer"}]),
+         "no message; give user:"),
+        (search(generators=[{"name": "g", "prompt": {"user": "x", "fill": ["a"]}, "parse": "text", "into": "answer"}]),
+         "no gap; give one as {blank: 8}"),
+        (search(generators=[{"name": "g", "prompt": "x", "sampling": {"top_p": 3}, "parse": "text", "into": "answer"}]),
+         "top_p=3"),
+        (search(checkers=[{"name": "c", "rule": {"not_empty": {"field": "answer"}}, "num_samples": 2}]), "no effect"),
         ({"apply": "last_numbr"}, "did you mean 'last_number'?"),
         ({"apply": {"json_path": {"path": "a..b"}}}, "'a..b' is no path"),
     ],
@@ -339,6 +349,22 @@ def test_a_file_that_cannot_be_read_is_one_clear_fault(tmp_path: Path) -> None:
             load_program(place)
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(search()).encode())
     assert load_program(path).name == "small"
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("#" * 2_000_000)
+    with pytest.raises(SpecError, match="2000000 bytes; allowed are up to"):
+        load_program(path)
+
+
+def test_a_learned_policy_is_read_from_its_file_beside_the_program(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    path = tmp_path / "p.yaml"
+    controller = {"PolicyController": {"max_depth": 2, "policy": {"file": "none.safetensors"}}}
+    path.write_text(json.dumps(search(controller=controller)))
+    with pytest.raises(SpecError, match=str(tmp_path / "none.safetensors")):
+        load_program(path)
 
 
 def test_a_program_without_a_name_is_called_as_its_file(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from llmprog.errors import SpecError
 from llmprog.programs import arithmetic, catalog
 from llmprog.search import (
     Aggregate,
+    BeamSearch,
     BestFirstSearch,
     BetaStop,
     Generate,
@@ -33,6 +34,7 @@ from llmprog.search import (
     WeightedVote,
 )
 from llmprog.spec import dump_program, form_text, program_form, read_program, reference_form
+from llmprog.types import Choices, JsonSchema, Regex
 
 HERE = str(Path(__file__).resolve())
 
@@ -318,6 +320,23 @@ def test_a_generated_form_becomes_a_program_and_the_same_form_again(form: dict[s
     assert program_form(first) == form
     second = read_program(form_text(program_form(first), "json"), file="x.json")
     assert hash_of(second) == hash_of(first)
+
+
+@generator(prompt="{state}", guided=JsonSchema('{"type": "object"}'))
+def as_json(state: str, completion: str) -> str:
+    return completion
+
+
+@checker(prompt="{first} or {second}?", kind="pairwise", max_tokens=3)
+def longer(first: str, second: str, completion: str) -> float:
+    return 1.0
+
+
+def test_guided_output_and_comparers_are_written() -> None:
+    for guided in (JsonSchema('{"type": "object"}'), Regex("a+"), Choices(("a", "b"))):
+        nodes = [as_json.with_options(guided=guided)]
+        program = Program(generators=nodes, checkers=[longer], controller=BeamSearch(beam_width=1, max_depth=1))
+        assert hash_of(read_program(dump_program(program), trust=[HERE, __name__])) == hash_of(program)
 
 
 def test_a_change_of_any_part_changes_the_hash() -> None:
