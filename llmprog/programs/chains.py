@@ -135,8 +135,13 @@ class Asking:
         return f"Question: {example.question}", f"{example.reasoning}\n{end}" if shows_steps else end
 
     def parts_of(self, completion: Completion) -> tuple[str, str, str | None]:
-        """A completion as the reply, what the model thought before it, and the answer that the reply states."""
+        """A completion as the reply, what the model thought before it, and the answer that the reply states.
+
+        A reply that was cut at ``max_tokens`` has no answer.
+        """
         reply, thinking = split_reasoning(completion.text)
+        if completion.finish_reason != "stop":
+            return reply, completion.reasoning or thinking or "", None
         answer = self.read(reply)
         if answer is None and self.style == "direct" and len(reply.strip().splitlines()) == 1:
             answer = self.read(f"Answer: {reply}")  # the answer alone is what was asked for

@@ -193,8 +193,8 @@ def _judge(num_evaluations: int, **sampling: Any) -> Generator:
 
     @generator(prompt=ask, name="judge", n=num_evaluations, **sampling)
     def judge(state: Story, completions: list[str]) -> Story:
-        verdict = mean_grade(completions, lowest=1, highest=HIGHEST_GRADE)
-        return replace(state, grade=verdict.score or None, judged=verdict.reason)
+        grade, judged = mean_grade(completions, lowest=1, highest=HIGHEST_GRADE)
+        return replace(state, grade=grade, judged=judged)
 
     return judge
 

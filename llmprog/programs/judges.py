@@ -89,14 +89,15 @@ def preference_of(completion: str) -> float | None:
     return None if verdict is None else _PREFERENCES[verdict]
 
 
-def mean_grade(completions: Sequence[str], *, lowest: float = 0.0, highest: float = MOST_POINTS) -> Verdict:
-    """The mean of the grades that could be read, as a verdict; it says how many could not be read."""
+def mean_grade(
+    completions: Sequence[str], *, lowest: float = 0.0, highest: float = MOST_POINTS
+) -> tuple[float | None, str]:
+    """The mean of the grades that judgements give, ``None`` where none gives one, and what it is the mean of."""
     grades = [grade_of(completion, lowest=lowest, highest=highest) for completion in completions]
     known = [grade for grade in grades if grade is not None]
     if not known:
-        return Verdict(score=0.0, reason=f"none of {len(grades)} judgements gives a grade")
-    unread = "" if len(known) == len(grades) else f"; {len(grades) - len(known)} judgements give none"
-    return Verdict(score=sum(known) / len(known), reason=f"mean of {len(known)} grades{unread}")
+        return None, f"none of {len(grades)} judgements gives a grade"
+    return sum(known) / len(known), f"mean of {len(known)} of {len(grades)} judgements"
 
 
 def rubric_judge(
@@ -117,7 +118,8 @@ def rubric_judge(
 
     @checker(prompt=ask, n=n, name=name, **sampling)
     def judge(state: Any, completions: list[str]) -> Verdict:
-        return mean_grade(completions)
+        grade, reason = mean_grade(completions)
+        return Verdict(score=grade or 0.0, reason=reason)
 
     return judge
 

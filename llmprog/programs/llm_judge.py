@@ -94,9 +94,8 @@ def llm_judge(
 def _graded(num_samples: int, sampling: Mapping[str, Any]) -> Generator:
     @generator(prompt=_ask_for_points, name="judge", n=num_samples, **sampling)
     def judge(state: Judged, completions: list[str]) -> Judged:
-        verdict = mean_grade(completions)
-        is_graded = verdict.reason.startswith("mean")
-        return replace(state, points=verdict.score if is_graded else None, reason=verdict.reason)
+        points, reason = mean_grade(completions)
+        return replace(state, points=points, reason=reason)
 
     return judge
 

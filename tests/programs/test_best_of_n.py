@@ -51,7 +51,7 @@ def test_the_points_of_a_judge_are_averaged_over_its_samples() -> None:
 
     result = best_of_n(num_samples=1).run("What?", backend=ScriptedBackend(judge), seed=1)
     ((name, verdict),) = result.thought.verdicts
-    assert (name, verdict.score, verdict.reason) == ("judge", 3.5, "mean of 2 grades; 1 judgements give none")
+    assert (name, verdict.score, verdict.reason) == ("judge", 3.5, "mean of 2 of 3 judgements")
     assert result.usage.calls == 4
 
 

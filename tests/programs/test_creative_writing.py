@@ -106,7 +106,7 @@ def test_plans_are_voted_on_then_passages_and_the_best_is_graded() -> None:
     assert result.answer == passage(body="By plan 2, sample 1.")
     assert (result.thought.state.grade, str(result.thought.state)) == (
         7,
-        "coherency 7.0 of 10 (mean of 3 grades; 2 judgements give none)",
+        "coherency 7.0 of 10 (mean of 3 of 5 judgements)",
     )
     assert result.usage.calls == 5 + 5 + 5 + 5 + 5
     votes = [request.prompt.text for request in backend.requests if "best choice" in request.prompt.text]  # type: ignore[union-attr]

@@ -12,6 +12,7 @@ from llmprog.exports.formats import export
 from llmprog.jobs.job import map as map_rows
 from llmprog.programs.debate import debate
 from llmprog.runs.store import MemoryStore
+from llmprog.types import Completion
 
 
 def debaters(*answers: tuple[str, ...], judge: str = "Answer: J") -> dict[str, ScriptedBackend]:
@@ -76,6 +77,14 @@ def test_without_an_answer_there_is_no_decision() -> None:
     assert (result.answer, result.solved) == (None, False)
     assert "no decision" in result.explanation
     assert result.thought.state.text == "votes: none"
+
+
+def test_a_reply_that_was_cut_has_no_vote() -> None:
+    def model(prompt: str, sample: int) -> Completion:
+        return Completion(text="Answer: A", finish_reason="length" if "other debaters" in prompt else "stop")
+
+    result = debate().run("A or B?", backend=ScriptedBackend(model), seed=1)
+    assert (result.answer, result.thought.state.text) == (None, "votes: none")
 
 
 def test_a_budget_leaves_what_was_said_until_then() -> None:

@@ -67,7 +67,7 @@ def test_the_points_are_the_mean_of_the_samples_that_give_some(given_as: object)
     backend = ScriptedBackend(lambda prompt, sample: said[sample])
     result = llm_judge().run(given_as(ONE), backend=backend, seed=1)  # type: ignore[operator]
     assert (result.answer, result.solved) == (4.5, True)
-    assert str(result.thought.state) == "4.50 of 5 points (mean of 2 grades; 1 judgements give none)"
+    assert str(result.thought.state) == "4.50 of 5 points (mean of 2 of 3 judgements)"
     (request,) = backend.requests
     assert request.num_samples == 3
     assert "Question: How many legs has a dog?\n\nReply: Four.\n" in request.prompt.text  # type: ignore[union-attr]
