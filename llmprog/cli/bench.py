@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmprog.cli.app import DEFAULT_BACKEND, JsonFlag, app
+from llmprog.cli.app import DEFAULT_BACKEND, JsonFlag, TrustOption, app
 from llmprog.cli.jobs import BackendId, Concurrency, Gold, Input, Settings
 
 
@@ -20,6 +20,7 @@ def bench(
     input: Input = None,  # noqa: A002 - the name of the option
     gold: Gold = None,
     settings: Settings = None,
+    trust: TrustOption = None,
     sweep: Annotated[
         str | None,
         typer.Option(metavar="KEY=V1,V2,...", help="Settings along a curve, such as num_samples=1,2,4,...,64."),
@@ -61,6 +62,7 @@ def bench(
         input=input,
         gold=gold,
         settings=tuple(settings or ()),
+        trust=tuple(trust or ()),
         sweep=sweep,
         compare=compare,
         repeats=repeats,

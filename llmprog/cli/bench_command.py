@@ -38,6 +38,7 @@ class BenchCommand:
     input: str | None
     gold: str | None
     settings: tuple[str, ...]
+    trust: tuple[str, ...]
     sweep: str | None
     compare: str | None
     repeats: int
@@ -147,7 +148,7 @@ def _variants(command: BenchCommand) -> tuple[list[Variant], str]:
     variants: list[Variant] = []
     for_backend: dict[str, str] = {}
     for name in command.programs:
-        entry = find(absolute_program(name))
+        entry = find(absolute_program(name), trust=command.trust)
         for series in compared:
             for point in swept:
                 given = [*command.settings, *filter(None, (series, point))]
