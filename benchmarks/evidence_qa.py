@@ -61,6 +61,7 @@ from llmprog.programs.tools import BM25Index
 from llmprog.types import Completion, Logprobs, Prompt, Request, SamplingParams, Template
 
 RANKS = (1, 3, 5)
+_ENDING = "(?:s|es|ed|ing|ning)?"
 
 
 class Remembering:
@@ -162,9 +163,9 @@ def show_retrieval(ranks: dict[str, list[int]], num_paragraphs: int, console: Co
 
 
 def is_right(answer: object, question: GoldQuestion) -> bool:
-    """Whether an answer contains one of the accepted texts, as whole words."""
+    """Whether an answer contains one of the accepted texts, as whole words up to a plural or a verb's ending."""
     text = answer.text.casefold() if isinstance(answer, CitedAnswer) else ""
-    return any(re.search(rf"\b{re.escape(accepted)}", text) for accepted in question.answers)
+    return any(re.search(rf"\b{re.escape(accepted)}{_ENDING}\b", text) for accepted in question.answers)
 
 
 async def answers(
