@@ -74,12 +74,15 @@ class Remembering:
         self._backend = RecordingBackend(backend, self._recorder)
         self._replay = ReplayBackend(path)
         self._known: dict[tuple[Prompt, str], Logprobs] = {}
+        self._said: dict[Request, Sequence[Completion]] = {}
 
     async def generate(self, request: Request) -> Sequence[Completion]:
-        try:
-            return await self._replay.generate(request)
-        except ReplayMissError:
-            return await self._backend.generate(request)
+        if request not in self._said:
+            try:
+                self._said[request] = await self._replay.generate(request)
+            except ReplayMissError:
+                self._said[request] = await self._backend.generate(request)
+        return self._said[request]
 
     async def score(self, prompt: Prompt, continuations: Sequence[str]) -> Sequence[Logprobs]:
         for text in continuations:
@@ -258,7 +261,7 @@ async def compare_answers(
         "right paragraph": (alone, False),
         "BM25 filter": (ordered, False),
     }
-    table = Table(title=f"Answers, from {options.num_paragraphs} paragraphs")
+    table = Table(title=f"Answers; paragraphs read: {options.num_paragraphs}")
     for heading in ("", "right", "more than without a filter"):
         table.add_column(heading)
     found: dict[str, list[float]] = {}
