@@ -361,7 +361,7 @@ def main() -> None:
     parser.add_argument("--error-rate", type=float, default=0.3, help="of the noisy solver, per cell")
     parser.add_argument("--policies", type=int, default=1, help="trained for every line that has one; 0 for none")
     parser.add_argument("--episodes", type=int, default=1500, help="of training on the noisy solver")
-    parser.add_argument("--model-episodes", type=int, default=320, help="of training on the model, after that")
+    parser.add_argument("--model-episodes", type=int, default=800, help="of training on the model")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep policies here, and use those that are there")
     parser.add_argument("--concurrency", type=int, default=32, help="puzzles at a time")
     args = parser.parse_args()
