@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import random
 import re
 import tempfile
@@ -40,13 +39,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from smollm2 import SmolLM2
 
 from llmprog import arun
-from llmprog.backends import Backend
+from llmprog.backends import Backend, open_backend
 from llmprog.backends.replay import Recorder, RecordingBackend, ReplayBackend
 from llmprog.bench.measures import Estimate, difference_of, mean_of
-from llmprog.errors import CapabilityError, ReplayMissError
+from llmprog.bench.shared_calls import SharedCalls
 from llmprog.programs.evidence_qa import (
     CitedAnswer,
     GoldQuestion,
@@ -58,49 +56,35 @@ from llmprog.programs.evidence_qa import (
 )
 from llmprog.programs.evidence_qa.ranking import question_prompt
 from llmprog.programs.tools import BM25Index
-from llmprog.types import Completion, Logprobs, Prompt, Request, SamplingParams, Template
+from llmprog.types import Prompt
 
 RANKS = (1, 3, 5)
 _ENDING = "(?:s|es|ed|ing|ning)?"
 
 
-class Remembering:
-    """A backend that is asked for nothing twice: what it answered is in a recording, also after the process ends."""
+class SmolLM2:
+    """The model twice: as it goes on with a text, for likelihoods, and in conversations, for answers."""
 
-    def __init__(self, backend: Backend, path: Path) -> None:
-        self.id = backend.id
-        self.capabilities = backend.capabilities
-        self._recorder = Recorder(path)
-        self._backend = RecordingBackend(backend, self._recorder)
-        self._replay = ReplayBackend(path)
-        self._known: dict[tuple[Prompt, str], Logprobs] = {}
-        self._said: dict[Request, Sequence[Completion]] = {}
+    def __init__(self, threads: int, record: Path) -> None:
+        self._recorder = Recorder(record)
+        known = ReplayBackend(record)
+        self._opened = [open_backend(f"local:smollm2?threads={threads}&chat_template={chat}") for chat in ("off", "on")]
+        self._text, self._chat = [
+            SharedCalls(RecordingBackend(backend, self._recorder), known=known) for backend in self._opened
+        ]
 
-    async def generate(self, request: Request) -> Sequence[Completion]:
-        if request not in self._said:
-            try:
-                self._said[request] = await self._replay.generate(request)
-            except ReplayMissError:
-                self._said[request] = await self._backend.generate(request)
-        return self._said[request]
+    @property
+    def text(self) -> Backend:
+        """For likelihoods of plain text."""
+        return self._text.view()
 
-    async def score(self, prompt: Prompt, continuations: Sequence[str]) -> Sequence[Logprobs]:
-        for text in continuations:
-            if (prompt, text) not in self._known:
-                # An empty recording gives no likelihoods, another perhaps not this one.
-                with contextlib.suppress(CapabilityError, ReplayMissError):
-                    (self._known[prompt, text],) = await self._replay.score(prompt, [text])
-        new = [text for text in continuations if (prompt, text) not in self._known]
-        if new:
-            found = await self._backend.score(prompt, new)
-            self._known.update({(prompt, text): score for text, score in zip(new, found, strict=True)})
-        return [self._known[prompt, text] for text in continuations]
-
-    async def infill(self, template: Template, params: SamplingParams, num_samples: int = 1) -> Sequence[Completion]:
-        return await self._backend.infill(template, params, num_samples)
+    def by_node(self) -> dict[str, Backend]:
+        """For a run of the program, which is answered what was answered before."""
+        return {"reason": self._chat.view(), "default": self._text.view()}
 
     async def aclose(self) -> None:
-        await self._backend.aclose()
+        for backend in self._opened:
+            await backend.aclose()
         self._recorder.close()
 
 
@@ -172,7 +156,7 @@ def is_right(answer: object, question: GoldQuestion) -> bool:
 
 
 async def answers(
-    backend: Backend,
+    model: SmolLM2,
     tasks: Sequence[Task],
     questions: Sequence[GoldQuestion],
     settings: dict[str, object],
@@ -184,7 +168,7 @@ async def answers(
     with console.status("answers") as status:
         for number, (task, question) in enumerate(zip(tasks, questions, strict=True), 1):
             status.update(f"answers: {number} of {len(tasks)}")
-            result = await arun(evidence_qa(**settings), task, backend=backend, seed=1)  # type: ignore[arg-type]
+            result = await arun(evidence_qa(**settings), task, backend=model.by_node(), seed=1)  # type: ignore[arg-type]
             found.append(is_right(result.answer, question))
             if number <= show:
                 verdict = "right" if found[-1] else "wrong"
@@ -194,20 +178,20 @@ async def answers(
 
 async def main(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        backend = Remembering(SmolLM2(num_threads=options.threads), options.record or Path(folder) / "answers.jsonl")
+        model = SmolLM2(options.threads, options.record or Path(folder) / "answers.jsonl")
         try:
-            await measure(backend, options, Console())
+            await measure(model, options, Console())
         finally:
-            await backend.aclose()
+            await model.aclose()
 
 
-async def measure(backend: Backend, options: argparse.Namespace, console: Console) -> None:
+async def measure(model: SmolLM2, options: argparse.Namespace, console: Console) -> None:
     """All tables."""
     questions, paragraphs = bundled_questions()[: options.questions], bundled_paragraphs()
     places = {paragraph.id: place for place, paragraph in enumerate(paragraphs)}
     right = [places[question.paragraph] for question in questions]
 
-    tables = await likelihoods(backend, questions, paragraphs, console)
+    tables = await likelihoods(model.text, questions, paragraphs, console)
     ranks = {name: ranks_of(table, right) for name, table in tables.items()}
     if len({tuple(found) for found in ranks.values()}) > 1:
         raise SystemExit("the three measures do not rank alike, as they should")
@@ -231,11 +215,11 @@ async def measure(backend: Backend, options: argparse.Namespace, console: Consol
         pooled.add_row(name, f"{area(table, right):.3f}")
     console.print(pooled)
     if not options.no_answers:
-        await compare_answers(backend, questions, paragraphs, by_words, right, options, console)
+        await compare_answers(model, questions, paragraphs, by_words, right, options, console)
 
 
 async def compare_answers(
-    backend: Backend,
+    model: SmolLM2,
     questions: Sequence[GoldQuestion],
     paragraphs: Sequence[Paragraph],
     by_words: Sequence[Sequence[float]],
@@ -268,7 +252,7 @@ async def compare_answers(
     for name, (tasks, has_filter) in conditions.items():
         begun = time.perf_counter()
         settings = {**everywhere, "filter": has_filter}
-        found[name] = [float(r) for r in await answers(backend, tasks, questions, settings, options.show, console)]
+        found[name] = [float(r) for r in await answers(model, tasks, questions, settings, options.show, console)]
         console.print(f"{name}: {share(found[name])} in {time.perf_counter() - begun:.0f} s")
     for name, values in found.items():
         gap = "" if name == "no filter" else _shown(difference_of(values, found["no filter"], seed=1))

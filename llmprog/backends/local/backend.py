@@ -137,6 +137,7 @@ class LocalBackend:
         device = "cuda" if has_cuda and options.device != "cpu" else "cpu"
         dtype = getattr(torch, options.dtype)
         if model == "puzzles":
+            options.refuse_for_puzzles()
             loaded = load_weights(weights or PUZZLES_WEIGHTS, backend=backend_id, device=device, dtype=dtype)
             return cls(loaded, PuzzleTokenizer(), options, backend_id=backend_id)
         options.refuse_for_text(backend_id)

@@ -17,6 +17,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
 UnmaskRule = Literal["quota", "threshold", "random"]
 Fallback = Literal["confident", "leftmost"]
+Toggle = Literal["on", "off"]
 
 MAX_LINES = 8
 
@@ -46,6 +47,13 @@ class LocalOptions:
     max_batch_rows: int = field(default=256, metadata=_about("most samples decoded together, >= 1 (default 256)"))
     lines: int | None = field(
         default=None, metadata=_about(f"most lines of one proposal, 1..{MAX_LINES} (default: what the prompt asks for)")
+    )
+    chat_template: Toggle | None = field(
+        default=None,
+        metadata=_about(
+            "on | off: whether a model of text is shown messages as a conversation, or their text alone (default: on, "
+            "where it has a template)"
+        ),
     )
     block_length: int | None = field(
         default=None,
@@ -120,6 +128,15 @@ class LocalOptions:
         if self.lines is not None:
             raise OptionError(f"lines={self.lines!r} has no effect with a model of text; it belongs to local:puzzles")
 
+    def refuse_for_puzzles(self) -> None:
+        """Refuse what the embedded model would ignore.
+
+        Raises:
+            OptionError: It is asked for.
+        """
+        if self.chat_template is not None:
+            raise OptionError(f"chat_template={self.chat_template!r} has no effect with local:puzzles")
+
     def _refuse(self, names: tuple[str, ...], setting: str, instead: str) -> None:
         """Raise if one of these options is set although ``setting`` leaves it without effect."""
         for name in names:
@@ -182,6 +199,7 @@ _RULES: dict[str, _Rule] = {
     "threads": _POSITIVE,
     "max_batch_rows": _POSITIVE,
     "lines": _in_range(int, 1, MAX_LINES, f"a whole number in 1..{MAX_LINES}"),
+    "chat_template": _one_of(get_args(Toggle)),
     "block_length": _POSITIVE,
     "steps": _POSITIVE,
     "unmask": _one_of(get_args(UnmaskRule)),

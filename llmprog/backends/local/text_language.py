@@ -61,7 +61,7 @@ class TextLanguage:
         )
 
     def encode(self, prompt: Prompt, options: LocalOptions) -> EncodedPrompt:
-        if self.chat is None:
+        if self.chat is None or options.chat_template == "off":
             text = "\n".join(message.content for message in prompt.messages)
             tokens = [*self.begin, *self.encode_text(text)]
         else:

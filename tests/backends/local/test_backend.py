@@ -278,7 +278,7 @@ async def test_cancelling_a_caller_leaves_the_others_alone(opened: Opener) -> No
 
 def test_ids_open_models_and_errors_name_what_is_known(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "PUZZLES_WEIGHTS", weights)
-    with pytest.raises(OptionError, match=r"unknown local model 'sudoku'; known: local:PATH, local:puzzles, local:smollm2"):
+    with pytest.raises(OptionError, match=r"unknown local model 'sudoku'; known: local:PATH, local:puzzles"):
         open_backend("sudoku", {})
     with pytest.raises(OptionError, match="known: alpha0"):
         open_backend("puzzles", {"temperature": "1"})

@@ -275,6 +275,16 @@ async def test_smollm2_knows_what_is_likely():
     await backend.aclose()
 
 
+async def test_a_text_goes_on_without_its_chat_template():
+    backend = LocalBackend(*smollm2(), LocalOptions(threads=1, chat_template="off"), backend_id="local:smollm2")
+    request = Request(
+        prompt=Prompt.from_text("The capital of France is"), params=SamplingParams(max_tokens=2, temperature=0)
+    )
+    (completion,) = await backend.generate(request)
+    assert (completion.text, completion.usage.prompt_tokens) == (" Paris.", 5)
+    await backend.aclose()
+
+
 def test_smollm2_counts_digits_one_by_one_and_keeps_any_text():
     _, language = smollm2()
     assert len(language.encode_text("2026")) == 4
