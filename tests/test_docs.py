@@ -258,9 +258,7 @@ def test_the_table_of_local_options_is_complete():
 
 @pytest.mark.parametrize("program", catalog.names())
 def test_the_tables_of_program_parameters_are_complete(program):
-    own_page = Path(f"docs/programs/{program}.md")
-    page, heading = (own_page, "Parameters") if (ROOT / own_page).exists() else ("docs/programs.md", program)
-    assert first_column(page, heading) == list(catalog.find(program).parameters)
+    assert first_column(f"docs/programs/{program}.md", "Parameters") == list(catalog.find(program).parameters)
 
 
 def test_the_pages_name_every_controller():
