@@ -168,7 +168,7 @@ async def answers(
     with console.status("answers") as status:
         for number, (task, question) in enumerate(zip(tasks, questions, strict=True), 1):
             status.update(f"answers: {number} of {len(tasks)}")
-            result = await arun(evidence_qa(**settings), task, backend=model.by_node(), seed=1)  # type: ignore[arg-type]
+            result = await arun(evidence_qa(**settings), task, backend=model.by_node(), seed=1)
             found.append(is_right(result.answer, question))
             if number <= show:
                 verdict = "right" if found[-1] else "wrong"

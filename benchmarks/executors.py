@@ -71,7 +71,7 @@ def run(command: Sequence[str], log: Log, kill_after: float | None) -> Outcome:
                 killed = workers_of(process.pid)[0]
                 os.kill(killed, signal.SIGKILL)
             time.sleep(0.002)
-        errors = process.stderr.read().decode()  # type: ignore[union-attr]
+        errors = process.stderr.read().decode()
     if process.returncode:
         raise SystemExit(f"the command ended with {process.returncode}:\n{errors}")
     if errors:

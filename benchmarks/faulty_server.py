@@ -56,7 +56,7 @@ class LoggingConnection(Connection):
         super().make()
         if fault == "tear":
             made = self.made
-            self.made = lambda: self.tear(made)  # type: ignore[arg-type]  # make has set it
+            self.made = lambda: self.tear(made)  # make has set it
 
     def reply(self) -> None:
         """Answer, a slow one later."""

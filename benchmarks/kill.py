@@ -88,11 +88,11 @@ def endpoint(log: Path, *, latency_ms: float, faults: float, seed: int) -> Itera
     command += [f"--latency-ms={latency_ms}", f"--faults={faults}", f"--seed={seed}"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
     try:
-        yield process.stdout.readline().strip()  # type: ignore[union-attr]
+        yield process.stdout.readline().strip()
     finally:
-        process.stdin.close()  # type: ignore[union-attr]
+        process.stdin.close()
         process.wait(30)
-        process.stdout.close()  # type: ignore[union-attr]
+        process.stdout.close()
 
 
 def command_of(url: str, data: Path, out: Path, store: Path, samples: int, seed: int) -> list[str]:
@@ -124,7 +124,7 @@ def journaled(store: Path) -> tuple[set[Call], set[Call], int]:
             if not isinstance(call.question, Request):
                 continue
             question = call.question
-            prompt = question.prompt.text.splitlines()[-1]  # type: ignore[union-attr]  # no template
+            prompt = question.prompt.text.splitlines()[-1]  # no template
             for sample in range(call.first_sample, call.first_sample + max(1, question.num_samples)):
                 one = prompt, (sample_seed(question.params.seed, sample) or 0) % LARGEST_SEED
                 asked.add(one)
@@ -149,7 +149,7 @@ def run_and_kill(command: Sequence[str], log: Log, rng: random.Random, most_requ
                 process.send_signal(signal.SIGKILL)
                 break
             time.sleep(0.002)
-        errors = process.stderr.read().decode()  # type: ignore[union-attr]
+        errors = process.stderr.read().decode()
     time.sleep(GRACE_S)
     events += log.news()
     if process.returncode not in (0, -signal.SIGKILL):

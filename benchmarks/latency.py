@@ -82,7 +82,7 @@ class Recording:
         self.score, self.infill, self.aclose = self.backend.score, self.backend.infill, self.backend.aclose
 
     async def generate(self, request: Request) -> Sequence[Completion]:
-        lines = request.prompt.text.strip().splitlines()  # type: ignore[union-attr]
+        lines = request.prompt.text.strip().splitlines()
         proposes = lines[-1] == "Possible next steps:"
         begun = time.perf_counter()
         completions = await self.backend.generate(request)

@@ -186,7 +186,7 @@ class Connection(asyncio.Protocol):
             self.make()
         if self.fault is not None:
             self.behaviour.failed += 1
-        self.made()  # type: ignore[misc]  # make has set it
+        self.made()  # make has set it
 
     def make(self) -> None:
         """Make the answer to a chat completion, or the fault that is planned instead."""
@@ -303,13 +303,13 @@ def start_server(
     command += [f"--{name}={value}" for name, value in options.items()]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
     try:
-        if not (url := process.stdout.readline().strip()):  # type: ignore[union-attr]
+        if not (url := process.stdout.readline().strip()):
             raise RuntimeError(f"the loopback server did not start: {' '.join(command)}")
         yield Server(url, process.pid)
     finally:
-        process.stdin.close()  # type: ignore[union-attr]
+        process.stdin.close()
         process.wait(30)
-        process.stdout.close()  # type: ignore[union-attr]
+        process.stdout.close()
 
 
 def parse_faults(text: str) -> dict[str, float]:

@@ -21,7 +21,7 @@ from llmprog.types import Delta, Request
 def shown(renderable: object, *, terminal: bool = False) -> str:
     console = Console(file=io.StringIO(), width=160, force_terminal=terminal, color_system=None)
     console.print(renderable)
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    return console.file.getvalue()
 
 
 @generator
@@ -56,7 +56,7 @@ def test_terminal_escapes_of_a_model_are_not_obeyed() -> None:
     result = program.run("hello", backend=ScriptedBackend(lambda p, i: hostile), seed=1)
     console = Console(file=io.StringIO(), width=160, force_terminal=False)
     print_result(console, result)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    text = console.file.getvalue()
     assert not any(c in text for c in "\x1b\x07\x9b\u202e")
     assert "[bold red]x[/]" in text
     assert not any(c in answer_line(result) + spent_line(result) for c in "\x1b\x07\x9b\u202e")
@@ -81,7 +81,7 @@ def test_nothing_is_drawn_where_there_is_no_terminal() -> None:
     console = Console(file=io.StringIO(), force_terminal=False)
     with live_progress(console, enabled=True) as progress:
         words.run("", seed=1, on_event=progress)
-    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+    assert console.file.getvalue() == ""
     assert progress.num_thoughts > 10
 
 
@@ -96,7 +96,7 @@ ASKED = Request(prompt=Prompt.from_text("q"), num_samples=2)
 
 
 def piece(text: str, **options: object) -> CompletionDelta:
-    return CompletionDelta("node", ASKED, Delta(sample=options.pop("sample", 0), text=text, **options))  # type: ignore[arg-type]
+    return CompletionDelta("node", ASKED, Delta(sample=options.pop("sample", 0), text=text, **options))
 
 
 def settled() -> CallSettled:
@@ -107,8 +107,8 @@ def streamed(*events: object) -> str:
     console = Console(file=io.StringIO(), width=20)
     with live_progress(console, enabled=True) as progress:
         for event in events:
-            progress(event)  # type: ignore[arg-type]
-    return console.file.getvalue()  # type: ignore[attr-defined]
+            progress(event)
+    return console.file.getvalue()
 
 
 def test_pieces_follow_one_another_where_there_is_no_terminal() -> None:

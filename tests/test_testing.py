@@ -70,7 +70,7 @@ class Wordy:
         tokens = tuple(text)
         return Completion(
             text=text,
-            finish_reason=reason,  # type: ignore[arg-type]
+            finish_reason=reason,
             reasoning="hm" if index % 2 else None,
             logprobs=Logprobs(tokens=tokens, logprobs=(-0.5,) * len(tokens)) if params.logprobs else None,
             usage=Usage(1, 5 if place == 0 else 0, len(words), 0.0),
@@ -175,7 +175,7 @@ class Broken(Wordy):
         if fault == "another id":
             self.id = f"broken {id(self)}"
         if fault == "no capabilities":
-            self.capabilities = {}  # type: ignore[assignment]
+            self.capabilities = {}
 
     async def generate(self, request: Request) -> Sequence[Completion]:
         if self.num_closed or self.fault == "broken for good":
@@ -186,7 +186,7 @@ class Broken(Wordy):
             if await self.is_cancelled():
                 raise
         if self.fault == "encodes strictly":
-            request.prompt.messages[-1].content.encode()  # type: ignore[union-attr]
+            request.prompt.messages[-1].content.encode()
         if self.fault == "refuses logprobs" and request.params.logprobs:
             raise CapabilityError("no log-probabilities", backend=self.id)
         if self.fault == "state shared by calls":
@@ -240,7 +240,7 @@ class Broken(Wordy):
                 "other tokens": {"logprobs": replace(logprobs, tokens=("x",) * len(logprobs.tokens))},
             }
         if self.fault == "a dictionary":
-            return {"text": text}  # type: ignore[return-value]
+            return {"text": text}
         return replace(completion, **changes.get(self.fault, {}))
 
     async def stream(self, request: Request, on_delta: Callable[[Delta], None]) -> Sequence[Completion]:

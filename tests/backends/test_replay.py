@@ -53,7 +53,7 @@ PARAMS = SamplingParams(seed=7)
 
 
 def ask(text: str = "What is 2 + 2?", *, n: int = 1, first: int = 0, **params: object) -> Request:
-    given_params = replace(PARAMS, **params)  # type: ignore[arg-type]
+    given_params = replace(PARAMS, **params)
     return Request(prompt=Prompt.from_text(text), params=given_params, num_samples=n, first_sample=first)
 
 
@@ -517,7 +517,7 @@ async def test_secrets_are_blacked_out_and_their_requests_are_still_found(path: 
     with Recorder(path) as recorder:
         backend = RecordingBackend(Able(reply), recorder)
         await backend.generate(asked)
-        scores = await backend.score(asked.prompt, [secret, "x"])  # type: ignore[arg-type]
+        scores = await backend.score(asked.prompt, [secret, "x"])
     written = content_of(path)
     assert "canary" not in written
     assert "91f3" not in written
@@ -527,7 +527,7 @@ async def test_secrets_are_blacked_out_and_their_requests_are_still_found(path: 
         assert completion.text == "key [redacted]"
         assert completion.logprobs is not None
         assert completion.logprobs.tokens == ("a[redacted]b", "", "", "")
-    assert [s.logprobs for s in await replay.score(asked.prompt, ["x", secret])] == [  # type: ignore[arg-type]
+    assert [s.logprobs for s in await replay.score(asked.prompt, ["x", secret])] == [
         s.logprobs for s in reversed(scores)
     ]
     with pytest.raises(ReplayMissError) as caught:

@@ -65,7 +65,7 @@ def test_the_majority_wins_and_chains_without_an_answer_do_not_vote() -> None:
 @pytest.mark.parametrize(("stopping", "most"), [("beta", 4), ("window", 5)])
 def test_a_stopping_rule_saves_calls(stopping: str, most: int) -> None:
     backend = ScriptedBackend(lambda p, i: "Answer: 42")
-    result = arithmetic(num_samples=40, stopping=stopping).run("17 + 25", backend=backend, seed=1)  # type: ignore[arg-type]
+    result = arithmetic(num_samples=40, stopping=stopping).run("17 + 25", backend=backend, seed=1)
     assert result.answer == 42
     assert result.stopped == "confident"
     assert len(backend.requests) == most
@@ -85,5 +85,5 @@ def test_a_stopping_rule_saves_calls(stopping: str, most: int) -> None:
 )
 def test_a_parameter_is_obeyed_or_refused(parameters: dict[str, object], complaint: str) -> None:
     with pytest.raises(OptionError) as caught:
-        arithmetic(**parameters)  # type: ignore[arg-type]
+        arithmetic(**parameters)
     assert complaint in str(caught.value)

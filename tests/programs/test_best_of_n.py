@@ -79,7 +79,7 @@ def test_a_right_answer_may_come_with_each_row() -> None:
 def test_no_model_is_shown_the_right_answer() -> None:
     backend = ScriptedBackend(model)
     best_of_n(reward="accuracy", gold="gold-4711").run("What?", backend=backend, seed=1)
-    assert not any("4711" in request.prompt.text for request in backend.requests)  # type: ignore[union-attr]
+    assert not any("4711" in request.prompt.text for request in backend.requests)
 
 
 @pytest.mark.parametrize(

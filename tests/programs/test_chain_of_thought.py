@@ -85,9 +85,9 @@ def test_one_chain_is_asked_for_and_answered() -> None:
     result = program.run(" How many legs have three dogs? ", backend=backend, seed=1)
     assert (result.answer, result.solved, result.votes) == ("12", True, None)
     (request,) = backend.requests
-    assert [m.role for m in request.prompt.messages] == ["system", "user"]  # type: ignore[union-attr]
-    assert request.prompt.messages[0].content == "Be brief."  # type: ignore[union-attr]
-    assert request.prompt.messages[1].content.endswith("Question: How many legs have three dogs?")  # type: ignore[union-attr]
+    assert [m.role for m in request.prompt.messages] == ["system", "user"]
+    assert request.prompt.messages[0].content == "Be brief."
+    assert request.prompt.messages[1].content.endswith("Question: How many legs have three dogs?")
     assert (request.params.temperature, request.params.max_tokens) == (0.2, 77)
 
 
@@ -133,7 +133,7 @@ def test_bad_parameters_are_refused(parameters: dict[str, int]) -> None:
 
 def test_equal_parameters_make_equal_programs() -> None:
     def hashed(**parameters: str) -> str:
-        return compile_program(chain_of_thought(**parameters)).hash  # type: ignore[arg-type]
+        return compile_program(chain_of_thought(**parameters)).hash
 
     assert hashed() == hashed()
     assert hashed(system="a") != hashed(system="b")

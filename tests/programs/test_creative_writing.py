@@ -30,7 +30,7 @@ class Filling(ScriptedBackend):
     """A scripted model that fills blanks too, with as many words as they have tokens."""
 
     def __init__(self, script: object) -> None:
-        super().__init__(script)  # type: ignore[arg-type]
+        super().__init__(script)
         self.capabilities = replace(self.capabilities, infill=True)
 
         self.templates: list[Template] = []
@@ -109,7 +109,7 @@ def test_plans_are_voted_on_then_passages_and_the_best_is_graded() -> None:
         "coherency 7.0 of 10 (mean of 3 of 5 judgements)",
     )
     assert result.usage.calls == 5 + 5 + 5 + 5 + 5
-    votes = [request.prompt.text for request in backend.requests if "best choice" in request.prompt.text]  # type: ignore[union-attr]
+    votes = [request.prompt.text for request in backend.requests if "best choice" in request.prompt.text]
     assert "Choice 5:\nplan 4" in votes[0]
     assert "Choice 1:\nBy plan 2, sample 0." in votes[1]
 
@@ -124,7 +124,7 @@ def test_settings_say_how_many() -> None:
 
 @pytest.mark.parametrize(("method", "plan"), [("io", ""), ("cot", "Plan:\n1. a door")])
 def test_one_reply_is_the_passage_or_has_it_below_its_plan(method: str, plan: str) -> None:
-    result = creative_writing(method=method, num_evaluations=0).run(INPUT, backend=ScriptedBackend(writer), seed=1)  # type: ignore[arg-type]
+    result = creative_writing(method=method, num_evaluations=0).run(INPUT, backend=ScriptedBackend(writer), seed=1)
     assert result.solved
     assert (result.thought.state.plan, result.usage.calls) == (plan, 1)
 
@@ -194,7 +194,7 @@ def test_a_model_that_fills_no_blanks_is_refused() -> None:
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, object], complaint: str) -> None:
     with pytest.raises(OptionError, match=complaint):
-        creative_writing(**settings)  # type: ignore[arg-type]
+        creative_writing(**settings)
 
 
 def test_the_way_to_a_passage_becomes_training_data() -> None:

@@ -30,7 +30,7 @@ def test_a_reply_is_rewritten_where_it_breaks_a_principle_and_nowhere_else() -> 
     backend = ScriptedBackend(model)
     result = critique_revise().run("How do I open a lock?", backend=backend, seed=1)
     assert (result.answer, result.solved) == ("reply++", True)
-    asked = [request.prompt.text for request in backend.requests]  # type: ignore[union-attr]
+    asked = [request.prompt.text for request in backend.requests]
     assert len(asked) == 1 + len(CONSTITUTION) + len(BROKEN)
     critiques = [text for text in asked if "Quote where" in text]
     assert [principle.text in text for principle, text in zip(CONSTITUTION, critiques, strict=True)] == [True] * 4
@@ -64,7 +64,7 @@ def test_a_constitution_is_a_file(tmp_path: Path, name: str, text: str, principl
     assert read_principles(tmp_path / name) == tuple(Principle(*pair) for pair in principles.items())
     backend = ScriptedBackend(model)
     critique_revise(principles=str(tmp_path / name)).run("Help.", backend=backend, seed=1)
-    assert next(iter(principles.values())) in backend.requests[1].prompt.text  # type: ignore[union-attr]
+    assert next(iter(principles.values())) in backend.requests[1].prompt.text
 
 
 @pytest.mark.parametrize(

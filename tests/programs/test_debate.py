@@ -48,8 +48,8 @@ def test_each_debater_hears_the_others_and_remembers_itself() -> None:
     backend = without_judge(debaters(*[(f"first of {n}", f"second of {n}", "Answer: A") for n in (1, 2, 3)]))
     debate(num_rounds=3).run("A or B?", backend=backend, seed=1)
     last = backend["debater_2"].requests[-1].prompt
-    assert [message.role for message in last.messages] == ["user", "assistant", "user", "assistant", "user"]  # type: ignore[union-attr]
-    texts = [message.content for message in last.messages]  # type: ignore[union-attr]
+    assert [message.role for message in last.messages] == ["user", "assistant", "user", "assistant", "user"]
+    texts = [message.content for message in last.messages]
     assert texts[0].endswith("Question: A or B?")
     assert (texts[1], texts[3]) == ("first of 2", "second of 2")
     assert "Debater 1:\nfirst of 1\n\nDebater 3:\nfirst of 3\n" in texts[2]
@@ -61,9 +61,9 @@ def test_a_judge_hears_the_last_round_and_decides() -> None:
     result = debate(decide="judge").run("A or B?", backend=SIDES, seed=1)
     assert (result.answer, result.usage.calls) == ("J", 7)
     (request,) = SIDES["judge"].requests
-    assert "Question: A or B?" in request.prompt.text  # type: ignore[union-attr]
-    assert "Debater 2:\nConvinced.\nAnswer: a" in request.prompt.text  # type: ignore[union-attr]
-    assert "I say" not in request.prompt.text  # type: ignore[union-attr]
+    assert "Question: A or B?" in request.prompt.text
+    assert "Debater 2:\nConvinced.\nAnswer: a" in request.prompt.text
+    assert "I say" not in request.prompt.text
 
 
 def test_debaters_of_one_model_draw_samples_of_their_own() -> None:

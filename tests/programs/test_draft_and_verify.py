@@ -28,7 +28,7 @@ class Verifying(ScriptedBackend):
     """A scripted model that finds some words unlikely."""
 
     def __init__(self, script: object, doubted: Sequence[str]) -> None:
-        super().__init__(script)  # type: ignore[arg-type]
+        super().__init__(script)
         self.capabilities = replace(self.capabilities, score=True)
         self.doubted = doubted
         self.num_scored = 0
@@ -61,7 +61,7 @@ def test_what_follows_the_first_doubted_line_is_written_anew() -> None:
     assert result.thought.state.reasoning == "2 + 2 = 4\nso 4 + 1 = 5\nAnswer: 5"
     assert result.answer == "5"
     (request,) = verifier.requests
-    assert request.prompt.prefix == "2 + 2 = 4\n"  # type: ignore[union-attr]
+    assert request.prompt.prefix == "2 + 2 = 4\n"
     assert request.params.temperature == 0
 
 
@@ -88,7 +88,7 @@ def test_a_verifier_without_likelihoods_is_refused() -> None:
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, object], complaint: str) -> None:
     with pytest.raises(OptionError, match=complaint):
-        draft_and_verify(**settings)  # type: ignore[arg-type]
+        draft_and_verify(**settings)
 
 
 @given(st.lists(st.sampled_from(["1", "+", "22", "=", "\n", "\n\n", "x"])), st.sets(st.sampled_from(["1", "22", "\n"])))

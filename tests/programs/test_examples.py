@@ -79,7 +79,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, examples: str) -> None:
 
 
 def turns(backend: ScriptedBackend) -> list[tuple[str, str]]:
-    return [(message.role, message.content) for message in backend.requests[0].prompt.messages]  # type: ignore[union-attr]
+    return [(message.role, message.content) for message in backend.requests[0].prompt.messages]
 
 
 def test_a_chain_is_shown_the_reasoning_of_the_examples(examples: str) -> None:
@@ -119,7 +119,7 @@ def test_the_embedded_model_takes_examples(tmp_path: Path) -> None:
 
 def test_other_examples_make_another_program(tmp_path: Path, examples: str) -> None:
     def hashed(**settings: object) -> str:
-        return compile_program(io(**settings)).hash  # type: ignore[arg-type]
+        return compile_program(io(**settings)).hash
 
     assert hashed(examples=examples) == hashed(examples=examples) != hashed()
     assert hashed(examples=examples, num_examples=1) != hashed(examples=examples)

@@ -11,7 +11,7 @@ from llmprog.types import Completion
 
 
 def ask(reply: str | Completion, **settings: str) -> object:
-    return io(**settings).run("Legs?", backend=ScriptedBackend(lambda prompt, sample: reply), seed=1)  # type: ignore[arg-type]
+    return io(**settings).run("Legs?", backend=ScriptedBackend(lambda prompt, sample: reply), seed=1)
 
 
 @pytest.mark.parametrize(

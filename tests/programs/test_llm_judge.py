@@ -65,12 +65,12 @@ def test_no_judgement_makes_reading_it_raise(completion: str) -> None:
 def test_the_points_are_the_mean_of_the_samples_that_give_some(given_as: object) -> None:
     said = ["Score: 5", "Score: 4", "hm"]
     backend = ScriptedBackend(lambda prompt, sample: said[sample])
-    result = llm_judge().run(given_as(ONE), backend=backend, seed=1)  # type: ignore[operator]
+    result = llm_judge().run(given_as(ONE), backend=backend, seed=1)
     assert (result.answer, result.solved) == (4.5, True)
     assert str(result.thought.state) == "4.50 of 5 points (mean of 2 of 3 judgements)"
     (request,) = backend.requests
     assert request.num_samples == 3
-    assert "Question: How many legs has a dog?\n\nReply: Four.\n" in request.prompt.text  # type: ignore[union-attr]
+    assert "Question: How many legs has a dog?\n\nReply: Four.\n" in request.prompt.text
 
 
 def test_without_a_grade_it_is_not_solved() -> None:
@@ -113,9 +113,9 @@ def test_a_judge_with_a_taste_finds_the_best_whatever_its_place() -> None:
 )
 def test_bad_input_says_what_is_allowed(method: str, given_as: object, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
-        llm_judge(method=method).run(given_as, backend=ScriptedBackend({}))  # type: ignore[arg-type]
+        llm_judge(method=method).run(given_as, backend=ScriptedBackend({}))
 
 
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(OptionError, match="method='coin'; allowed are rubric, pairwise"):
-        llm_judge(method="coin")  # type: ignore[arg-type]
+        llm_judge(method="coin")

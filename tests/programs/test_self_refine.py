@@ -30,14 +30,14 @@ def test_it_writes_anew_until_the_feedback_accepts() -> None:
     assert (result.answer, result.solved) == ("v3", True)
     assert result.usage.calls == 6  # a draft, three times feedback, two revisions
     first, *_, last = backend.requests
-    assert [message.content for message in first.prompt.messages] == ["Be brief.", "Write about rain."]  # type: ignore[union-attr]
-    assert "Written:\nv3" in last.prompt.text  # type: ignore[union-attr]
+    assert [message.content for message in first.prompt.messages] == ["Be brief.", "Write about rain."]
+    assert "Written:\nv3" in last.prompt.text
 
 
 def test_a_revision_is_shown_every_version_and_what_was_said_of_it() -> None:
     backend = ScriptedBackend(writer)
     self_refine().run("Write about rain.", backend=backend, seed=1)
-    asked = [request.prompt.text for request in backend.requests if "Write it anew" in request.prompt.text]  # type: ignore[union-attr]
+    asked = [request.prompt.text for request in backend.requests if "Write it anew" in request.prompt.text]
     assert "Version 1:\nv1\n\nSaid of it:\nv1 is dull." in asked[1]
     assert "Version 2:\nv2\n\nSaid of it:\nv2 is dull." in asked[1]
 

@@ -202,7 +202,7 @@ def test_all_boards_of_a_size_are_counted() -> None:
     ],
 )
 def test_a_dead_end_has_a_reason(text: str, effort: str, why: str) -> None:
-    assert dead_end(board(text, boxes=False if why.startswith("4") else None), effort) == why  # type: ignore[arg-type]
+    assert dead_end(board(text, boxes=False if why.startswith("4") else None), effort) == why
 
 
 def test_a_dead_end_that_only_a_search_finds() -> None:
@@ -296,7 +296,7 @@ async def test_the_embedded_model_solves_boards_it_was_not_trained_on(
     method: str, backend_id: str, at_least: int
 ) -> None:
     backend = open_backend(backend_id)
-    program = sudoku(method=method)  # type: ignore[arg-type]
+    program = sudoku(method=method)
     results = await asyncio.gather(*(arun(program, p, backend=backend, seed=1) for p in held_out_puzzles(6)))
     await backend.aclose()
     solved = [result for result in results if result.solved]

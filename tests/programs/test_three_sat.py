@@ -175,7 +175,7 @@ def test_dead_ends_are_found_as_early_as_asked_for(dead_ends: str) -> None:
         return "1"
 
     formula = "-1 2 / -2 3 4 / -2 3 -4 / -1 -3 4 / -1 -3 -4"
-    result = three_sat(dead_ends=dead_ends, max_rounds=3).run(formula, backend=ScriptedBackend(script), seed=1)  # type: ignore[arg-type]
+    result = three_sat(dead_ends=dead_ends, max_rounds=3).run(formula, backend=ScriptedBackend(script), seed=1)
     reasons = [verdict.reason for thought in result.graph for _, verdict in thought.verdicts if not verdict.valid]
     # 1 makes 2 true; only a search sees that 3 can then be neither true nor false.
     assert any("every one was tried" in reason for reason in reasons) == (dead_ends == "search")
@@ -203,4 +203,4 @@ def test_parameters_that_a_method_would_ignore_are_refused() -> None:
     with pytest.raises(OptionError, match="variables_per_step=2 has no effect with method=one_shot"):
         three_sat(method="one_shot", variables_per_step=2)
     with pytest.raises(OptionError, match="dead_ends='all'; allowed are none, propagation, search"):
-        three_sat(dead_ends="all")  # type: ignore[arg-type]
+        three_sat(dead_ends="all")

@@ -50,7 +50,7 @@ def test_plans_are_written_and_read_back() -> None:
     text = dump_program(PROGRAM)
     again = read_program(text, trust=[__name__])
     assert compile_program(again).hash == compile_program(PROGRAM).hash
-    assert str(again.controller.operations) == str(PLAN)  # type: ignore[attr-defined]  # a GraphOfThoughts
+    assert str(again.controller.operations) == str(PLAN)  # a GraphOfThoughts
     assert again.run(3).graph.to_json() == PROGRAM.run(3).graph.to_json()
 
 

@@ -51,7 +51,7 @@ def refused(text: str, file: str = "x.yaml") -> tuple[str, ...]:
 def test_plain_words_are_those_of_yaml_1_2(text: str, value: object) -> None:
     found = value_of(f"key: {text}")
     assert found == {"key": value}
-    assert type(found["key"]) is type(value)  # type: ignore[index]  # a mapping, as was just seen
+    assert type(found["key"]) is type(value)  # a mapping, as was just seen
 
 
 def test_keys_are_texts_whatever_they_look_like() -> None:

@@ -60,7 +60,7 @@ def make_row() -> Callable[..., Row]:
             canvas=(MASK,) * length if canvas is None else canvas,
             key=stream_key(seed, repr(prompt).encode(), sample),
             block_length=block_length,
-            params=SamplingParams(**{"temperature": 1.0, **params}),  # type: ignore[arg-type]
+            params=SamplingParams(**{"temperature": 1.0, **params}),
             may_end=may_end,
             has_stopped=has_stopped,
         )

@@ -52,7 +52,7 @@ async def opened(weights: Path) -> AsyncIterator[Opener]:
     backends: list[LocalBackend] = []
 
     def opener(**options: object) -> LocalBackend:
-        backends.append(LocalBackend.open(LocalOptions(device="cpu", **options), weights=weights))  # type: ignore[arg-type]
+        backends.append(LocalBackend.open(LocalOptions(device="cpu", **options), weights=weights))
         return backends[-1]
 
     yield opener
@@ -109,7 +109,7 @@ async def test_temperature_filters_and_length_are_honoured(opened: Opener, decod
 
     async def texts(**params: float) -> list[str]:
         completions = await backend.generate(
-            Request(prompt=PROPOSE, params=SamplingParams(seed=1, **params), num_samples=6)  # type: ignore[arg-type]
+            Request(prompt=PROPOSE, params=SamplingParams(seed=1, **params), num_samples=6)
         )
         return [c.text for c in completions]
 
@@ -316,7 +316,7 @@ async def test_cuda_says_what_the_cpu_says(weights: Path, decoder: str) -> None:
     request = Request(prompt=PROPOSE, params=SamplingParams(seed=1, max_tokens=20), num_samples=8)
     texts = []
     for device in ("cpu", "cuda"):
-        backend = LocalBackend.open(LocalOptions(device=device, decoder=decoder), weights=weights)  # type: ignore[arg-type]
+        backend = LocalBackend.open(LocalOptions(device=device, decoder=decoder), weights=weights)
         texts.append([c.text for c in await backend.generate(request)])
         texts.append([round(s.total, 2) for s in await backend.score(JUDGE, ["sure", "4 6: 10 no\nlikely"])])
         await backend.aclose()

@@ -78,7 +78,7 @@ def test_cached_equals_uncached_in_tokens_and_logits(
     predict = HybridDecoder._predict
 
     def recording(*args: object) -> torch.Tensor:
-        logits.append(predict(*args))  # type: ignore[arg-type]
+        logits.append(predict(*args))
         return logits[-1]
 
     monkeypatch.setattr(HybridDecoder, "_predict", recording)

@@ -53,7 +53,7 @@ def test_bad_and_ineffective_options_are_refused(texts: dict[str, str], message:
 
 def test_values_of_a_wrong_type_are_refused() -> None:
     with pytest.raises(OptionError, match="threads='2'; allowed is a whole number"):
-        LocalOptions(threads="2")  # type: ignore[arg-type]
+        LocalOptions(threads="2")
 
 
 def test_every_option_is_described() -> None:

@@ -349,7 +349,7 @@ async def test_one_backend_serves_several_loops(talk):
     server, backend = await talk(numbered)
     await backend.generate(asking())
     await asyncio.to_thread(run_sync, backend.generate(asking()))
-    await asyncio.to_thread(asyncio.run, backend.generate(asking()))  # type: ignore[arg-type]
+    await asyncio.to_thread(asyncio.run, backend.generate(asking()))
     gc.collect()
     assert server.num_connections == 3
     for _ in range(100):

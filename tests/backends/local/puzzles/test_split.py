@@ -11,7 +11,7 @@ from llmprog.backends.local.puzzles.split import classic_puzzles, held_out_state
 
 def test_the_rule_is_pinned() -> None:
     counts = {"train": 1530, "development": 88, "test": 202}
-    assert {s: len(classic_puzzles(s)) for s in ("train", "development", "test")} == counts  # type: ignore[arg-type]
+    assert {s: len(classic_puzzles(s)) for s in ("train", "development", "test")} == counts
     assert split_of_numbers((4, 9, 10, 13)) == "train"
     assert list(held_out_states().values()).count("test") == 1605
     assert list(held_out_states().values()).count("development") == 405
@@ -27,7 +27,7 @@ def test_the_rule_is_the_hash_of_the_sorted_numbers() -> None:
 def test_states_are_held_out_with_the_puzzles_that_lead_to_them() -> None:
     held_out = held_out_states()
     for split in ("development", "test"):
-        for puzzle in classic_puzzles(split):  # type: ignore[arg-type]
+        for puzzle in classic_puzzles(split):
             for move in legal_moves(puzzle):
                 assert split_of_numbers(move.left) != "train"
                 assert split_of_numbers(move.left[::-1]) == held_out[move.left]
