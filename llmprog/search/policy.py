@@ -60,8 +60,8 @@ def log_probabilities(network: PolicyNetwork, features: tuple[float, ...], allow
     import torch
 
     with torch.inference_mode():
-        found = network(torch.tensor([features], dtype=torch.float64), torch.tensor([allowed]))
-        return found[0].tolist()  # type: ignore[no-any-return]  # of one dimension
+        found: list[float] = network(torch.tensor([features], dtype=torch.float64), torch.tensor([allowed]))[0].tolist()
+    return found
 
 
 def draw(logprobs: list[float], rng: random.Random) -> int:

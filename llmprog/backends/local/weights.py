@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from llmprog.backends.local.faults import FaultyFileError
 from llmprog.backends.local.transformer import RopeScaling, Transformer, TransformerConfig, rope_tables
 from llmprog.errors import LLMProgError, ModelFileError
 
@@ -82,10 +83,6 @@ def check_weights(path: Path, *, backend: str) -> TransformerConfig:
     except FaultyFileError as error:
         raise ModelFileError(f"weights {path.name!r}: {error}", backend=backend) from error
     return config
-
-
-class FaultyFileError(Exception):
-    """What is wrong with a file, before it is known whose file it is."""
 
 
 def _check_tensors(header: dict[str, Any], wanted: dict[str, list[int]], data_bytes: int) -> None:
@@ -191,17 +188,19 @@ def refuse_impossible(config: TransformerConfig) -> None:
             is_possible = isinstance(value, bool)
         elif field.name == "rope_scaling":
             is_possible = value is None or all(
-                _is_size(getattr(value, part.name), (int, float)) for part in fields(value)
+                _is_size(getattr(value, part.name), is_whole=False) for part in fields(value)
             )
         elif field.name == "head_width" and value is None:
             is_possible = True
         else:
-            is_possible = _is_size(value, (int, float) if field.name in ("rope_theta", "norm_eps") else (int,))
+            is_possible = _is_size(value, is_whole=field.name not in ("rope_theta", "norm_eps"))
         if not is_possible:
             raise ValueError(f"{field.name}={value!r}")
     if config.num_layers > _MOST_LAYERS:
         raise ValueError(f"num_layers={config.num_layers!r}")
 
 
-def _is_size(value: Any, kinds: tuple[type, ...]) -> bool:
-    return not isinstance(value, bool) and isinstance(value, kinds) and bool(0 < value <= _LARGEST_VALUE)  # type: ignore[operator]
+def _is_size(value: Any, *, is_whole: bool) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int if is_whole else int | float):
+        return False
+    return 0 < value <= _LARGEST_VALUE

@@ -13,7 +13,7 @@ from llmprog.errors import OptionError
 from llmprog.nodes import Checker, Generator
 from llmprog.program import Program
 from llmprog.programs.catalog import for_method, one_of
-from llmprog.programs.lines import line_of_thought
+from llmprog.programs.line_of_thought import line_of_thought
 from llmprog.programs.sudoku.board import SIZES, parse_board
 from llmprog.programs.sudoku.exact import complete
 from llmprog.programs.sudoku.nodes import (

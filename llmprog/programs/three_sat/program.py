@@ -15,7 +15,7 @@ from llmprog.errors import OptionError
 from llmprog.nodes import Checker, Generator, Verdict, checker, generator
 from llmprog.program import Program
 from llmprog.programs.catalog import for_method, one_of
-from llmprog.programs.lines import line_of_thought
+from llmprog.programs.line_of_thought import line_of_thought
 from llmprog.programs.three_sat.formula import (
     MAX_VARIABLES,
     Formula,

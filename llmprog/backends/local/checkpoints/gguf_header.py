@@ -13,16 +13,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
+from llmprog.backends.local.faults import FaultyFileError
+
 MOST_TENSORS = 65_536
 _MOST_PAIRS = 65_536
 _MOST_ITEMS = 2**24  # of an array in the metadata; the largest vocabularies have some hundred thousand
 _MOST_DIMENSIONS = 4
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-
-
-class FaultyCheckpointError(Exception):
-    """What is wrong with a checkpoint, before it is known for which backend it was read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +57,14 @@ def read_header(path: Path) -> GgufHeader:
     """The header of the GGUF file at ``path``.
 
     Raises:
-        FaultyCheckpointError: It cannot be read, is no GGUF file, or names tensors that do not lie in it.
+        FaultyFileError: It cannot be read, is no GGUF file, or names tensors that do not lie in it.
     """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             return _Reader(file, size).header()
     except OSError as error:
-        raise FaultyCheckpointError(f"cannot be read: {error.strerror or error}") from error
+        raise FaultyFileError(f"cannot be read: {error.strerror or error}") from error
 
 
 class _Reader:
@@ -76,22 +74,22 @@ class _Reader:
 
     def header(self) -> GgufHeader:
         if self._bytes(4, "magic") != b"GGUF":
-            raise FaultyCheckpointError("it does not begin with 'GGUF'")
+            raise FaultyFileError("it does not begin with 'GGUF'")
         version = self._number("I")
         if version not in (2, 3):
-            raise FaultyCheckpointError(f"GGUF version {version}; versions 2 and 3 can be read")
+            raise FaultyFileError(f"GGUF version {version}; versions 2 and 3 can be read")
         num_tensors = self._count("tensors", MOST_TENSORS)
         num_pairs = self._count("metadata pairs", _MOST_PAIRS)
         metadata: dict[str, Any] = {}
         for _ in range(num_pairs):
             key = self._text("a metadata key")
             if key in metadata:
-                raise FaultyCheckpointError(f"metadata {key!r} stands in it twice")
+                raise FaultyFileError(f"metadata {key!r} stands in it twice")
             metadata[key] = self._value(self._number("I"), key)
         found = [self._tensor() for _ in range(num_tensors)]
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 8 or alignment % 8 or alignment > 2**20:
-            raise FaultyCheckpointError(f"general.alignment={alignment!r}; allowed are multiples of 8")
+            raise FaultyFileError(f"general.alignment={alignment!r}; allowed are multiples of 8")
         data_start = -(-self._file.tell() // alignment) * alignment
         return GgufHeader(metadata=metadata, tensors=self._placed(found, data_start, alignment))
 
@@ -99,7 +97,7 @@ class _Reader:
         name = self._text("a tensor's name")
         num_dimensions = self._number("I")
         if not 1 <= num_dimensions <= _MOST_DIMENSIONS:
-            raise FaultyCheckpointError(f"tensor {name!r} has {num_dimensions} dimensions")
+            raise FaultyFileError(f"tensor {name!r} has {num_dimensions} dimensions")
         sizes = tuple(self._number("Q") for _ in range(num_dimensions))
         kind, offset = self._number("I"), self._number("Q")
         return name, sizes[::-1], kind, offset
@@ -110,20 +108,18 @@ class _Reader:
         tensors: dict[str, TensorInfo] = {}
         for name, shape, kind, offset in found:
             if name in tensors:
-                raise FaultyCheckpointError(f"tensor {name!r} stands in it twice")
+                raise FaultyFileError(f"tensor {name!r} stands in it twice")
             if offset % alignment:
-                raise FaultyCheckpointError(f"tensor {name!r} begins at byte {offset}, which is not aligned")
+                raise FaultyFileError(f"tensor {name!r} begins at byte {offset}, which is not aligned")
             size = num_bytes(name, shape, kind)
             if data_start + offset + size > self._size:
                 end = data_start + offset + size
-                raise FaultyCheckpointError(
-                    f"tensor {name!r} ends at byte {end} of {self._size}: the file is truncated"
-                )
+                raise FaultyFileError(f"tensor {name!r} ends at byte {end} of {self._size}: the file is truncated")
             tensors[name] = TensorInfo(shape=shape, kind=kind, start=data_start + offset, size=size)
         ends = sorted((info.start, info.start + info.size, name) for name, info in tensors.items())
         for (_, end, name), (start, _, other) in pairwise(ends):
             if start < end:
-                raise FaultyCheckpointError(f"tensors {name!r} and {other!r} overlap")
+                raise FaultyFileError(f"tensors {name!r} and {other!r} overlap")
         return tensors
 
     def _value(self, kind: int, key: str) -> Any:
@@ -132,14 +128,14 @@ class _Reader:
         if kind == _STRING:
             return self._text(f"metadata {key!r}")
         if kind != _ARRAY:
-            raise FaultyCheckpointError(f"metadata {key!r} is of an unknown type {kind}")
+            raise FaultyFileError(f"metadata {key!r} is of an unknown type {kind}")
         item, count = self._number("I"), self._count(f"items of {key!r}", _MOST_ITEMS)
         if item in _NUMBERS:
             form = f"<{count}{_NUMBERS[item]}"
             return list(struct.unpack(form, self._bytes(struct.calcsize(form), key)))
         if item == _STRING:
             return [self._text(f"an item of {key!r}") for _ in range(count)]
-        raise FaultyCheckpointError(f"metadata {key!r} is an array of an unknown type {item}")
+        raise FaultyFileError(f"metadata {key!r} is an array of an unknown type {item}")
 
     def _number(self, form: str) -> Any:
         form = f"<{form}"
@@ -148,7 +144,7 @@ class _Reader:
     def _count(self, what: str, most: int) -> int:
         count: int = self._number("Q")
         if count > most:
-            raise FaultyCheckpointError(f"{count} {what}; at most {most} are possible")
+            raise FaultyFileError(f"{count} {what}; at most {most} are possible")
         return count
 
     def _text(self, what: str) -> str:
@@ -156,11 +152,11 @@ class _Reader:
         try:
             return data.decode()
         except UnicodeDecodeError as error:
-            raise FaultyCheckpointError(f"{what} is not UTF-8") from error
+            raise FaultyFileError(f"{what} is not UTF-8") from error
 
     def _bytes(self, count: int, what: str) -> bytes:
         if count > self._size - self._file.tell():
-            raise FaultyCheckpointError(f"{what} of {count} bytes goes beyond the end: the file is truncated")
+            raise FaultyFileError(f"{what} of {count} bytes goes beyond the end: the file is truncated")
         return self._file.read(count)
 
 
@@ -168,15 +164,15 @@ def num_bytes(name: str, shape: tuple[int, ...], kind: int) -> int:
     """Bytes of a tensor.
 
     Raises:
-        FaultyCheckpointError: Its type is unknown, or its rows are no whole number of blocks.
+        FaultyFileError: Its type is unknown, or its rows are no whole number of blocks.
     """
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     try:
         block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
     except (ValueError, KeyError) as error:
-        raise FaultyCheckpointError(f"tensor {name!r} is of an unknown type {kind}") from error
+        raise FaultyFileError(f"tensor {name!r} is of an unknown type {kind}") from error
     count = math.prod(shape)
     if not count or shape[-1] % block:
-        raise FaultyCheckpointError(f"tensor {name!r} of shape {list(shape)} is no whole number of blocks of {block}")
+        raise FaultyFileError(f"tensor {name!r} of shape {list(shape)} is no whole number of blocks of {block}")
     return count // block * block_bytes

@@ -26,7 +26,7 @@ def check_model(header: GgufHeader) -> TransformerConfig:
     """The shape of the model that a header describes, after all its tensors were compared with it.
 
     Raises:
-        FaultyCheckpointError: It is no model that can be read.
+        FaultyFileError: It is no model that can be read.
     """
     config = gguf_config(header.metadata, header.tensors)
     shapes = {name: info.shape for name, info in header.tensors.items()}

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmprog.backends.local.checkpoints.gguf_header import FaultyCheckpointError
 from llmprog.backends.local.checkpoints.llama_family import (
     build,
     hugging_face_config,
@@ -18,8 +17,9 @@ from llmprog.backends.local.checkpoints.llama_family import (
     refuse_other_tensors,
     wanted_shapes,
 )
+from llmprog.backends.local.faults import FaultyFileError
 from llmprog.backends.local.transformer import Transformer, TransformerConfig
-from llmprog.backends.local.weights import FaultyFileError, check_extents, read_header
+from llmprog.backends.local.weights import check_extents, read_header
 
 _LARGEST_JSON = 2**26
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -30,20 +30,18 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file of a checkpoint.
 
     Raises:
-        FaultyCheckpointError: It is missing or no JSON object.
+        FaultyFileError: It is missing or no JSON object.
     """
     try:
         if path.stat().st_size > _LARGEST_JSON:
-            raise FaultyCheckpointError(
-                f"{path.name} has {path.stat().st_size} bytes; at most {_LARGEST_JSON} are read"
-            )
+            raise FaultyFileError(f"{path.name} has {path.stat().st_size} bytes; at most {_LARGEST_JSON} are read")
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise FaultyCheckpointError(f"{path.name} cannot be read: {error.strerror or error}") from error
+        raise FaultyFileError(f"{path.name} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise FaultyCheckpointError(f"{path.name} is no JSON: {error}") from error
+        raise FaultyFileError(f"{path.name} is no JSON: {error}") from error
     if not isinstance(values, dict):
-        raise FaultyCheckpointError(f"{path.name} is no JSON object")
+        raise FaultyFileError(f"{path.name} is no JSON object")
     return values
 
 
@@ -51,7 +49,7 @@ def check_model(directory: Path) -> tuple[TransformerConfig, dict[str, Path]]:
     """The model's shape, and in which file each of its tensors lies, after all headers were compared with it.
 
     Raises:
-        FaultyCheckpointError: It is no model that can be read.
+        FaultyFileError: It is no model that can be read.
     """
     config = hugging_face_config(read_json(directory / "config.json"))
     shapes: dict[str, tuple[int, ...]] = {}
@@ -62,10 +60,10 @@ def check_model(directory: Path) -> tuple[TransformerConfig, dict[str, Path]]:
             header.pop("__metadata__", None)
             found = check_extents(header, data_bytes)
         except FaultyFileError as error:
-            raise FaultyCheckpointError(f"{path.name}: {error}") from error
+            raise FaultyFileError(f"{path.name}: {error}") from error
         for name, shape in found.items():
             if name in places:
-                raise FaultyCheckpointError(f"tensor {name!r} stands in {places[name].name} and in {path.name}")
+                raise FaultyFileError(f"tensor {name!r} stands in {places[name].name} and in {path.name}")
             if not name.endswith(_IGNORED_ENDINGS):
                 shapes[name], places[name] = shape, path
     names = hugging_face_names(config)
@@ -79,16 +77,16 @@ def _files(directory: Path) -> list[Path]:
     if (directory / _SINGLE).is_file():
         return [directory / _SINGLE]
     if not (directory / _INDEX).is_file():
-        raise FaultyCheckpointError(f"it holds neither {_SINGLE} nor {_INDEX}; other formats (.bin, .pt) are not read")
+        raise FaultyFileError(f"it holds neither {_SINGLE} nor {_INDEX}; other formats (.bin, .pt) are not read")
     placed = read_json(directory / _INDEX).get("weight_map")
     if not isinstance(placed, Mapping) or not all(isinstance(name, str) for name in placed.values()):
-        raise FaultyCheckpointError(f"{_INDEX} has no weight_map")
+        raise FaultyFileError(f"{_INDEX} has no weight_map")
     files = []
     for name in sorted(set(placed.values())):
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise FaultyCheckpointError(f"{_INDEX} names {name!r}; allowed are .safetensors files beside it")
+            raise FaultyFileError(f"{_INDEX} names {name!r}; allowed are .safetensors files beside it")
         if not (directory / name).is_file():
-            raise FaultyCheckpointError(f"the shard {name!r} is missing")
+            raise FaultyFileError(f"the shard {name!r} is missing")
         files.append(directory / name)
     return files
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmprog.backends.local.checkpoints.gguf_header import FaultyCheckpointError
+from llmprog.backends.local.faults import FaultyFileError
 from llmprog.backends.local.transformer import RopeScaling, Transformer, TransformerConfig, rope_tables
 from llmprog.backends.local.weights import refuse_impossible
 from llmprog.errors import OptionError
@@ -43,22 +43,20 @@ def gguf_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Tran
     """The model's shape from GGUF metadata; ``tensors`` tells what is tied and what has a bias.
 
     Raises:
-        FaultyCheckpointError: It is of another architecture, or a size is missing or impossible.
+        FaultyFileError: It is of another architecture, or a size is missing or impossible.
     """
     architecture = metadata.get("general.architecture")
     if architecture not in GGUF_ARCHITECTURES:
-        raise FaultyCheckpointError(
-            f"its architecture is {architecture!r}; {', '.join(GGUF_ARCHITECTURES)} can be read"
-        )
+        raise FaultyFileError(f"its architecture is {architecture!r}; {', '.join(GGUF_ARCHITECTURES)} can be read")
 
     def of(name: str, default: Any = None) -> Any:
         value = metadata.get(f"{architecture}.{name}", default)
         if value is None:
-            raise FaultyCheckpointError(f"metadata {architecture}.{name} is missing")
+            raise FaultyFileError(f"metadata {architecture}.{name} is missing")
         return value
 
     if metadata.get(f"{architecture}.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in tensors:
-        raise FaultyCheckpointError("its rotary positions are stretched, which GGUF files say in ways not read here; "
+        raise FaultyFileError("its rotary positions are stretched, which GGUF files say in ways not read here; "
                                     "use the model's Hugging Face directory")  # fmt: skip
     vocab = metadata.get("tokenizer.ggml.tokens")
     heads = of("attention.head_count")
@@ -83,21 +81,21 @@ def hugging_face_config(values: Mapping[str, Any]) -> TransformerConfig:
     """The model's shape from a ``config.json``.
 
     Raises:
-        FaultyCheckpointError: It is of another type, asks for what is not known here, or a size is missing or
+        FaultyFileError: It is of another type, asks for what is not known here, or a size is missing or
             impossible.
     """
     kind = values.get("model_type")
     if kind not in HUGGING_FACE_TYPES:
-        raise FaultyCheckpointError(f"model_type is {kind!r}; {', '.join(HUGGING_FACE_TYPES)} can be read")
+        raise FaultyFileError(f"model_type is {kind!r}; {', '.join(HUGGING_FACE_TYPES)} can be read")
     if values.get("hidden_act", "silu") != "silu" or values.get("mlp_bias"):
-        raise FaultyCheckpointError(f"hidden_act={values.get('hidden_act')!r}, mlp_bias={values.get('mlp_bias')!r}; "
+        raise FaultyFileError(f"hidden_act={values.get('hidden_act')!r}, mlp_bias={values.get('mlp_bias')!r}; "
                                     "allowed are silu, and no bias")  # fmt: skip
     if values.get("use_sliding_window") or (kind == "mistral" and values.get("sliding_window")):
-        raise FaultyCheckpointError("its attention looks back through a sliding window, which is not known here")
+        raise FaultyFileError("its attention looks back through a sliding window, which is not known here")
 
     def of(name: str) -> Any:
         if values.get(name) is None:
-            raise FaultyCheckpointError(f"config.json has no {name}")
+            raise FaultyFileError(f"config.json has no {name}")
         return values[name]
 
     rope = values.get("rope_parameters") or {}
@@ -125,7 +123,7 @@ def _scaling(values: Mapping[str, Any]) -> RopeScaling | None:
     if kind == "default":
         return None
     if kind != "llama3":
-        raise FaultyCheckpointError(f"rope_scaling of type {kind!r}; llama3 is known")
+        raise FaultyFileError(f"rope_scaling of type {kind!r}; llama3 is known")
     try:
         return RopeScaling(
             factor=values["factor"],
@@ -134,7 +132,7 @@ def _scaling(values: Mapping[str, Any]) -> RopeScaling | None:
             original_max_positions=values["original_max_position_embeddings"],
         )
     except KeyError as error:
-        raise FaultyCheckpointError(f"rope_scaling has no {error.args[0]}") from error
+        raise FaultyFileError(f"rope_scaling has no {error.args[0]}") from error
 
 
 def _checked(**sizes: Any) -> TransformerConfig:
@@ -142,7 +140,7 @@ def _checked(**sizes: Any) -> TransformerConfig:
         config = TransformerConfig(**sizes)
         refuse_impossible(config)
     except (TypeError, ValueError, OptionError) as error:
-        raise FaultyCheckpointError(f"its sizes are not possible: {error}") from error
+        raise FaultyFileError(f"its sizes are not possible: {error}") from error
     return config
 
 
@@ -183,16 +181,14 @@ def refuse_other_tensors(names: Mapping[str, str], shapes: Mapping[str, tuple[in
         wanted: The model's shapes by our names.
 
     Raises:
-        FaultyCheckpointError: One is; the message names it.
+        FaultyFileError: One is; the message names it.
     """
     for found, problem in ((set(shapes) - set(names), "is unknown"), (set(names) - set(shapes), "is missing")):
         if found:
-            raise FaultyCheckpointError(f"tensor {min(found)!r} {problem} ({len(found)} in all)")
+            raise FaultyFileError(f"tensor {min(found)!r} {problem} ({len(found)} in all)")
     for theirs, ours in names.items():
         if shapes[theirs] != wanted[ours]:
-            raise FaultyCheckpointError(
-                f"tensor {theirs!r} has shape {list(shapes[theirs])}, expected {list(wanted[ours])}"
-            )
+            raise FaultyFileError(f"tensor {theirs!r} has shape {list(shapes[theirs])}, expected {list(wanted[ours])}")
 
 
 def build(

@@ -11,7 +11,8 @@ import torch
 
 from llmprog.backends.local.chat_template import ChatTemplate
 from llmprog.backends.local.checkpoints import gguf_model, hugging_face, tokenizers
-from llmprog.backends.local.checkpoints.gguf_header import FaultyCheckpointError, read_header
+from llmprog.backends.local.checkpoints.gguf_header import read_header
+from llmprog.backends.local.faults import FaultyFileError
 from llmprog.backends.local.text_language import TextLanguage
 from llmprog.backends.local.transformer import Transformer, TransformerConfig
 from llmprog.errors import InputError, ModelFileError
@@ -35,18 +36,18 @@ def load_text_model(
         if path.is_dir() and (path / "config.json").is_file():
             return _from_directory(path, backend, device, dtype)
         return _from_gguf(_gguf_file(path), backend, device, dtype)
-    except FaultyCheckpointError as error:
+    except FaultyFileError as error:
         raise ModelFileError(f"checkpoint {path.name!r}: {error}", backend=backend) from error
 
 
 def _gguf_file(path: Path) -> Path:
     if not path.is_dir():
         if not path.exists():
-            raise FaultyCheckpointError("there is no such file or directory")
+            raise FaultyFileError("there is no such file or directory")
         return path
     found = sorted(path.glob("*.gguf"))
     if len(found) != 1:
-        raise FaultyCheckpointError(f"it holds no config.json and {len(found)} GGUF files; name the file")
+        raise FaultyFileError(f"it holds no config.json and {len(found)} GGUF files; name the file")
     return found[0]
 
 
@@ -54,7 +55,7 @@ def _from_gguf(
     path: Path, backend: str, device: torch.device | str, dtype: torch.dtype
 ) -> tuple[Transformer, TextLanguage]:
     if importlib.util.find_spec("gguf") is None:
-        raise FaultyCheckpointError('GGUF files are read with the package gguf; run: pip install "llmprog[local]"')
+        raise FaultyFileError('GGUF files are read with the package gguf; run: pip install "llmprog[local]"')
     header = read_header(path)
     config = gguf_model.check_model(header)
     metadata = header.metadata
@@ -133,19 +134,15 @@ def _language(
     backend: str,
 ) -> TextLanguage:
     if tokenizer.get_vocab_size() > config.vocab_size:
-        raise FaultyCheckpointError(
-            f"its tokenizer has {tokenizer.get_vocab_size()} tokens, the model {config.vocab_size}"
-        )
+        raise FaultyFileError(f"its tokenizer has {tokenizer.get_vocab_size()} tokens, the model {config.vocab_size}")
     known = [tokenizer.token_to_id(token) for token in _ENDS]
     found = list(dict.fromkeys(end for end in (*ends, *known) if end is not None))
     if not found or not all(isinstance(end, int) and 0 <= end < config.vocab_size for end in found):
-        raise FaultyCheckpointError(
-            f"the tokens that end a reply are {found!r}; allowed are ids below {config.vocab_size}"
-        )
+        raise FaultyFileError(f"the tokens that end a reply are {found!r}; allowed are ids below {config.vocab_size}")
     try:
         chat = ChatTemplate(template, tokens, backend) if isinstance(template, str) else None
     except InputError as error:
-        raise FaultyCheckpointError(str(error)) from error
+        raise FaultyFileError(str(error)) from error
     return TextLanguage(
         tokenizer=tokenizer,
         chat=chat,

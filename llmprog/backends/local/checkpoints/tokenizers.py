@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmprog.backends.local.checkpoints.gguf_header import FaultyCheckpointError
+from llmprog.backends.local.faults import FaultyFileError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -29,33 +29,31 @@ def from_file(path: Path) -> Tokenizer:
     """The tokenizer in a ``tokenizer.json``.
 
     Raises:
-        FaultyCheckpointError: It cannot be read.
+        FaultyFileError: It cannot be read.
     """
     from tokenizers import Tokenizer
 
     try:
         if path.stat().st_size > _LARGEST_FILE:
-            raise FaultyCheckpointError(
-                f"{path.name} has {path.stat().st_size} bytes; at most {_LARGEST_FILE} are read"
-            )
+            raise FaultyFileError(f"{path.name} has {path.stat().st_size} bytes; at most {_LARGEST_FILE} are read")
         return Tokenizer.from_file(str(path))
-    except FaultyCheckpointError:
+    except FaultyFileError:
         raise
     except Exception as error:
-        raise FaultyCheckpointError(f"{path.name} cannot be read: {error}") from error
+        raise FaultyFileError(f"{path.name} cannot be read: {error}") from error
 
 
 def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer that GGUF metadata describes.
 
     Raises:
-        FaultyCheckpointError: It is none of those that can be rebuilt, or inconsistent.
+        FaultyFileError: It is none of those that can be rebuilt, or inconsistent.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models
 
     kind = metadata.get("tokenizer.ggml.model")
     if kind != "gpt2":
-        raise FaultyCheckpointError(
+        raise FaultyFileError(
             f"its tokenizer is of the kind {kind!r}, and only byte-level BPE ('gpt2') can be rebuilt from a GGUF file; "
             "use the model's Hugging Face directory"
         )
@@ -63,12 +61,12 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     types = _list(metadata, "token_type", int)
     merges = [tuple(merge.split(" ", 1)) for merge in _list(metadata, "merges", str)]
     if len(types) != len(words) or any(len(merge) != 2 for merge in merges):
-        raise FaultyCheckpointError(f"its tokenizer has {len(words)} tokens, {len(types)} types and broken merges")
+        raise FaultyFileError(f"its tokenizer has {len(words)} tokens, {len(types)} types and broken merges")
     vocab = {word: index for index, word in enumerate(words)}
     try:
         tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     except Exception as error:
-        raise FaultyCheckpointError(f"its tokenizer's merges do not fit its tokens: {error}") from error
+        raise FaultyFileError(f"its tokenizer's merges do not fit its tokens: {error}") from error
     tokenizer.pre_tokenizer = _pre_tokenizer(str(metadata.get("tokenizer.ggml.pre", "default")))
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False)
@@ -95,7 +93,7 @@ def _pre_tokenizer(rule: str) -> Any:
             ]
         )
     known = ", ".join([*_BYTE_LEVEL, *_DIGITS, *_EXPRESSIONS])
-    raise FaultyCheckpointError(
+    raise FaultyFileError(
         f"its tokenizer cuts text by the rule {rule!r}; known are {known}; use the model's Hugging Face directory"
     )
 
@@ -103,5 +101,5 @@ def _pre_tokenizer(rule: str) -> Any:
 def _list(metadata: Mapping[str, Any], name: str, kind: type) -> list[Any]:
     found = metadata.get(f"tokenizer.ggml.{name}")
     if not isinstance(found, list) or not all(isinstance(item, kind) for item in found):
-        raise FaultyCheckpointError(f"metadata tokenizer.ggml.{name} is missing or no list")
+        raise FaultyFileError(f"metadata tokenizer.ggml.{name} is missing or no list")
     return found

@@ -18,10 +18,11 @@ from llmprog import Prompt
 from llmprog.backends import open_backend
 from llmprog.backends.local import attention_masks
 from llmprog.backends.local.backend import LocalBackend
-from llmprog.backends.local.checkpoints.gguf_header import FaultyCheckpointError, read_header
+from llmprog.backends.local.checkpoints.gguf_header import read_header
 from llmprog.backends.local.checkpoints.gguf_model import check_model, load_model
 from llmprog.backends.local.checkpoints.llama_family import gguf_names
 from llmprog.backends.local.checkpoints.loading import load_text_model
+from llmprog.backends.local.faults import FaultyFileError
 from llmprog.backends.local.options import LocalOptions
 from llmprog.backends.local.transformer import Transformer, TransformerConfig
 from llmprog.errors import InputError, ModelFileError
@@ -207,7 +208,7 @@ def tensor_info(name=b"t", sizes=(8,), kind=0, offset=0):
 def test_headers_are_read_within_bounds(tmp_path, data, complaint):
     path = tmp_path / "m.gguf"
     path.write_bytes(data)
-    with pytest.raises(FaultyCheckpointError, match=complaint):
+    with pytest.raises(FaultyFileError, match=complaint):
         read_header(path)
 
 
@@ -227,7 +228,7 @@ def test_any_damage_is_a_fault_or_a_model(whole, tmp_path, data):
     try:
         header = read_header(path)
         check_model(header)
-    except FaultyCheckpointError:
+    except FaultyFileError:
         return
     assert all(info.start + info.size <= path.stat().st_size for info in header.tensors.values())
 
