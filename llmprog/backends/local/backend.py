@@ -9,11 +9,11 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from llmprog.backends.base import Capabilities, refuse_unsupported
 from llmprog.backends.local.language import EncodedPrompt, Language
-from llmprog.backends.local.options import LocalOptions, describe_options
+from llmprog.backends.local.options import DecoderName, LocalOptions, describe_options
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
 from llmprog.backends.registry import BackendInfo
 from llmprog.errors import CapabilityError, InputError, MissingExtraError, ModelFileError, OptionError
@@ -89,16 +89,27 @@ class LocalBackend:
         options: LocalOptions | None = None,
         *,
         backend_id: str = "local:puzzles",
+        decoders: Sequence[DecoderName] = get_args(DecoderName),
+        shift_logits: bool = False,
     ) -> None:
-        """A backend on a loaded model; ``options.device`` and ``options.dtype`` are where the model already is."""
+        """A backend on a loaded model; ``options.device`` and ``options.dtype`` are where the model already is.
+
+        Args:
+            model: The network.
+            language: Its tokenizer.
+            options: How it is run.
+            backend_id: Id named in errors.
+            decoders: Those that fit its weights, the default first.
+            shift_logits: Whether its output at i predicts token i + 1 even where it writes by diffusion.
+        """
         from llmprog.backends.local.engine import Engine
 
         self._id = backend_id
-        self._options = options or LocalOptions()
+        self._options = (options or LocalOptions()).for_model(decoders, backend_id)
         self._language = language
         self._vocabulary = language.vocabulary
         self._max_positions = model.config.max_positions
-        self._decoder = _make_decoder(model, self._vocabulary, self._options)
+        self._decoder = _make_decoder(model, self._vocabulary, self._options, shift_logits)
         self._engine: Engine = Engine(
             self._decoder,
             backend=backend_id,
@@ -140,15 +151,22 @@ class LocalBackend:
             options.refuse_for_puzzles()
             loaded = load_weights(weights or PUZZLES_WEIGHTS, backend=backend_id, device=device, dtype=dtype)
             return cls(loaded, PuzzleTokenizer(), options, backend_id=backend_id)
-        options.refuse_for_text(backend_id)
+        options.refuse_for_text()
         try:
             from llmprog.backends.local.checkpoints.loading import load_text_model
         except ImportError as error:
             raise MissingExtraError("the local engine", error.name or "tokenizers", "local") from error
-        text_model, language = load_text_model(
-            _path_of(model, backend_id), backend=backend_id, device=device, dtype=dtype
+        text = load_text_model(
+            _path_of(model, backend_id), backend=backend_id, device=device, dtype=dtype, decoder=options.decoder
         )
-        return cls(text_model, language, options, backend_id=backend_id)
+        return cls(
+            text.model,
+            text.language,
+            options,
+            backend_id=backend_id,
+            decoders=text.decoders,
+            shift_logits=text.shift_logits,
+        )
 
     @property
     def id(self) -> str:
@@ -399,7 +417,7 @@ def _has_torch() -> bool:
     return find_spec("torch") is not None
 
 
-def _make_decoder(model: Transformer, vocabulary: Vocabulary, options: LocalOptions) -> Decoder:
+def _make_decoder(model: Transformer, vocabulary: Vocabulary, options: LocalOptions, shift_logits: bool) -> Decoder:
     """The chosen decoder; an option that is ``None`` keeps the default."""
     from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
     from llmprog.backends.local.decoders.hybrid import HybridDecoder
@@ -426,4 +444,5 @@ def _make_decoder(model: Transformer, vocabulary: Vocabulary, options: LocalOpti
         ),
         score_samples=options.score_samples or 64,
         score_seed=options.score_seed or 0,
+        shift_logits=shift_logits,
     )

@@ -6,8 +6,8 @@ This module does not import torch, so that ids can be checked and described with
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from llmprog.errors import OptionError
@@ -29,15 +29,19 @@ def _about(description: str, *only: DecoderName) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalOptions:
-    """How a local model is run. ``None`` is the default of the decoder (see ``describe_options``).
+    """How a local model is run. ``None`` is the default of the model or the decoder (see ``describe_options``).
 
     Raises:
-        OptionError: A value is not allowed, or the chosen decoder or rule would ignore the option.
+        OptionError: A value is not allowed, or the chosen decoder or rule would ignore the option. Without a
+            ``decoder``, the latter is known and raised once ``for_model`` has chosen one.
     """
 
-    decoder: DecoderName = field(
-        default="autoregressive",
-        metadata=_about("how tokens are written: autoregressive | masked_diffusion | hybrid (default autoregressive)"),
+    decoder: DecoderName | None = field(
+        default=None,
+        metadata=_about(
+            "how tokens are written: autoregressive | masked_diffusion | hybrid (default: the model's own; "
+            "local:puzzles: autoregressive)"
+        ),
     )
     device: Device = field(default="auto", metadata=_about("cpu | cuda | auto: cuda where there is one (default auto)"))
     dtype: Dtype = field(default="float32", metadata=_about("float32 | bfloat16 (default float32)"))
@@ -101,6 +105,8 @@ class LocalOptions:
 
     def __post_init__(self) -> None:
         self._check_values()
+        if self.decoder is None:
+            return
         for option in fields(self):
             only = option.metadata["only"]
             if only and self.decoder not in only:
@@ -114,17 +120,24 @@ class LocalOptions:
         elif self.alpha0 == 0:
             self._refuse(("steps", "block_length"), "alpha0=0", "a larger alpha0")
 
-    def refuse_for_text(self, backend: str) -> None:
-        """Refuse what a model of text, written from left to right, cannot do or would ignore.
+    def for_model(self, decoders: Sequence[DecoderName], backend: str) -> LocalOptions:
+        """These options with a decoder: the one asked for, or else the model's own.
+
+        Args:
+            decoders: Those that fit the model, its own first.
+            backend: Id named in errors.
+
+        Raises:
+            OptionError: The decoder that is asked for does not fit, or the model's own would ignore an option.
+        """
+        return replace(self, decoder=choose_decoder(self.decoder, decoders, backend))
+
+    def refuse_for_text(self) -> None:
+        """Refuse what a model of text would ignore.
 
         Raises:
             OptionError: It is asked for.
         """
-        if self.decoder != "autoregressive":
-            raise OptionError(
-                f"decoder={self.decoder!r}: {backend.partition('?')[0]} writes from left to right; "
-                "use decoder=autoregressive"
-            )
         if self.lines is not None:
             raise OptionError(f"lines={self.lines!r} has no effect with a model of text; it belongs to local:puzzles")
 
@@ -175,6 +188,22 @@ class LocalOptions:
             except ValueError as error:
                 raise OptionError(f"option {name}={text!r}; allowed is {allowed}") from error
         return cls(**values)  # type: ignore[arg-type]
+
+
+def choose_decoder(asked: DecoderName | None, decoders: Sequence[DecoderName], backend: str) -> DecoderName:
+    """The decoder that is asked for, or else the first of those that fit the model.
+
+    Raises:
+        OptionError: It is none of them.
+    """
+    if asked is None:
+        return decoders[0]
+    if asked not in decoders:
+        raise OptionError(
+            f"decoder={asked!r} does not fit the weights of {backend.partition('?')[0]}; "
+            f"use {' or '.join(f'decoder={name}' for name in decoders)}"
+        )
+    return asked
 
 
 _Rule = tuple[type, Callable[[Any], bool], str]

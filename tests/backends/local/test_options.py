@@ -3,10 +3,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import fields
+from typing import get_args
 
 import pytest
 
-from llmprog.backends.local.options import LocalOptions, describe_options
+from llmprog.backends.local.options import DecoderName, LocalOptions, describe_options
 from llmprog.errors import OptionError
 
 
@@ -47,8 +48,16 @@ def test_an_unknown_option_lists_the_known_ones() -> None:
 )
 def test_bad_and_ineffective_options_are_refused(texts: dict[str, str], message: str) -> None:
     with pytest.raises(OptionError) as caught:
-        LocalOptions.parse("local:puzzles", texts)
+        LocalOptions.parse("local:puzzles", texts).for_model(get_args(DecoderName), "local:puzzles")
     assert message in str(caught.value)
+
+
+def test_a_model_brings_its_own_decoder_unless_another_that_fits_is_asked_for() -> None:
+    fitting = ("masked_diffusion", "hybrid")
+    assert LocalOptions().for_model(fitting, "local:x").decoder == "masked_diffusion"
+    assert LocalOptions(decoder="hybrid", alpha0=0.5).for_model(fitting, "local:x").decoder == "hybrid"
+    with pytest.raises(OptionError, match="use decoder=masked_diffusion or decoder=hybrid"):
+        LocalOptions(decoder="autoregressive").for_model(fitting, "local:x?a=b")
 
 
 def test_values_of_a_wrong_type_are_refused() -> None:

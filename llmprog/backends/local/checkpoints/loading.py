@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from llmprog.backends.local.chat_template import ChatTemplate
 from llmprog.backends.local.checkpoints import gguf_model, hugging_face, tokenizers
 from llmprog.backends.local.checkpoints.gguf_header import read_header
 from llmprog.backends.local.faults import FaultyFileError
+from llmprog.backends.local.options import DecoderName, choose_decoder
 from llmprog.backends.local.text_language import TextLanguage
 from llmprog.backends.local.transformer import Transformer, TransformerConfig
 from llmprog.errors import InputError, ModelFileError
@@ -23,19 +25,54 @@ if TYPE_CHECKING:
 # What ends a turn in the families that can be read, whatever the checkpoint says of it.
 _ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "</s>")
 
+_FITTING: tuple[DecoderName, ...] = ("autoregressive",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model of text and how its weights may be decoded.
+
+    Attributes:
+        model: The network.
+        language: Its tokenizer and chat template.
+        decoders: Those that fit its weights, its own first.
+        shift_logits: Whether its output at i predicts token i + 1 even where it writes by diffusion.
+    """
+
+    model: Transformer
+    language: TextLanguage
+    decoders: tuple[DecoderName, ...]
+    shift_logits: bool = False
+
 
 def load_text_model(
-    path: Path, *, backend: str, device: torch.device | str, dtype: torch.dtype
-) -> tuple[Transformer, TextLanguage]:
+    path: Path,
+    *,
+    backend: str,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    decoder: DecoderName | None = None,
+) -> LoadedModel:
     """The model at ``path``: a Hugging Face directory, a GGUF file, or a directory with one GGUF file.
+
+    Args:
+        path: Of the directory or file.
+        backend: Id named in errors.
+        device: Where the weights are placed.
+        dtype: What they are converted to.
+        decoder: One that has to fit; ``None`` takes any model.
 
     Raises:
         ModelFileError: There is no model that can be read; the message says what is wrong with it.
+        OptionError: ``decoder`` does not fit it. Nothing was allocated.
     """
+    choose_decoder(decoder, _FITTING, backend)
     try:
         if path.is_dir() and (path / "config.json").is_file():
-            return _from_directory(path, backend, device, dtype)
-        return _from_gguf(_gguf_file(path), backend, device, dtype)
+            model, language = _from_directory(path, backend, device, dtype)
+        else:
+            model, language = _from_gguf(_gguf_file(path), backend, device, dtype)
+        return LoadedModel(model=model, language=language, decoders=_FITTING)
     except FaultyFileError as error:
         raise ModelFileError(f"checkpoint {path.name!r}: {error}", backend=backend) from error
 

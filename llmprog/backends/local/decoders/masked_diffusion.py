@@ -111,21 +111,25 @@ class MaskedDiffusionDecoder:
         *,
         score_samples: int = 64,
         score_seed: int = 0,
+        shift_logits: bool = False,
     ) -> None:
         """A decoder.
 
         Args:
-            model: Its output at i predicts token i.
+            model: Its output at i predicts token i, or with ``shift_logits`` token i + 1.
             vocabulary: The model's.
             options: Which tokens a step reveals.
             score_samples: Monte-Carlo samples per continuation scored.
             score_seed: Of the masks drawn for them.
+            shift_logits: Whether token i is read from the output at i - 1, as in models that were autoregressive
+                before (Dream, arXiv 2508.15487). The first token of all is read from its own.
         """
         self._model = model
         self._vocabulary = vocabulary
         self._options = options or UnmaskOptions()
         self._score_samples = score_samples
         self._score_seed = score_seed
+        self._shift_logits = shift_logits
         self._device = model.embedding.weight.device
 
     @torch.inference_mode()
@@ -256,7 +260,7 @@ class MaskedDiffusionDecoder:
             first = {place: i for i, place in reversed(list(enumerate(back.tolist())))}
             places = torch.tensor([first[place] for place in range(len(equal))], device=self._device)
             tokens, positions, valid, columns = tokens[places], positions[places], valid[places], columns[places]
-        output = columns + (tokens.shape[1] - width)
+        output = self._source(columns + (tokens.shape[1] - width), positions)
         mask = attention_masks.bidirectional(valid)
         scale = self._options.guidance_scale
         logits: Tensor
@@ -277,6 +281,10 @@ class MaskedDiffusionDecoder:
         else:
             logits = self._model(tokens, positions, mask, output=output).float()
         return logits if len(equal) == len(texts) else logits[back]
+
+    def _source(self, columns: Tensor, positions: Tensor) -> Tensor:
+        """Where the logits of the tokens in ``columns`` [R, K] are read, int64 [R, K]."""
+        return columns - (positions.gather(1, columns) > 0).long() if self._shift_logits else columns
 
     @torch.inference_mode()
     def score(self, continuations: Sequence[Continuation]) -> list[tuple[float, ...]]:
@@ -323,8 +331,8 @@ class MaskedDiffusionDecoder:
         tokens, positions, valid = self._layout([owner.prompt for owner in owners], canvases)
         width = max(len(canvas) for canvas in canvases)
         truth, _ = pad_right([(*owner.tokens, self._vocabulary.eos_id) for owner in owners], 0, self._device)
-        logits = self._model(
-            tokens, positions, attention_masks.bidirectional(valid), output=slice(tokens.shape[1] - width, None)
-        )
+        columns = torch.arange(tokens.shape[1] - width, tokens.shape[1], device=self._device).expand(len(tokens), -1)
+        mask = attention_masks.bidirectional(valid)
+        logits = self._model(tokens, positions, mask, output=self._source(columns, positions))
         logits = logits.float() + forbidden_logits(self._vocabulary, [], self._device)
         return token_logprobs(logits, truth).tolist()

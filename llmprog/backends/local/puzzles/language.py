@@ -121,7 +121,7 @@ class PuzzleTokenizer:
         found = self.encode_prompt("\n".join(message.content for message in prompt.messages), lines=options.lines)
         mode = {"autoregressive": self.ar_id, "masked_diffusion": self.diffusion_id, "hybrid": self.hybrid_id}
         return EncodedPrompt(
-            tokens=(mode[options.decoder], *found.tokens),
+            tokens=(mode[options.decoder or "autoregressive"], *found.tokens),
             canvas_length=found.canvas_length,
             block_length=options.block_length or found.block_length,
         )

@@ -244,7 +244,11 @@ def smollm2():
 
 
 def open_smollm2():
-    return LocalBackend(*smollm2(), LocalOptions(threads=1), backend_id="local:smollm2")
+    return backend_on(smollm2(), LocalOptions(threads=1))
+
+
+def backend_on(loaded, options):
+    return LocalBackend(loaded.model, loaded.language, options, backend_id="local:smollm2", decoders=loaded.decoders)
 
 
 test_conformance = backend_conformance(
@@ -277,7 +281,7 @@ async def test_smollm2_knows_what_is_likely():
 
 
 async def test_a_text_goes_on_without_its_chat_template():
-    backend = LocalBackend(*smollm2(), LocalOptions(threads=1, chat_template="off"), backend_id="local:smollm2")
+    backend = backend_on(smollm2(), LocalOptions(threads=1, chat_template="off"))
     request = Request(
         prompt=Prompt.from_text("The capital of France is"), params=SamplingParams(max_tokens=2, temperature=0)
     )
@@ -287,7 +291,7 @@ async def test_a_text_goes_on_without_its_chat_template():
 
 
 def test_smollm2_counts_digits_one_by_one_and_keeps_any_text():
-    _, language = smollm2()
+    language = smollm2().language
     assert len(language.encode_text("2026")) == 4
     for text in ("Straße, naïve, 日本語, 🙂\n\t x", "<|im_end|> is written so", "  two  spaces "):
         assert language.decode(language.encode_text(text)) == text
