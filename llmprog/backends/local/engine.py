@@ -213,7 +213,15 @@ class Engine:
                 return ()
             return {place for place, (job, _) in enumerate(batch) if job.is_over}
 
-        return self._decoder.decode(items, cancelled)
+        if hasattr(self._decoder, "decode"):
+            return self._decoder.decode(items, cancelled)  # type: ignore[no-any-return]
+        writing = self._decoder.start()
+        writing.admit(dict(enumerate(items)))
+        found: dict[int, Written] = {}
+        while len(writing):
+            writing.drop(cancelled())
+            found |= writing.step()
+        return [found.get(place) for place in range(len(items))]
 
     def _recover(self, error: Exception, batch: list[_Item], jobs: list[_Job]) -> None:
         """Decode a failed batch in smaller parts, or tell its only caller."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
-from llmprog.backends.local.decoders.base import Continuation, Row, Vocabulary, Written, nobody
+from llmprog.backends.local.decoders.base import Continuation, Row, Vocabulary, Written
 from llmprog.backends.local.engine import Engine
 from llmprog.backends.local.transformer import Transformer
 from llmprog.errors import BackendError, InputError
@@ -33,7 +33,7 @@ class EchoDecoder:
         self.seen_cancelled: list[set[int]] = []
         self.threads: set[str] = set()
 
-    def decode(self, rows: Sequence[Row], cancelled: Callable[[], Collection[int]] = nobody) -> list[Written | None]:
+    def decode(self, rows: Sequence[Row], cancelled: Callable[[], Collection[int]] = tuple) -> list[Written | None]:
         self.threads.add(threading.current_thread().name)
         self.batches.append(len(rows))
         self.started.set()
@@ -247,7 +247,7 @@ async def test_the_threads_option_reaches_torch(
     seen: list[int] = []
 
     class Observed(AutoregressiveDecoder):
-        def decode(self, rows, cancelled=nobody):
+        def decode(self, rows, cancelled=tuple):
             seen.append(torch.get_num_threads())
             return super().decode(rows, cancelled)
 

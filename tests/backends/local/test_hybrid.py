@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llmprog.backends.local import attention_masks
-from llmprog.backends.local.decoders.base import Continuation, Row, Vocabulary
+from llmprog.backends.local.decoders.base import Continuation, Row, Vocabulary, write_all
 from llmprog.backends.local.decoders.hybrid import HybridDecoder, draw_schedule
 from llmprog.backends.local.sampling import Sampler, stream_key
 from llmprog.backends.local.transformer import Transformer
@@ -63,7 +63,7 @@ def slowly(model: Transformer, vocabulary: Vocabulary, row: Row, alpha0: float, 
 def test_a_mixed_batch_with_a_cache_writes_what_single_rows_write_without(
     model: Transformer, vocabulary: Vocabulary, mixed_rows: list[Row], alpha0: float
 ) -> None:
-    results = HybridDecoder(model, vocabulary, alpha0=alpha0, steps=5).decode(mixed_rows)
+    results = write_all(HybridDecoder(model, vocabulary, alpha0=alpha0, steps=5), mixed_rows)
     for row, result in zip(mixed_rows, results, strict=True):
         assert result is not None
         assert result.tokens == slowly(model, vocabulary, row, alpha0, 5)
@@ -82,9 +82,9 @@ def test_cached_equals_uncached_in_tokens_and_logits(
         return logits[-1]
 
     monkeypatch.setattr(HybridDecoder, "_predict", recording)
-    cached = HybridDecoder(model, vocabulary, alpha0=alpha0, steps=4).decode(mixed_rows)
+    cached = write_all(HybridDecoder(model, vocabulary, alpha0=alpha0, steps=4), mixed_rows)
     with_cache, logits = logits, []
-    uncached = HybridDecoder(model, vocabulary, alpha0=alpha0, steps=4, use_cache=False).decode(mixed_rows)
+    uncached = write_all(HybridDecoder(model, vocabulary, alpha0=alpha0, steps=4, use_cache=False), mixed_rows)
     assert [r and r.tokens for r in cached] == [r and r.tokens for r in uncached]
     assert len(with_cache) == len(logits) > 2
     for a, b in zip(with_cache, logits, strict=True):
@@ -98,7 +98,7 @@ def test_each_row_feeds_written_tokens_once(
     hook = model.embedding.register_forward_pre_hook(lambda _, args: fed.append(tuple(args[0].shape)))
     try:
         decoder = HybridDecoder(model, vocabulary, alpha0=0.0)
-        decoder.decode([make_row((5, 6), 4, sample=i, may_end=False) for i in range(3)])
+        write_all(decoder, [make_row((5, 6), 4, sample=i, may_end=False) for i in range(3)])
     finally:
         hook.remove()
     assert fed == [(1, 3), (3, 1), (3, 2), (3, 2), (3, 2)]
@@ -115,27 +115,26 @@ def test_given_tokens_stay_and_rows_are_independent_of_their_batch(
     ]
     rows = [make_row(canvas=canvases[i % 3], sample=i, may_end=False, block_length=3) for i in range(12)]
     decoder = HybridDecoder(model, vocabulary, alpha0=0.5)
-    for row, result in zip(rows, decoder.decode(rows), strict=True):
+    for row, result in zip(rows, write_all(decoder, rows), strict=True):
         assert result is not None
         assert len(result.tokens) == len(row.canvas) - (row.canvas[-1] == eos)
         assert all(given in (t, mask) for t, given in zip(result.tokens, row.canvas, strict=False))
         assert result.num_generated == row.canvas.count(mask)
         assert result.tokens == slowly(model, vocabulary, row, 0.5, 16)
-        alone = decoder.decode([row])[0]
+        alone = write_all(decoder, [row])[0]
         assert alone is not None
         assert len(alone.tokens) == len(result.tokens)
 
 
-def test_stop_checks_and_cancellation(model: Transformer, vocabulary: Vocabulary, make_row: Callable[..., Row]) -> None:
+def test_stop_checks_end_their_rows(model: Transformer, vocabulary: Vocabulary, make_row: Callable[..., Row]) -> None:
     decoder = HybridDecoder(model, vocabulary)
 
     def rows(check: Callable[..., bool] | None) -> list[Row]:
         return [make_row(length=9, sample=i, may_end=False, has_stopped=check if i < 3 else None) for i in range(6)]
 
-    free = decoder.decode(rows(None))
-    checked = decoder.decode(rows(lambda tokens: len(tokens) >= 4), lambda: {5})
-    assert checked[5] is None
-    for i in range(5):
+    free = write_all(decoder, rows(None))
+    checked = write_all(decoder, rows(lambda tokens: len(tokens) >= 4))
+    for i in range(6):
         before, after = free[i], checked[i]
         assert before is not None
         assert after is not None

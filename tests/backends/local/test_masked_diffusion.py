@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llmprog.backends.local import attention_masks
-from llmprog.backends.local.decoders.base import Continuation, Row, Vocabulary
+from llmprog.backends.local.decoders.base import Continuation, Row, Vocabulary, write_all
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder, UnmaskOptions
 from llmprog.backends.local.sampling import Sampler, uniform
 from llmprog.backends.local.transformer import Transformer
@@ -90,7 +90,7 @@ def text_of(canvas: list[int], vocabulary: Vocabulary) -> tuple[int, ...]:
 def test_a_mixed_batch_follows_lladas_rules_row_by_row(
     model: Transformer, vocabulary: Vocabulary, mixed_rows: list[Row], rule: str
 ) -> None:
-    results = MaskedDiffusionDecoder(model, vocabulary, RULES[rule]).decode(mixed_rows)
+    results = write_all(MaskedDiffusionDecoder(model, vocabulary, RULES[rule]), mixed_rows)
     ended = 0
     for row, result in zip(mixed_rows, results, strict=True):
         assert result is not None
@@ -106,9 +106,9 @@ def test_a_row_says_the_same_alone(
     model: Transformer, vocabulary: Vocabulary, mixed_rows: list[Row], rule: str
 ) -> None:
     decoder = MaskedDiffusionDecoder(model, vocabulary, RULES[rule])
-    together = decoder.decode(mixed_rows)
+    together = write_all(decoder, mixed_rows)
     for row, result in zip(mixed_rows, together, strict=True):
-        alone = decoder.decode([row])[0]
+        alone = write_all(decoder, [row])[0]
         assert alone is not None
         assert result is not None
         assert alone.tokens == result.tokens
@@ -121,9 +121,9 @@ def test_equal_canvases_are_computed_once(
     hook = model.register_forward_pre_hook(lambda _, args: fed.append(args[0].shape[0]))
     try:
         decoder = MaskedDiffusionDecoder(model, vocabulary, UnmaskOptions(unmask="quota"))
-        decoder.decode([make_row((5, i % 2), 4, sample=i, may_end=False) for i in range(6)])
+        write_all(decoder, [make_row((5, i % 2), 4, sample=i, may_end=False) for i in range(6)])
         warm, fed = fed, []
-        decoder.decode([make_row((5, i % 2), 4, sample=i, may_end=False, temperature=0) for i in range(6)])
+        write_all(decoder, [make_row((5, i % 2), 4, sample=i, may_end=False, temperature=0) for i in range(6)])
     finally:
         hook.remove()
     assert warm[0] == 2
@@ -138,7 +138,7 @@ def test_given_text_stays_and_blanks_keep_their_length(
     canvas = (9, mask, mask, 10, 11, mask, 12, mask, mask, mask, eos)
     rows = [make_row(canvas=canvas, sample=i, may_end=False, block_length=3) for i in range(20)]
     texts = set()
-    for result in MaskedDiffusionDecoder(model, vocabulary).decode(rows):
+    for result in write_all(MaskedDiffusionDecoder(model, vocabulary), rows):
         assert result is not None
         assert len(result.tokens) == 10
         assert result.ended
@@ -157,21 +157,20 @@ def test_only_masked_blocks_get_an_output_head(
     whole = model.unembed
     monkeypatch.setattr(model, "unembed", lambda hidden: shapes.append(tuple(hidden.shape[:2])) or whole(hidden))
     rows = [make_row(length=8, sample=i, may_end=False, block_length=4) for i in range(3)]
-    MaskedDiffusionDecoder(model, vocabulary, UnmaskOptions(unmask="quota", steps=2)).decode(rows)
+    write_all(MaskedDiffusionDecoder(model, vocabulary, UnmaskOptions(unmask="quota", steps=2)), rows)
     assert {width for _, width in shapes} == {4}
     assert len(shapes) == 4
 
 
-def test_stop_checks_and_cancellation(model: Transformer, vocabulary: Vocabulary, make_row: Callable[..., Row]) -> None:
+def test_stop_checks_end_their_rows(model: Transformer, vocabulary: Vocabulary, make_row: Callable[..., Row]) -> None:
     decoder = MaskedDiffusionDecoder(model, vocabulary)
 
     def rows(check: Callable[..., bool] | None) -> list[Row]:
         return [make_row(length=9, sample=i, may_end=False, has_stopped=check if i < 3 else None) for i in range(6)]
 
-    free = decoder.decode(rows(None))
-    checked = decoder.decode(rows(lambda tokens: len(tokens) >= 4), lambda: {5})
-    assert checked[5] is None
-    for i in range(5):
+    free = write_all(decoder, rows(None))
+    checked = write_all(decoder, rows(lambda tokens: len(tokens) >= 4))
+    for i in range(6):
         before, after = free[i], checked[i]
         assert before is not None
         assert after is not None

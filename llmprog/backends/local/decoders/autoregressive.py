@@ -19,11 +19,11 @@ from llmprog.backends.local.decoders.base import (
     Continuation,
     Row,
     Vocabulary,
+    Writing,
     Written,
     distinct,
     forbidden_logits,
     left_padding,
-    nobody,
     pad_left,
     pad_right,
     written,
@@ -69,8 +69,11 @@ class AutoregressiveDecoder:
         self._vocabulary = vocabulary
         self._device = model.embedding.weight.device
 
+    def start(self) -> Writing:
+        raise NotImplementedError
+
     @torch.inference_mode()
-    def decode(self, rows: Sequence[Row], cancelled: Callable[[], Collection[int]] = nobody) -> list[Written | None]:
+    def decode(self, rows: Sequence[Row], cancelled: Callable[[], Collection[int]] = tuple) -> list[Written | None]:
         """See ``Decoder``. The log-probabilities leave out a final ``eos_id``."""
         results: list[Written | None] = [None] * len(rows)
         prompts, branch = distinct([row.prompt for row in rows], self._device)

@@ -6,7 +6,7 @@ that row alone, however it is batched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -101,14 +101,44 @@ class Continuation:
     tokens: tuple[int, ...]
 
 
-def draw_counter(step: int, column: Tensor) -> Tensor:
+def draw_counter(step: int | Tensor, column: Tensor) -> Tensor:
     """Number of the draw that canvas ``column`` takes in ``step``; the same however wide the batch's canvas is."""
     return step * DRAWS_PER_STEP + column
 
 
-def nobody() -> Collection[int]:
-    """No row has been cancelled."""
-    return ()
+class Writing(Protocol):
+    """Rows that are being written together, one step after the other; used by one thread.
+
+    A row's ticket is the number its owner knows it by. After an error nothing of a writing may be used any more.
+    """
+
+    def room(self, rows: Sequence[Row]) -> int:
+        """How many of ``rows``, from the first on, may join now; 0 where a new writing has to be started for them.
+
+        Raises:
+            LLMProgError: The first of them fits into no writing, not even alone.
+        """
+        ...
+
+    def admit(self, rows: Mapping[int, Row]) -> None:
+        """Take rows in, by their tickets."""
+        ...
+
+    def step(self) -> Mapping[int, Written]:
+        """Make one step for every row; those that are finished by it leave, and are given back."""
+        ...
+
+    def drop(self, tickets: Collection[int]) -> None:
+        """Let rows leave that nobody waits for any more."""
+        ...
+
+    def text(self, ticket: int) -> tuple[int, ...]:
+        """A row's canvas as it reads now, ``mask_id`` where nothing is written."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of rows still being written."""
+        ...
 
 
 class Decoder(Protocol):
@@ -124,18 +154,28 @@ class Decoder(Protocol):
         """Whether ``score`` gives a lower bound rather than the likelihood."""
         ...
 
-    def decode(self, rows: Sequence[Row], cancelled: Callable[[], Collection[int]] = nobody) -> list[Written | None]:
-        """Every row written, in order; ``None`` where it was cancelled before it was finished.
-
-        Args:
-            rows: At least one.
-            cancelled: Asked between steps: indices of rows whose result nobody wants any more.
-        """
+    def start(self) -> Writing:
+        """A writing without rows."""
         ...
 
     def score(self, continuations: Sequence[Continuation]) -> list[tuple[float, ...]]:
         """For each continuation one log-probability per token, in order."""
         ...
+
+
+def write_all(decoder: Decoder, rows: Sequence[Row]) -> list[Written]:
+    """All rows written in one batch, in order: for tests, benchmarks and scripts."""
+    writing = decoder.start()
+    found: dict[int, Written] = {}
+    left = dict(enumerate(rows))
+    while left or len(writing):
+        joining = dict(list(left.items())[: writing.room(list(left.values()))] if left else [])
+        writing.admit(joining)
+        left = {ticket: row for ticket, row in left.items() if ticket not in joining}
+        found |= writing.step()
+        if left and not len(writing):
+            writing = decoder.start()
+    return [found[ticket] for ticket in range(len(rows))]
 
 
 def pad_left(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ left to right, each with its own two phases, are our generalisation; one block o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,12 +25,12 @@ from llmprog.backends.local.decoders.base import (
     Continuation,
     Row,
     Vocabulary,
+    Writing,
     Written,
     distinct,
     first_true,
     forbidden_logits,
     left_padding,
-    nobody,
     pad_left,
     pad_right,
     written,
@@ -108,7 +108,7 @@ def draw_schedule(blank: Tensor, block_length: Tensor, keys: Tensor, alpha0: flo
 class _Batch:
     """The rows still being written. C tokens fed by the next step's cache update, G canvas positions."""
 
-    rows: list[int]  # original index of each row
+    tickets: list[int]
     canvas: Tensor  # int64 [R, G]
     offset: Tensor  # int64 [R, 1], position of the first canvas token
     valid: Tensor  # bool [R, S], which cached tokens are no padding
@@ -124,7 +124,7 @@ class _Batch:
     def select(self, keep: Tensor) -> _Batch:
         return replace(
             self,
-            rows=[self.rows[i] for i in keep.tolist()],
+            tickets=[self.tickets[i] for i in keep.tolist()],
             canvas=self.canvas[keep],
             offset=self.offset[keep],
             valid=self.valid[keep],
@@ -170,29 +170,121 @@ class HybridDecoder:
         self._use_cache = use_cache
         self._device = model.embedding.weight.device
 
-    @torch.inference_mode()
-    def decode(self, rows: Sequence[Row], cancelled: Callable[[], Collection[int]] = nobody) -> list[Written | None]:
-        """See ``Decoder``."""
-        results: list[Written | None] = [None] * len(rows)
-        batch = self._start(rows)
-        sizes = batch.schedule.size.amax(0).tolist()
-        for step in range(len(sizes)):
-            gone = cancelled()
-            if gone:
-                batch.done |= torch.tensor([i in gone for i in batch.rows], device=self._device)
-            batch, shrunk = self._drop_done(results, rows, batch, gone)
-            if not batch.rows:
-                return results
-            if shrunk:
-                sizes = batch.schedule.size.amax(0).tolist()
-            if sizes[step]:  # else the rows that would have written here have left
-                self._write(batch, step, sizes[step])
-                self._mark_done(batch, rows)
-        batch.done.fill_(True)
-        self._drop_done(results, rows, batch, cancelled())
-        return results
+    def start(self) -> Writing:
+        return _HybridWriting(self._model, self._vocabulary, self._alpha0, self._steps, use_cache=self._use_cache)
 
-    def _start(self, rows: Sequence[Row]) -> _Batch:
+    @torch.inference_mode()
+    def score(self, continuations: Sequence[Continuation]) -> list[tuple[float, ...]]:
+        """See ``Decoder``: the exact likelihood in sequential order (alpha0 = 0).
+
+        That is what this decoder with alpha0 = 0 writes by; other values of alpha0 mix over orders, and the sum over
+        those is out of reach. ``eos_id`` is not part of a continuation, nor its probability of the score.
+        """
+        prompts, index = distinct([(c.prompt, ()) for c in continuations], self._device)
+        cache, _, _, valid = _prefill(self._model, self._vocabulary, prompts)
+        tokens, counts = pad_right([c.tokens for c in continuations], self._vocabulary.pad_id, self._device)
+        width = tokens.shape[1]
+        lengths = torch.tensor([len(c.prompt) for c in continuations], device=self._device)
+        positions = lengths.unsqueeze(1) + torch.arange(width, device=self._device)
+        positions = positions.clamp(max=self._model.config.max_positions - 1)
+        rank = torch.arange(width, device=self._device).expand_as(tokens)
+        inside = attention_masks.lengths_to_valid(counts, width)
+        among = attention_masks.esolm_sequential(rank, inside)
+        prompt = valid[index].unsqueeze(1).expand(-1, 2 * width, -1)
+        logits = self._model(
+            torch.cat([tokens, torch.full_like(tokens, self._vocabulary.mask_id)], dim=1),
+            torch.cat([positions, positions], dim=1),
+            torch.cat([prompt, among], dim=2),
+            cache.expand(index),
+            store=0,
+            output=slice(width, None),
+        )
+        logits = logits.float() + forbidden_logits(self._vocabulary, [], self._device)
+        scores = token_logprobs(logits, tokens).tolist()
+        return [tuple(row[: len(c.tokens)]) for row, c in zip(scores, continuations, strict=True)]
+
+
+class _HybridWriting:
+    """Rows that follow their schedules together; others cannot join them."""
+
+    def __init__(
+        self, model: Transformer, vocabulary: Vocabulary, alpha0: float, steps: int, *, use_cache: bool
+    ) -> None:
+        self._model = model
+        self._vocabulary = vocabulary
+        self._alpha0 = alpha0
+        self._steps = steps
+        self._use_cache = use_cache
+        self._device = model.embedding.weight.device
+        self._ends = torch.tensor(vocabulary.end_ids, device=self._device)
+        self._rows: dict[int, Row] = {}  # those still being written
+        self._batch: _Batch | None = None
+        self._next_step = 0
+        self._sizes: list[int] = []  # of each step, the most positions a row has scheduled
+
+    def room(self, rows: Sequence[Row]) -> int:
+        return len(rows) if self._batch is None else 0
+
+    @torch.inference_mode()
+    def admit(self, rows: Mapping[int, Row]) -> None:
+        if not rows:
+            return
+        self._rows = dict(rows)
+        self._batch = self._start(rows.keys(), list(rows.values()))
+        self._sizes = self._batch.schedule.size.amax(0).tolist()
+
+    @torch.inference_mode()
+    def step(self) -> Mapping[int, Written]:
+        if not self._rows or self._batch is None:
+            return {}
+        while self._next_step < len(self._sizes) and not self._sizes[self._next_step]:
+            self._next_step += 1  # the rows that would have written here have left
+        if self._next_step < len(self._sizes):
+            self._write(self._batch, self._next_step, self._sizes[self._next_step])
+            self._mark_done(self._batch)
+            self._next_step += 1
+        else:
+            self._batch.done.fill_(True)
+        found = self._leave(self._batch)
+        self._shrink()
+        return found
+
+    def drop(self, tickets: Collection[int]) -> None:
+        for ticket in tickets:
+            self._rows.pop(ticket, None)
+        self._shrink()
+
+    def text(self, ticket: int) -> tuple[int, ...]:
+        if self._batch is None:
+            raise KeyError(ticket)
+        text = self._batch.canvas[self._batch.tickets.index(ticket)].tolist()
+        return tuple(text[: len(self._rows[ticket].canvas)])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def _leave(self, batch: _Batch) -> dict[int, Written]:
+        """Give back the rows that are done; their place in the batch stays until it shrinks."""
+        found: dict[int, Written] = {}
+        finished = batch.done.nonzero().squeeze(1)
+        for place, text in zip(finished.tolist(), batch.canvas[finished].tolist(), strict=True):
+            ticket = batch.tickets[place]
+            row = self._rows.pop(ticket, None)
+            if row is not None:
+                found[ticket] = written(row, text[: len(row.canvas)], self._vocabulary)
+        return found
+
+    def _shrink(self) -> None:
+        """Take the rows that have left out of the batch once they are many."""
+        batch = self._batch
+        if batch is None or len(batch.tickets) - len(self._rows) < max(1, FINISHED_SHARE * len(batch.tickets)):
+            return
+        places = [place for place, ticket in enumerate(batch.tickets) if ticket in self._rows]
+        self._batch = batch.select(torch.tensor(places, dtype=torch.int64, device=self._device))
+        if places:
+            self._sizes = self._batch.schedule.size.amax(0).tolist()
+
+    def _start(self, tickets: Collection[int], rows: Sequence[Row]) -> _Batch:
         """Prompts and given canvas tokens are clean from the start and come first in sigma."""
         device, vocabulary = self._device, self._vocabulary
         canvas, _ = pad_right([row.canvas for row in rows], vocabulary.pad_id, device)
@@ -200,11 +292,11 @@ class HybridDecoder:
         blocks = torch.tensor([row.block_length for row in rows], device=device)
         schedule = draw_schedule(canvas == vocabulary.mask_id, blocks, sampler.keys, self._alpha0, self._steps)
         starts, index = distinct([(row.prompt, row.canvas) for row in rows], device)
-        cache, positions, tokens, valid = self._prefill(starts)
+        cache, positions, tokens, valid = _prefill(self._model, vocabulary, starts, use_cache=self._use_cache)
         fresh = slice(0, 0) if self._use_cache else slice(None)
         kept = slice(None) if self._use_cache else slice(0, 0)
         return _Batch(
-            rows=list(range(len(rows))),
+            tickets=list(tickets),
             canvas=canvas,
             offset=torch.tensor([len(row.prompt) for row in rows], device=device).unsqueeze(1),
             valid=valid[index][:, kept],
@@ -217,26 +309,6 @@ class HybridDecoder:
             sampler=sampler,
             cache=cache.expand(index),
         )
-
-    def _prefill(
-        self, starts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
-    ) -> tuple[KVCache, Tensor, Tensor, Tensor]:
-        """Feed distinct (prompt, canvas) pairs: their cache, and positions, tokens and validity, each [B, L]."""
-        mask_id = self._vocabulary.mask_id
-        given = [[(i, token) for i, token in enumerate(canvas) if token != mask_id] for _, canvas in starts]
-        clean = [(*prompt, *(t for _, t in known)) for (prompt, _), known in zip(starts, given, strict=True)]
-        places = [
-            (*range(len(prompt)), *(len(prompt) + i for i, _ in known))
-            for (prompt, _), known in zip(starts, given, strict=True)
-        ]
-        tokens, lengths = pad_left(clean, self._vocabulary.pad_id, self._device)
-        positions, _ = pad_left(places, 0, self._device)
-        valid = left_padding(lengths, tokens.shape[1])[1]
-        cache = self._model.make_cache(len(starts), tokens.shape[1])
-        if self._use_cache:
-            mask = attention_masks.causal(tokens.shape[1], 0, valid)
-            self._model.hidden(tokens, positions, mask, cache, output=slice(0, 0))
-        return cache, positions, tokens, valid
 
     def _write(self, batch: _Batch, step: int, size: int) -> None:
         """One step: write the ``size`` (or fewer) positions each row has scheduled."""
@@ -276,13 +348,13 @@ class HybridDecoder:
         )
         return logits.float()
 
-    def _mark_done(self, batch: _Batch, rows: Sequence[Row]) -> None:
+    def _mark_done(self, batch: _Batch) -> None:
         """Mark the rows whose text is settled: written up to an ``eos_id`` or a stop text, or throughout."""
         masked = batch.canvas == self._vocabulary.mask_id
         first_mask = first_true(masked)
-        batch.done |= first_true(batch.canvas == self._vocabulary.eos_id) < first_mask
+        batch.done |= first_true(torch.isin(batch.canvas, self._ends)) < first_mask
         batch.done |= first_mask == batch.canvas.shape[1]
-        checks = [rows[i].has_stopped for i in batch.rows]
+        checks = [self._rows[ticket].has_stopped if ticket in self._rows else None for ticket in batch.tickets]
         if any(check is not None for check in checks):
             texts, ends = batch.canvas.tolist(), first_mask.tolist()
             stopped = [
@@ -290,46 +362,27 @@ class HybridDecoder:
             ]
             batch.done[stopped] = True
 
-    def _drop_done(
-        self, results: list[Written | None], rows: Sequence[Row], batch: _Batch, gone: Collection[int]
-    ) -> tuple[_Batch, bool]:
-        """Take finished rows out once they are many; whether that happened."""
-        num_done = int(batch.done.sum())
-        if not num_done or num_done < FINISHED_SHARE * len(batch.rows):
-            return batch, False
-        finished = batch.done.nonzero().squeeze(1)
-        for place, text in zip(finished.tolist(), batch.canvas[finished].tolist(), strict=True):
-            i = batch.rows[place]
-            if i not in gone:
-                results[i] = written(rows[i], text[: len(rows[i].canvas)], self._vocabulary)
-        return batch.select((~batch.done).nonzero().squeeze(1)), True
 
-    @torch.inference_mode()
-    def score(self, continuations: Sequence[Continuation]) -> list[tuple[float, ...]]:
-        """See ``Decoder``: the exact likelihood in sequential order (alpha0 = 0).
-
-        That is what this decoder with alpha0 = 0 writes by; other values of alpha0 mix over orders, and the sum over
-        those is out of reach. ``eos_id`` is not part of a continuation, nor its probability of the score.
-        """
-        prompts, index = distinct([(c.prompt, ()) for c in continuations], self._device)
-        cache, _, _, valid = self._prefill(prompts)
-        tokens, counts = pad_right([c.tokens for c in continuations], self._vocabulary.pad_id, self._device)
-        width = tokens.shape[1]
-        lengths = torch.tensor([len(c.prompt) for c in continuations], device=self._device)
-        positions = lengths.unsqueeze(1) + torch.arange(width, device=self._device)
-        positions = positions.clamp(max=self._model.config.max_positions - 1)
-        rank = torch.arange(width, device=self._device).expand_as(tokens)
-        inside = attention_masks.lengths_to_valid(counts, width)
-        among = attention_masks.esolm_sequential(rank, inside)
-        prompt = valid[index].unsqueeze(1).expand(-1, 2 * width, -1)
-        logits = self._model(
-            torch.cat([tokens, torch.full_like(tokens, self._vocabulary.mask_id)], dim=1),
-            torch.cat([positions, positions], dim=1),
-            torch.cat([prompt, among], dim=2),
-            cache.expand(index),
-            store=0,
-            output=slice(width, None),
-        )
-        logits = logits.float() + forbidden_logits(self._vocabulary, [], self._device)
-        scores = token_logprobs(logits, tokens).tolist()
-        return [tuple(row[: len(c.tokens)]) for row, c in zip(scores, continuations, strict=True)]
+def _prefill(
+    model: Transformer,
+    vocabulary: Vocabulary,
+    starts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+    *,
+    use_cache: bool = True,
+) -> tuple[KVCache, Tensor, Tensor, Tensor]:
+    """Feed distinct (prompt, canvas) pairs: their cache, and positions, tokens and validity, each [B, L]."""
+    mask_id = vocabulary.mask_id
+    given = [[(i, token) for i, token in enumerate(canvas) if token != mask_id] for _, canvas in starts]
+    clean = [(*prompt, *(t for _, t in known)) for (prompt, _), known in zip(starts, given, strict=True)]
+    places = [
+        (*range(len(prompt)), *(len(prompt) + i for i, _ in known))
+        for (prompt, _), known in zip(starts, given, strict=True)
+    ]
+    tokens, lengths = pad_left(clean, vocabulary.pad_id, model.embedding.weight.device)
+    positions, _ = pad_left(places, 0, model.embedding.weight.device)
+    valid = left_padding(lengths, tokens.shape[1])[1]
+    cache = model.make_cache(len(starts), tokens.shape[1])
+    if use_cache:
+        mask = attention_masks.causal(tokens.shape[1], 0, valid)
+        model.hidden(tokens, positions, mask, cache, output=slice(0, 0))
+    return cache, positions, tokens, valid

@@ -1,0 +1,75 @@
+"""What every decoder's writing keeps: a row says what it would say alone, whenever it joins and whoever leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from llmprog.backends.local.decoders.base import Decoder, Row, Vocabulary, Written, write_all
+from llmprog.backends.local.decoders.hybrid import HybridDecoder
+from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder, UnmaskOptions
+from llmprog.backends.local.transformer import Transformer
+
+DECODERS: dict[str, Callable[[Transformer, Vocabulary], Decoder]] = {
+    "hybrid": lambda model, vocabulary: HybridDecoder(model, vocabulary, alpha0=0.5, steps=4),
+    "threshold": lambda model, vocabulary: MaskedDiffusionDecoder(model, vocabulary, UnmaskOptions(threshold=0.3)),
+    "quota": lambda model, vocabulary: MaskedDiffusionDecoder(model, vocabulary, UnmaskOptions(unmask="quota")),
+}
+
+
+@pytest.fixture(params=DECODERS)
+def decoder(request: pytest.FixtureRequest, model: Transformer, vocabulary: Vocabulary) -> Decoder:
+    return DECODERS[request.param](model, vocabulary)
+
+
+def test_rows_that_join_later_say_what_they_say_alone(decoder: Decoder, mixed_rows: list[Row]) -> None:
+    alone = [write_all(decoder, [row])[0] for row in mixed_rows]
+    writing = decoder.start()
+    found: dict[int, Written] = {}
+    waiting = dict(enumerate(mixed_rows))
+    while waiting or len(writing):
+        if not len(writing):
+            writing = decoder.start()
+        room = writing.room(list(waiting.values())[:2]) if waiting else 0
+        joining = {ticket: waiting.pop(ticket) for ticket in list(waiting)[:room]}
+        writing.admit(joining)
+        found |= writing.step()
+    assert [found[i].tokens for i in range(len(mixed_rows))] == [result.tokens for result in alone]
+    assert [found[i].ended for i in range(len(mixed_rows))] == [result.ended for result in alone]
+
+
+def test_rows_that_are_dropped_are_not_missed(decoder: Decoder, mixed_rows: list[Row]) -> None:
+    alone = write_all(decoder, mixed_rows)
+    writing = decoder.start()
+    writing.admit(dict(enumerate(mixed_rows)))
+    found = dict(writing.step())
+    gone = {i for i in range(0, len(mixed_rows), 3) if i not in found}
+    assert gone
+    writing.drop(gone)
+    while len(writing):
+        found |= writing.step()
+    assert set(found) == set(range(len(mixed_rows))) - gone
+    assert all(found[i].tokens == alone[i].tokens for i in found)
+
+
+def test_a_row_can_be_read_while_it_is_written(
+    decoder: Decoder, vocabulary: Vocabulary, make_row: Callable[..., Row]
+) -> None:
+    row = make_row(length=12, may_end=False)
+    writing = decoder.start()
+    writing.admit({4: row})
+    texts = [writing.text(4)]
+    found: dict[int, Written] = {}
+    while True:
+        found |= writing.step()
+        if not len(writing):
+            break
+        texts.append(writing.text(4))
+    assert texts[0] == row.canvas
+    blanks = [text.count(vocabulary.mask_id) for text in texts]
+    assert blanks == sorted(blanks, reverse=True)
+    assert len(set(blanks)) == len(blanks)
+    for text in texts:
+        assert len(text) == 12
+        assert all(token in (vocabulary.mask_id, last) for token, last in zip(text, found[4].tokens, strict=True))
