@@ -1,12 +1,13 @@
-"""One worker thread that decodes whatever waits as one batch.
+"""One worker thread that decodes what its callers ask for, together.
 
-Callers are coroutines. What they submit in the same breath (a whole search frontier) becomes one batch: a loop's
+Callers are coroutines. What they submit in the same breath (a whole search frontier) begins together: a loop's
 submissions are handed over once it has turned ``GATHER_TURNS`` times and ``GATHER_WINDOW_S`` have passed without
-another. Further requests that arrive while a batch is decoded form the next one.
+another. What arrives later joins the rows under way between two steps, where the decoder can take it in and there is
+room; where it cannot, it is written beside them, step by step in turn.
 
-A cancelled caller's rows are dropped, before or during decoding, and nobody else notices. An error reaches the callers
-whose rows cause it: a batch that fails is decoded again caller by caller. A batch that does not fit into memory is
-halved, and so is every later one.
+A cancelled caller's rows leave, and nobody else notices. An error reaches the callers whose rows cause it: rows whose
+step failed are written again caller by caller. Rows that do not fit into memory are written again, half of them at a
+time, and so is everything later. A row's text depends on the row alone, so writing it again changes nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from typing import Any, Literal
 
 import torch
 
-from llmprog.backends.local.decoders.base import Continuation, Decoder, Row, Written
+from llmprog.backends.local.decoders.base import Continuation, Decoder, Row, Writing, Written
 from llmprog.errors import BackendError, LLMProgError
 from llmprog.log import Log
 
@@ -37,6 +38,10 @@ GATHER_WINDOW_S = 0.0003
 _log = Log("llmprog.local")
 
 
+Watcher = Callable[[int, tuple[int, ...]], None]
+"""Told on the caller's loop how one of its rows reads now: which one, and its canvas."""
+
+
 @dataclass(slots=True, eq=False)
 class _Job:
     """What one caller waits for: a result for each of its items."""
@@ -44,10 +49,11 @@ class _Job:
     kind: Literal["decode", "score"]
     items: Sequence[Any]
     future: asyncio.Future[list[Any]]
+    watch: Watcher | None = None
     results: list[Any] = field(init=False)
-    next_item: int = 0  # items before it have been taken into batches
     missing: int = field(init=False)
     is_over: bool = False  # cancelled or failed: nothing of it is decoded any more
+    is_alone: bool = False  # its rows share no writing with others, one of which failed
 
     def __post_init__(self) -> None:
         self.results = [None] * len(self.items)
@@ -66,6 +72,37 @@ class _Gathering:
 _Item = tuple[_Job, int]
 
 
+@dataclass(slots=True, eq=False)
+class _Running:
+    """Rows under way: by their tickets, whose they are."""
+
+    writing: Writing
+    items: dict[int, _Item] = field(default_factory=dict)
+    is_alone: bool = False
+
+
+@dataclass(slots=True)
+class EngineCounts:
+    """What an engine has done so far.
+
+    Attributes:
+        rows: Rows written.
+        steps: Steps made, each of which wrote a part of many rows.
+        row_steps: Those rows, added up over the steps.
+        restarts: Rows written again after an error of another row, or for want of memory.
+    """
+
+    rows: int = 0
+    steps: int = 0
+    row_steps: int = 0
+    restarts: int = 0
+
+    @property
+    def rows_per_step(self) -> float:
+        """How many rows were written together on average."""
+        return self.row_steps / self.steps if self.steps else 0.0
+
+
 class Engine:
     """Runs a decoder for many callers at once."""
 
@@ -77,14 +114,19 @@ class Engine:
         Args:
             decoder: Used by the worker thread only.
             backend: Id of the backend, for messages.
-            max_batch_rows: Most rows decoded together.
+            max_batch_rows: Most rows under way at a time.
             threads: CPU threads of one operation; ``None`` leaves torch's own choice.
         """
         self._decoder = decoder
         self._backend = backend
         self._max_batch_rows = max_batch_rows
         self._lock = threading.Lock()
-        self._queue: deque[_Job] = deque()
+        self._queue: deque[_Job] = deque()  # handed over; the rest is the worker's
+        self._waiting: deque[_Item] = deque()
+        self._to_score: deque[_Item] = deque()
+        self._running: list[_Running] = []
+        self._next_ticket = 0
+        self.counts = EngineCounts()
         self._unfinished: set[_Job] = set()
         self._drain: ThreadFuture[None] | None = None
         self._is_closed = False
@@ -96,9 +138,9 @@ class Engine:
             initializer=None if threads is None else partial(torch.set_num_threads, threads),
         )
 
-    async def decode(self, rows: Sequence[Row]) -> list[Written]:
-        """Every row written, in order."""
-        return await self._submit("decode", rows)
+    async def decode(self, rows: Sequence[Row], watch: Watcher | None = None) -> list[Written]:
+        """Every row written, in order; ``watch`` is told after every step what each reads then."""
+        return await self._submit("decode", rows, watch)
 
     async def score(self, continuations: Sequence[Continuation]) -> list[tuple[float, ...]]:
         """See ``Decoder.score``."""
@@ -118,13 +160,15 @@ class Engine:
             await asyncio.wrap_future(drain)
         self._executor.shutdown(wait=True)
 
-    async def _submit(self, kind: Literal["decode", "score"], items: Sequence[Any]) -> list[Any]:
+    async def _submit(
+        self, kind: Literal["decode", "score"], items: Sequence[Any], watch: Watcher | None = None
+    ) -> list[Any]:
         if self._is_closed:
             raise self._error("is closed; open it again")
         if not items:
             return []
         loop = asyncio.get_running_loop()
-        job = _Job(kind, items, loop.create_future())
+        job = _Job(kind, items, loop.create_future(), watch)
         with self._lock:
             self._unfinished.add(job)
         gathering = self._gatherings.setdefault(loop, _Gathering())
@@ -156,98 +200,187 @@ class Engine:
     # From here on: the worker thread.
 
     def _work(self) -> None:
-        """Decode batch after batch until nothing waits."""
+        """Write and score until nothing is left to do."""
         while True:
             with self._lock:
-                batch = self._take()
-                if not batch:
+                self._take()
+                if not (self._waiting or self._to_score or self._running):
                     self._drain = None
                     return
-            self._process(batch)
+            self._score_next()
+            self._admit()
+            for running in list(self._running):
+                self._step(running)
 
-    def _take(self) -> list[_Item]:
-        """The next batch: items of waiting jobs of the first job's kind, first come first served."""
-        batch: list[_Item] = []
-        left: deque[_Job] = deque()
-        while self._queue and len(batch) < self._max_batch_rows:
+    def _take(self) -> None:
+        """Take over what has been submitted."""
+        while self._queue:
             job = self._queue.popleft()
-            if job.is_over:
-                continue
-            if batch and job.kind != batch[0][0].kind:
-                left.append(job)
-                continue
-            end = min(len(job.items), job.next_item + self._max_batch_rows - len(batch))
-            batch += [(job, i) for i in range(job.next_item, end)]
-            job.next_item = end
-            if end < len(job.items):
-                left.append(job)
-        self._queue.extendleft(reversed(left))
-        return batch
+            target = self._to_score if job.kind == "score" else self._waiting
+            target.extend((job, i) for i in range(len(job.items)))
 
-    def _process(self, batch: list[_Item]) -> None:
-        """Decode a batch and deliver the jobs that this completes."""
-        batch = [item for item in batch if not item[0].is_over]
-        if not batch:
+    def _score_next(self) -> None:
+        """Score what waits, as many at once as may be."""
+        items: list[_Item] = []
+        while self._to_score and len(items) < self._max_batch_rows:
+            items.append(self._to_score.popleft())
+        self._score(items)
+
+    def _score(self, items: Sequence[_Item]) -> None:
+        items = [item for item in items if not item[0].is_over]
+        if not items:
             return
-        jobs = list(dict.fromkeys(job for job, _ in batch))
         try:
-            results = self._run(jobs[0].kind, batch, jobs)
+            found = self._decoder.score([job.items[i] for job, i in items])
         except Exception as error:  # noqa: BLE001 - the boundary: every error goes to the callers it belongs to
-            self._recover(error, batch, jobs)
+            jobs = list(dict.fromkeys(job for job, _ in items))
+            if _is_out_of_memory(error) and len(items) > 1:
+                half = self._halve(len(items))
+                self._score(items[:half])
+                self._score(items[half:])
+            elif len(jobs) > 1:
+                for job in jobs:
+                    self._score([item for item in items if item[0] is job])
+            else:
+                self._fail(jobs[0], error)
             return
+        self._settle_items(dict(zip(items, found, strict=True)))
+
+    def _admit(self) -> None:
+        """Let rows that wait join those under way, first come first served, as far as there is room."""
+        while self._waiting:
+            if self._waiting[0][0].is_over:
+                self._waiting.popleft()
+                continue
+            free = self._max_batch_rows - sum(len(running.items) for running in self._running)
+            items = self._next_items(free)
+            if not items:
+                return
+            running = self._open_for(items[0][0])
+            rows = [job.items[i] for job, i in items]
+            try:
+                count = running.writing.room(rows)
+                if count:
+                    self._join(running, items[:count])
+            except Exception as error:  # noqa: BLE001 - the boundary: every error goes to the callers it belongs to
+                self._recover(running, error, items[:1])
+                continue
+            if count < len(items):
+                return
+
+    def _next_items(self, count: int) -> list[_Item]:
+        """The next ``count`` items that may be written together, or fewer."""
+        head = self._waiting[0][0]
+        items: list[_Item] = []
+        for item in self._waiting:
+            if len(items) == count or (item[0] is not head if head.is_alone else item[0].is_alone):
+                break
+            if not item[0].is_over:
+                items.append(item)
+        return items
+
+    def _open_for(self, job: _Job) -> _Running:
+        """The writing that rows of ``job`` may join; a new one where there is none."""
+        if self._decoder.takes_joiners and not job.is_alone:
+            for running in self._running:
+                if not running.is_alone:
+                    return running
+        running = _Running(self._decoder.start(), is_alone=job.is_alone)
+        self._running.append(running)
+        return running
+
+    def _join(self, running: _Running, items: Sequence[_Item]) -> None:
+        tickets = {self._next_ticket + i: item for i, item in enumerate(items)}
+        self._next_ticket += len(items)
+        taken = set(items)
+        self._waiting = deque(item for item in self._waiting if item not in taken)
+        running.items |= tickets  # before they join: an error of their joining is theirs
+        running.writing.admit({ticket: job.items[i] for ticket, (job, i) in tickets.items()})
+
+    def _step(self, running: _Running) -> None:
+        """Make a step, after those have left whose callers are gone."""
+        gone = {ticket for ticket, (job, _) in running.items.items() if job.is_over}
+        for ticket in gone:
+            del running.items[ticket]
+        try:
+            if gone:
+                running.writing.drop(gone)
+            if running.items:
+                self.counts.steps += 1
+                self.counts.row_steps += len(running.items)
+                found = running.writing.step()
+                self._settle_items({running.items.pop(ticket): written for ticket, written in found.items()})
+                self.counts.rows += len(found)
+                self._tell_watchers(running)
+        except Exception as error:  # noqa: BLE001 - the boundary: every error goes to the callers it belongs to
+            self._recover(running, error, list(running.items.values()))
+            return
+        if not running.items:
+            self._running.remove(running)
+
+    def _tell_watchers(self, running: _Running) -> None:
+        told: dict[asyncio.AbstractEventLoop, list[tuple[Watcher, int, tuple[int, ...]]]] = {}
+        for ticket, (job, i) in running.items.items():
+            if job.watch is not None and not job.is_over:
+                news = job.watch, i, running.writing.text(ticket)
+                told.setdefault(job.future.get_loop(), []).append(news)
+        for loop, all_news in told.items():
+            _call(loop, partial(_tell, all_news))
+
+    def _recover(self, running: _Running, error: Exception, culprits: Sequence[_Item]) -> None:
+        """Write rows again whose writing failed, in smaller parts, or tell their only caller.
+
+        Args:
+            running: Nothing of it is used any more.
+            error: Why.
+            culprits: The items that may have caused it.
+        """
+        if running in self._running:
+            self._running.remove(running)
+        items = list(dict.fromkeys([*running.items.values(), *culprits]))
+        jobs = list(dict.fromkeys(job for job, _ in items))
+        if _is_out_of_memory(error) and len(items) > 1:
+            self._halve(len(items))
+        elif len(jobs) > 1:
+            for job in jobs:
+                job.is_alone = True
+        else:
+            self._fail(jobs[0], error)
+            return
+        self.counts.restarts += len(items)
+        taken = set(items)
+        self._waiting = deque([*items, *(item for item in self._waiting if item not in taken)])
+
+    def _halve(self, count: int) -> int:
+        """Allow only half of ``count`` rows from now on, and say so; the half."""
+        half = (count + 1) // 2
+        self._max_batch_rows = min(self._max_batch_rows, half)
+        _log.warning("batch did not fit into memory", backend=self._backend, rows=count, retried_with=half)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return half
+
+    def _fail(self, job: _Job, error: Exception) -> None:
+        if _is_out_of_memory(error):
+            failure: Exception = self._error("a single row does not fit into memory; shorten it")
+        elif isinstance(error, LLMProgError):
+            failure = error
+        else:
+            failure = self._error(f"{type(error).__name__}: {error}")
+        if failure is not error:
+            failure.__cause__ = error
+        job.is_over = True
+        _call(job.future.get_loop(), partial(_settle, job, failure))
+
+    def _settle_items(self, found: Mapping[_Item, Any]) -> None:
+        """Note results, and deliver the jobs that these complete."""
         done: list[_Job] = []
-        for (job, i), result in zip(batch, results, strict=True):
+        for (job, i), result in found.items():
             job.results[i] = result
             job.missing -= 1
             if not job.missing:
                 done.append(job)
         self._deliver(done)
-
-    def _run(self, kind: Literal["decode", "score"], batch: list[_Item], jobs: list[_Job]) -> Sequence[Any]:
-        items = [job.items[i] for job, i in batch]
-        if kind == "score":
-            return self._decoder.score(items)
-
-        def cancelled() -> Collection[int]:
-            if not any(job.is_over for job in jobs):
-                return ()
-            return {place for place, (job, _) in enumerate(batch) if job.is_over}
-
-        if hasattr(self._decoder, "decode"):
-            return self._decoder.decode(items, cancelled)  # type: ignore[no-any-return]
-        writing = self._decoder.start()
-        writing.admit(dict(enumerate(items)))
-        found: dict[int, Written] = {}
-        while len(writing):
-            writing.drop(cancelled())
-            found |= writing.step()
-        return [found.get(place) for place in range(len(items))]
-
-    def _recover(self, error: Exception, batch: list[_Item], jobs: list[_Job]) -> None:
-        """Decode a failed batch in smaller parts, or tell its only caller."""
-        if _is_out_of_memory(error) and len(batch) > 1:
-            half = (len(batch) + 1) // 2
-            self._max_batch_rows = min(self._max_batch_rows, half)
-            _log.warning("batch did not fit into memory", backend=self._backend, rows=len(batch), retried_with=half)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            self._process(batch[:half])
-            self._process(batch[half:])
-        elif len(jobs) > 1:
-            for job in jobs:
-                self._process([item for item in batch if item[0] is job])
-        else:
-            job = jobs[0]
-            if _is_out_of_memory(error):
-                failure: Exception = self._error("a single row does not fit into memory; shorten it")
-            elif isinstance(error, LLMProgError):
-                failure = error
-            else:
-                failure = self._error(f"{type(error).__name__}: {error}")
-            if failure is not error:
-                failure.__cause__ = error
-            job.is_over = True
-            _call(job.future.get_loop(), partial(_settle, job, failure))
 
     def _deliver(self, jobs: list[_Job]) -> None:
         """Wake the callers, those of one loop in one go: what they ask next should be gathered together again."""
@@ -260,6 +393,11 @@ class Engine:
 
     def _error(self, message: str) -> BackendError:
         return BackendError(message, backend=self._backend)
+
+
+def _tell(news: Sequence[tuple[Watcher, int, tuple[int, ...]]]) -> None:
+    for watch, row, canvas in news:
+        watch(row, canvas)
 
 
 def _settle_all(jobs: Sequence[_Job]) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmprog.backends.local.kv_cache import Cache, KVCache, KVShape
 from llmprog.errors import OptionError
 
 
@@ -90,82 +91,6 @@ class TransformerConfig:
         return self.d_model // self.num_heads if self.head_width is None else self.head_width
 
 
-class KVCache:
-    """Keys and values of tokens already fed, in the order they were appended.
-
-    The order in the cache is the order of feeding, not of positions: rotary positions are applied before a key is
-    stored, so a hybrid decoder may append tokens in any order. All rows hold the same number of tokens; which of
-    them a row may see is the mask's business.
-
-    Attributes:
-        length: Number of tokens stored per row.
-    """
-
-    def __init__(
-        self,
-        config: TransformerConfig,
-        batch_size: int,
-        *,
-        capacity: int = 64,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        """An empty cache of ``batch_size`` rows with room for ``capacity`` tokens; it grows when that is exceeded."""
-        self.length = 0
-        shape = (config.num_layers, 2, batch_size, config.num_kv_heads, max(1, capacity), config.head_dim)
-        self._slab = torch.zeros(shape, device=device, dtype=dtype)
-
-    @property
-    def batch_size(self) -> int:
-        """Number of rows."""
-        return self._slab.shape[2]
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory the slab takes."""
-        return self._slab.numel() * self._slab.element_size()
-
-    def reserve(self, extra: int) -> None:
-        """Make room for ``extra`` further tokens."""
-        capacity = self._slab.shape[4]
-        if self.length + extra > capacity:
-            grown = max(self.length + extra, 2 * capacity)
-            slab = self._slab.new_zeros((*self._slab.shape[:4], grown, self._slab.shape[5]))
-            slab[:, :, :, :, : self.length] = self._slab[:, :, :, :, : self.length]
-            self._slab = slab
-
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Write ``keys`` and ``values`` [B, G, n, D] of one layer behind the stored tokens.
-
-        ``length`` moves only by ``advance``, after every layer has written.
-        """
-        self.reserve(keys.shape[2])
-        end = self.length + keys.shape[2]
-        self._slab[layer, 0, :, :, self.length : end] = keys
-        self._slab[layer, 1, :, :, self.length : end] = values
-
-    def advance(self, count: int) -> None:
-        """Count the ``count`` tokens every layer has just appended as stored."""
-        self.length += count
-
-    def read(self, layer: int, length: int) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, G, length, D] of one layer (views)."""
-        return self._slab[layer, 0, :, :, :length], self._slab[layer, 1, :, :, :length]
-
-    def expand(self, rows: Tensor) -> KVCache:
-        """A new cache whose row i is a copy of row ``rows[i]``: n samples share one prefill."""
-        other = KVCache.__new__(KVCache)
-        other.length = self.length
-        other._slab = self._slab.index_select(2, rows.to(self._slab.device))
-        return other
-
-    def truncate(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens of every row."""
-        if not 0 <= length <= self.length:
-            raise ValueError(f"cannot truncate a cache of {self.length} tokens to {length}")
-        self.length = length
-
-
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions and an explicit mask."""
 
@@ -181,9 +106,9 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: KVCache | None, layer: int, store: int
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: Cache | None, layer: int
     ) -> Tensor:
-        """Attend. x: [B, L, d_model]; rotary: cos and sin, [B, 1, L, D]; mask: bool [B or 1, 1, L, S]."""
+        """Attend. x: [B, L, d_model]; rotary: cos and sin, [B, 1, L, D]; mask: bool, see ``grouped``."""
         batch, length, _ = x.shape
         q = self.q_proj(x).view(batch, length, self.num_heads, self.head_dim).transpose(1, 2)
         k = self.k_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
@@ -192,9 +117,7 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
-            # All are written, and only the first ``store`` are counted: the rest is overwritten by the next call.
-            cache.append(layer, k, v)
-            k, v = cache.read(layer, cache.length + length)
+            k, v = cache.update(layer, k, v)
         out = _attend(q, k, v, mask)
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))  # type: ignore[no-any-return]
 
@@ -224,10 +147,10 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: KVCache | None, layer: int, store: int
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: Cache | None, layer: int
     ) -> Tensor:
         """x: [B, L, d_model] to the same shape; the other arguments are ``Attention``'s."""
-        x = x + self.attention(self.attention_norm(x), rotary, mask, cache, layer, store)
+        x = x + self.attention(self.attention_norm(x), rotary, mask, cache, layer)
         return x + self.feed_forward(self.feed_forward_norm(x))  # type: ignore[no-any-return]
 
 
@@ -252,7 +175,7 @@ class Transformer(nn.Module):
         tokens: Tensor,
         positions: Tensor,
         mask: Tensor,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         store: int | None = None,
         output: Tensor | slice | None = None,
     ) -> Tensor:
@@ -277,7 +200,7 @@ class Transformer(nn.Module):
         tokens: Tensor,
         positions: Tensor,
         mask: Tensor,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         store: int | None = None,
         output: Tensor | slice | None = None,
     ) -> Tensor:
@@ -292,9 +215,9 @@ class Transformer(nn.Module):
             self.rope_cos[positions].unsqueeze(1).to(dtype),
             self.rope_sin[positions].unsqueeze(1).to(dtype),
         )
-        mask = mask.unsqueeze(1)
+        mask = grouped(mask, self.config.num_heads // self.config.num_kv_heads)
         for index, layer in enumerate(self.layers):
-            x = layer(x, rotary, mask, cache, index, kept)
+            x = layer(x, rotary, mask, cache, index)
         if cache is not None:
             cache.advance(kept)
         if isinstance(output, slice):
@@ -310,7 +233,18 @@ class Transformer(nn.Module):
     def make_cache(self, batch_size: int, capacity: int = 64) -> KVCache:
         """An empty cache on this model's device, in its dtype."""
         weight = self.embedding.weight
-        return KVCache(self.config, batch_size, capacity=capacity, device=weight.device, dtype=weight.dtype)
+        return KVCache(self.kv_shape, batch_size, capacity=capacity, device=weight.device, dtype=weight.dtype)
+
+    @property
+    def kv_shape(self) -> KVShape:
+        """What a token takes in a cache."""
+        config = self.config
+        return KVShape(
+            num_layers=config.num_layers,
+            num_heads=config.num_kv_heads,
+            key_width=config.head_dim,
+            value_width=config.head_dim,
+        )
 
     def num_parameters(self) -> int:
         """Number of trained values; the tied embedding counts once."""
@@ -335,8 +269,13 @@ def _stretched(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
     return frequencies * (share + (1 - share) / scaling.factor)
 
 
+def grouped(mask: Tensor, groups: int) -> Tensor:
+    """A mask [B or 1, L, S] for ``groups`` query heads to a key head: [B or 1, 1, groups * L, S]."""
+    return mask.repeat(1, groups, 1).unsqueeze(1) if groups > 1 else mask.unsqueeze(1)
+
+
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attention of q [B, H, L, D] to k and v [B, G, S, D]."""
+    """Attention of q [B, H, L, D] to k and v [B, G, S, D]; mask: see ``grouped``."""
     slow_backward = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
     if slow_backward:
         # The fused CPU kernel's backward is ten times slower in bfloat16 than in float32.
@@ -347,7 +286,6 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     groups = heads // k.shape[1]
     if groups > 1:
         q = q.reshape(batch, heads // groups, groups * length, width)
-        mask = mask.repeat(1, 1, groups, 1)
     with torch.autocast(q.device.type, enabled=False) if slow_backward else nullcontext():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(batch, heads, length, width)
 

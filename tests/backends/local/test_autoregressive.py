@@ -7,7 +7,7 @@ import torch
 
 from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
-from llmprog.backends.local.decoders.base import Continuation, Row, Vocabulary
+from llmprog.backends.local.decoders.base import Continuation, Row, Vocabulary, write_all
 from llmprog.backends.local.sampling import Sampler
 from llmprog.backends.local.transformer import Transformer
 
@@ -46,7 +46,7 @@ def slowly(model: Transformer, vocabulary: Vocabulary, row: Row) -> tuple[list[i
 def test_a_mixed_batch_with_a_cache_writes_what_single_rows_write_without(
     model: Transformer, vocabulary: Vocabulary, decoder: AutoregressiveDecoder, mixed_rows: list[Row]
 ) -> None:
-    results = decoder.decode(mixed_rows)
+    results = write_all(decoder, mixed_rows)
     lengths = set()
     for row, result in zip(mixed_rows, results, strict=True):
         assert result is not None
@@ -63,7 +63,7 @@ def fed_shapes(model: Transformer, decoder: AutoregressiveDecoder, rows: list[Ro
     shapes: list[tuple[int, ...]] = []
     hook = model.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
     try:
-        decoder.decode(rows)
+        write_all(decoder, rows)
     finally:
         hook.remove()
     return shapes
@@ -75,7 +75,7 @@ def test_rows_of_one_prompt_share_its_prefill_and_every_step_while_they_agree(
     greedy = [make_row((5, 6 + i % 2, 7), 4, sample=i, may_end=False, temperature=0) for i in range(8)]
     assert fed_shapes(model, decoder, greedy) == [(2, 4), (2, 1), (2, 1), (2, 1)]
     warm = [make_row((5, 6, 7), 5, sample=i, may_end=False) for i in range(8)]
-    texts = [r.tokens for r in decoder.decode(warm) if r]
+    texts = [r.tokens for r in write_all(decoder, warm) if r]
     beginnings = [len({text[:count] for text in texts}) for count in range(1, 5)]
     assert fed_shapes(model, decoder, warm) == [(1, 4), *((count, 1) for count in beginnings)]
     assert beginnings[0] < 8 <= beginnings[-1]
@@ -92,7 +92,7 @@ def test_rows_that_end_while_others_branch(
     model: Transformer, vocabulary: Vocabulary, decoder: AutoregressiveDecoder, make_row: Callable[..., Row]
 ) -> None:
     rows = [make_row((5, i % 3), 3 + i % 9, sample=i, temperature=0.4 * (i % 4)) for i in range(40)]
-    for row, result in zip(rows, decoder.decode(rows), strict=True):
+    for row, result in zip(rows, write_all(decoder, rows), strict=True):
         assert result is not None
         assert list(result.tokens) == slowly(model, vocabulary, row)[0]
 
@@ -101,7 +101,7 @@ def test_eos_and_special_tokens_are_never_written_where_they_may_not(
     decoder: AutoregressiveDecoder, vocabulary: Vocabulary, make_row: Callable[..., Row]
 ) -> None:
     rows = [make_row((5,), 20, sample=i, may_end=i % 2 == 0, temperature=20.0) for i in range(60)]
-    for row, result in zip(rows, decoder.decode(rows), strict=True):
+    for row, result in zip(rows, write_all(decoder, rows), strict=True):
         assert result is not None
         assert not set(result.tokens) & {*vocabulary.never_sampled, vocabulary.eos_id}
         if not row.may_end:
@@ -111,14 +111,15 @@ def test_eos_and_special_tokens_are_never_written_where_they_may_not(
 def test_a_stop_check_ends_a_row_where_it_first_holds(
     decoder: AutoregressiveDecoder, make_row: Callable[..., Row]
 ) -> None:
-    free = decoder.decode([make_row(length=12, sample=i, may_end=False) for i in range(6)])
-    stopped = decoder.decode(
+    free = write_all(decoder, [make_row(length=12, sample=i, may_end=False) for i in range(6)])
+    stopped = write_all(
+        decoder,
         [
             make_row(
                 length=12, sample=i, may_end=False, has_stopped=(lambda tokens: len(tokens) >= 5) if i % 2 else None
             )
             for i in range(6)
-        ]
+        ],
     )
     for i, (a, b) in enumerate(zip(free, stopped, strict=True)):
         assert a is not None
@@ -127,26 +128,8 @@ def test_a_stop_check_ends_a_row_where_it_first_holds(
         assert b.ended == bool(i % 2)
 
 
-def test_cancelled_rows_are_dropped_and_the_others_are_not_disturbed(
-    decoder: AutoregressiveDecoder, make_row: Callable[..., Row]
-) -> None:
-    rows = [make_row((5, 6 + i % 2), 9, sample=i, may_end=i not in {0, 3, 4}) for i in range(8)]
-    undisturbed = decoder.decode(rows)
-    asked = 0
-
-    def cancelled() -> set[int]:
-        nonlocal asked
-        asked += 1
-        return {0, 3, 4} if asked > 2 else set()
-
-    for i, (a, b) in enumerate(zip(undisturbed, decoder.decode(rows, cancelled), strict=True)):
-        assert (b is None) == (i in {0, 3, 4})
-        assert a is not None
-        assert b is None or a.tokens == b.tokens
-
-
 def test_score_is_the_sum_of_what_was_sampled(decoder: AutoregressiveDecoder, mixed_rows: list[Row]) -> None:
-    results = [(row, r) for row, r in zip(mixed_rows, decoder.decode(mixed_rows), strict=True) if r and r.tokens]
+    results = [(row, r) for row, r in zip(mixed_rows, write_all(decoder, mixed_rows), strict=True) if r and r.tokens]
     scores = decoder.score([Continuation(row.prompt, r.tokens) for row, r in results])
     assert len(results) > 5
     for (_, result), score in zip(results, scores, strict=True):

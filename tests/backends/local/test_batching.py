@@ -23,10 +23,6 @@ def make_decoder(name: str, model: Transformer, vocabulary: Vocabulary) -> Decod
     return MaskedDiffusionDecoder(model, vocabulary, UnmaskOptions(threshold=0.4))
 
 
-def write(decoder, rows):
-    return decoder.decode(rows) if hasattr(decoder, "decode") else write_all(decoder, rows)
-
-
 @pytest.mark.parametrize("name", ["autoregressive", "masked_diffusion", "hybrid"])
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
@@ -49,8 +45,8 @@ def test_any_choice_and_order_of_rows_gives_each_row_the_same_text(
     rows = data.draw(st.lists(row, min_size=2, max_size=8))
     order = data.draw(st.permutations(range(len(rows))))
     some = order[: data.draw(st.integers(1, len(rows)))]
-    together = write(decoder, rows)
-    for i, result in zip(some, write(decoder, [rows[i] for i in some]), strict=True):
+    together = write_all(decoder, rows)
+    for i, result in zip(some, write_all(decoder, [rows[i] for i in some]), strict=True):
         expected = together[i]
         assert expected is not None
         assert result is not None

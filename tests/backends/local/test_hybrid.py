@@ -8,7 +8,7 @@ import torch
 
 from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import Continuation, Row, Vocabulary, write_all
-from llmprog.backends.local.decoders.hybrid import HybridDecoder, draw_schedule
+from llmprog.backends.local.decoders.hybrid import HybridDecoder, _HybridWriting, draw_schedule
 from llmprog.backends.local.sampling import Sampler, stream_key
 from llmprog.backends.local.transformer import Transformer
 
@@ -75,13 +75,13 @@ def test_cached_equals_uncached_in_tokens_and_logits(
     model: Transformer, vocabulary: Vocabulary, mixed_rows: list[Row], alpha0: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logits: list[torch.Tensor] = []
-    predict = HybridDecoder._predict
+    predict = _HybridWriting._predict
 
     def recording(*args: object) -> torch.Tensor:
         logits.append(predict(*args))
         return logits[-1]
 
-    monkeypatch.setattr(HybridDecoder, "_predict", recording)
+    monkeypatch.setattr(_HybridWriting, "_predict", recording)
     cached = write_all(HybridDecoder(model, vocabulary, alpha0=alpha0, steps=4), mixed_rows)
     with_cache, logits = logits, []
     uncached = write_all(HybridDecoder(model, vocabulary, alpha0=alpha0, steps=4, use_cache=False), mixed_rows)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from llmprog.backends.local import attention_masks as masks
-from llmprog.backends.local.transformer import KVCache, Transformer, TransformerConfig, rotate
+from llmprog.backends.local.kv_cache import KVCache
+from llmprog.backends.local.transformer import Transformer, TransformerConfig, rotate
 from llmprog.errors import OptionError
 
 CONFIG = TransformerConfig(vocab_size=31, d_model=32, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=48)
@@ -212,5 +213,5 @@ def test_impossible_shapes_are_refused(change: dict[str, int]) -> None:
 
 
 def test_cache_reports_its_memory() -> None:
-    cache = KVCache(CONFIG, 3, capacity=10)
+    cache = KVCache(Transformer(CONFIG).kv_shape, 3, capacity=10)
     assert cache.num_bytes == 2 * 2 * 3 * 2 * 10 * 8 * 4

@@ -6,12 +6,15 @@ from collections.abc import Callable
 
 import pytest
 
+from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import Decoder, Row, Vocabulary, Written, write_all
 from llmprog.backends.local.decoders.hybrid import HybridDecoder
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder, UnmaskOptions
 from llmprog.backends.local.transformer import Transformer
 
 DECODERS: dict[str, Callable[[Transformer, Vocabulary], Decoder]] = {
+    "autoregressive": AutoregressiveDecoder,
+    "forgetful": lambda model, vocabulary: AutoregressiveDecoder(model, vocabulary, prefix_memory=0),
     "hybrid": lambda model, vocabulary: HybridDecoder(model, vocabulary, alpha0=0.5, steps=4),
     "threshold": lambda model, vocabulary: MaskedDiffusionDecoder(model, vocabulary, UnmaskOptions(threshold=0.3)),
     "quota": lambda model, vocabulary: MaskedDiffusionDecoder(model, vocabulary, UnmaskOptions(unmask="quota")),

@@ -1,21 +1,19 @@
 """Left to right with a key/value cache: the output at i - 1 predicts token i.
 
-Different prompts share the batch, and finished rows leave it. The samples of one prompt share its prefill, and then
-every step for as long as they agree: the cache has a row for each distinct beginning (a branch), not for each sample.
-Low temperatures and short verdicts make that much less work.
+Rows join and leave between steps, and each is as long as it is. The samples of one prompt share its prefill, and then
+every step for as long as they agree: the cache has a slot for each distinct text, not for each sample. Low temperatures
+and short verdicts make that much less work. Prompts are fed only from where they differ from what was read before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import (
-    FINISHED_SHARE,
     Continuation,
     Row,
     Vocabulary,
@@ -23,39 +21,21 @@ from llmprog.backends.local.decoders.base import (
     Written,
     distinct,
     forbidden_logits,
-    left_padding,
-    pad_left,
     pad_right,
     written,
 )
+from llmprog.backends.local.decoders.prefill import PrefillCounts, Prefiller
+from llmprog.backends.local.kv_cache import SlotCache
+from llmprog.backends.local.prefix_cache import PrefixCache
 from llmprog.backends.local.sampling import Sampler, token_logprobs
-from llmprog.backends.local.transformer import KVCache, Transformer
+from llmprog.backends.local.transformer import Transformer
+from llmprog.errors import InputError
 
-
-@dataclass(slots=True)
-class _Batch:
-    """The rows still being written. R rows, T the longest reply, V vocabulary."""
-
-    rows: list[int]  # original index of each row
-    branch: Tensor  # int64 [R], the cache row that holds the row's past
-    tokens: Tensor  # int64 [R, T], ``mask_id`` where nothing is written
-    logprobs: Tensor  # float32 [R, T]
-    limits: Tensor  # int64 [R]
-    done: Tensor  # bool [R]
-    forbidden: Tensor  # float32 [R or 1, V]
-    sampler: Sampler
-
-    def select(self, keep: Tensor) -> _Batch:
-        return _Batch(
-            [self.rows[i] for i in keep.tolist()],
-            self.branch[keep],
-            self.tokens[keep],
-            self.logprobs[keep],
-            self.limits[keep],
-            self.done[keep],
-            self.forbidden if self.forbidden.shape[0] == 1 else self.forbidden[keep],
-            self.sampler.select(keep),
-        )
+MEBIBYTE = 2**20
+DEFAULT_MEMORY = 2048
+"""Mebibytes of keys and values of the rows being written."""
+DEFAULT_PREFIX_MEMORY = 512
+"""Mebibytes of keys and values of texts read before."""
 
 
 class AutoregressiveDecoder:
@@ -63,77 +43,40 @@ class AutoregressiveDecoder:
 
     name = "autoregressive"
     score_is_bound = False
+    takes_joiners = True
 
-    def __init__(self, model: Transformer, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        vocabulary: Vocabulary,
+        *,
+        kv_memory: int = DEFAULT_MEMORY,
+        prefix_memory: int = DEFAULT_PREFIX_MEMORY,
+    ) -> None:
+        """A decoder.
+
+        Args:
+            model: Its output at i predicts token i + 1.
+            vocabulary: The model's.
+            kv_memory: Most MiB of keys and values of the rows being written; what does not fit waits.
+            prefix_memory: Most MiB of keys and values kept of texts read before; 0 keeps none.
+        """
         self._model = model
         self._vocabulary = vocabulary
         self._device = model.embedding.weight.device
+        dtype = model.embedding.weight.dtype
+        self._bytes_per_token = model.kv_shape.bytes_per_token(dtype)
+        self._most_tokens = kv_memory * MEBIBYTE // self._bytes_per_token
+        self._kv_memory = kv_memory
+        self._prefiller = Prefiller(model, vocabulary.pad_id, PrefixCache(prefix_memory * MEBIBYTE))
+
+    @property
+    def prefill_counts(self) -> PrefillCounts:
+        """What prompts held so far, and what of it was fed."""
+        return self._prefiller.counts
 
     def start(self) -> Writing:
-        raise NotImplementedError
-
-    @torch.inference_mode()
-    def decode(self, rows: Sequence[Row], cancelled: Callable[[], Collection[int]] = tuple) -> list[Written | None]:
-        """See ``Decoder``. The log-probabilities leave out a final ``eos_id``."""
-        results: list[Written | None] = [None] * len(rows)
-        prompts, branch = distinct([row.prompt for row in rows], self._device)
-        cache, logits, lengths, valid = self._prefill(prompts)
-        batch = self._start(rows, branch)
-        longest = batch.tokens.shape[1]
-        ends = torch.tensor(self._vocabulary.end_ids, device=self._device)
-        valid = torch.cat([valid, valid.new_ones(len(prompts), longest)], dim=1)
-        for step in range(longest):
-            own = logits.float()[batch.branch] + batch.forbidden
-            chosen = batch.sampler.sample(own, step)
-            batch.logprobs[:, step] = token_logprobs(own, chosen)
-            batch.tokens[:, step] = torch.where(batch.done, self._vocabulary.mask_id, chosen)
-            batch.done |= torch.isin(chosen, ends) | (batch.limits <= step + 1)
-            gone = cancelled()
-            self._mark_done(batch, rows, step + 1, gone)
-            batch, chosen = self._drop_done(results, rows, batch, chosen, gone)
-            if not batch.rows:
-                break
-            parents, fed, batch.branch = self._grow(batch, chosen, cache.batch_size)
-            if parents is not None:
-                cache, lengths, valid = cache.expand(parents), lengths[parents], valid[parents]
-            logits = self._model(
-                fed.unsqueeze(1), (lengths + step).unsqueeze(1), valid[:, None, : cache.length + 1], cache
-            )[:, -1]
-        return results
-
-    def _start(self, rows: Sequence[Row], branch: Tensor) -> _Batch:
-        device = self._device
-        limits = torch.tensor([len(row.canvas) for row in rows], device=device)
-        shape = (len(rows), int(limits.max()))
-        return _Batch(
-            rows=list(range(len(rows))),
-            branch=branch,
-            tokens=torch.full(shape, self._vocabulary.mask_id, device=device),
-            logprobs=torch.zeros(shape, device=device),
-            limits=limits,
-            done=torch.zeros(len(rows), dtype=torch.bool, device=device),
-            forbidden=forbidden_logits(self._vocabulary, rows, device),
-            sampler=Sampler.of([row.params for row in rows], [row.key for row in rows], device),
-        )
-
-    def _grow(self, batch: _Batch, chosen: Tensor, num_branches: int) -> tuple[Tensor | None, Tensor, Tensor]:
-        """The branches of the next step: rows that agree so far stay one.
-
-        Returns:
-            For each new branch the one it continues (``None``: they are the same as before), the token each is fed, and
-            each row's branch, int64 [R].
-        """
-        alive = (~batch.done).nonzero().squeeze(1)
-        codes = batch.branch[alive] * self._vocabulary.size + chosen[alive]
-        grown, place = torch.unique(codes, return_inverse=True)
-        parents, fed = grown // self._vocabulary.size, grown % self._vocabulary.size
-        is_split = len(torch.unique(parents)) < len(parents)
-        if not is_split and len(parents) > (1 - FINISHED_SHARE) * num_branches:
-            # Few branches have ended: they stay for now, because moving the cache costs about as much as a step.
-            every = torch.full((num_branches,), self._vocabulary.pad_id, device=self._device)
-            return None, every.scatter(0, parents, fed), batch.branch
-        # Rows that have ended may have lost their branch; any will do for what nobody reads.
-        return parents, fed, torch.zeros_like(batch.branch).scatter(0, alive, place)
+        return AutoregressiveWriting(self._model, self._vocabulary, self._prefiller, self._most_tokens)
 
     @torch.inference_mode()
     def score(self, continuations: Sequence[Continuation]) -> list[tuple[float, ...]]:
@@ -141,60 +84,187 @@ class AutoregressiveDecoder:
 
         ``eos_id`` is not part of a continuation and its probability is not part of the score.
         """
+        scores: list[tuple[float, ...]] = []
+        left = list(continuations)
+        while left:
+            longest = max(len(c.prompt) + len(c.tokens) for c in left)
+            # The prompts' slots are copied: one for each continuation.
+            count = max(1, min(len(left), self._most_tokens // longest // 2))
+            scores += self._score(left[:count])
+            left = left[count:]
+        return scores
+
+    def _score(self, continuations: Sequence[Continuation]) -> list[tuple[float, ...]]:
         prompts, index = distinct([c.prompt for c in continuations], self._device)
-        cache, first, lengths, valid = self._prefill(prompts)
-        tokens, counts = pad_right([c.tokens for c in continuations], self._vocabulary.pad_id, self._device)
-        logits = first[index].unsqueeze(1)
+        cache = SlotCache(self._model.kv_shape, device=self._device, dtype=self._model.embedding.weight.dtype)
+        prefilled = self._prefiller.feed(cache, prompts)
+        tokens, _ = pad_right([c.tokens for c in continuations], self._vocabulary.pad_id, self._device)
+        logits = torch.stack([prompt.logits for prompt in prefilled])[index].unsqueeze(1)
         if tokens.shape[1] > 1:
-            fed = tokens[:, :-1]
-            positions = lengths[index].unsqueeze(1) + torch.arange(fed.shape[1], device=self._device)
-            keys = torch.cat([valid[index], attention_masks.lengths_to_valid(counts, fed.shape[1])], dim=1)
-            mask = attention_masks.causal(fed.shape[1], cache.length, keys)
+            first = len(prompts)
+            cache.fork([prefilled[place].slot for place in index.tolist()])
+            feed = cache.feed(first, first + len(continuations), tokens.shape[1] - 1)
             # Padding behind a short continuation may lie past the last position the model knows; nobody sees it.
-            positions = positions.clamp(max=self._model.config.max_positions - 1)
-            logits = torch.cat([logits, self._model(fed, positions, mask, cache.expand(index), store=0)], dim=1)
+            positions = feed.positions.clamp(max=self._model.config.max_positions - 1)
+            logits = torch.cat([logits, self._model(tokens[:, :-1], positions, feed.mask, feed)], dim=1)
         logits = logits.float() + forbidden_logits(self._vocabulary, [], self._device)
-        scores = token_logprobs(logits, tokens).tolist()
-        return [tuple(row[: len(c.tokens)]) for row, c in zip(scores, continuations, strict=True)]
+        values = token_logprobs(logits, tokens).tolist()
+        return [tuple(row[: len(c.tokens)]) for row, c in zip(values, continuations, strict=True)]
 
-    def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[KVCache, Tensor, Tensor, Tensor]:
-        """Feed distinct prompts: their cache, last logits [B, V], lengths [B] and valid keys [B, L]."""
-        tokens, lengths = pad_left(prompts, self._vocabulary.pad_id, self._device)
-        positions, valid = left_padding(lengths, tokens.shape[1])
-        cache = self._model.make_cache(len(prompts), tokens.shape[1])
-        mask = attention_masks.causal(tokens.shape[1], 0, valid)
-        logits = self._model(tokens, positions, mask, cache, output=slice(-1, None))[:, 0]
-        return cache, logits, lengths, valid
 
-    def _mark_done(self, batch: _Batch, rows: Sequence[Row], count: int, gone: Collection[int]) -> None:
-        """Mark rows whose first ``count`` tokens contain a stop text, and those that are ``gone``."""
-        if gone:
-            batch.done |= torch.tensor([i in gone for i in batch.rows], device=self._device)
-        checks = [rows[i].has_stopped for i in batch.rows]
-        if all(check is None for check in checks):
+@dataclass(slots=True)
+class _Line:
+    """A row being written: its slot, how much of its prompt was known before, what it says so far."""
+
+    row: Row
+    slot: int
+    num_known: int
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+class AutoregressiveWriting:
+    """Rows in the course of being written."""
+
+    def __init__(self, model: Transformer, vocabulary: Vocabulary, prefiller: Prefiller, most_tokens: int) -> None:
+        """A writing without rows, whose slots together have room for ``most_tokens`` tokens."""
+        weight = model.embedding.weight
+        self._model = model
+        self._vocabulary = vocabulary
+        self._prefiller = prefiller
+        self._most_tokens = most_tokens
+        self._device = weight.device
+        self._cache = SlotCache(model.kv_shape, device=weight.device, dtype=weight.dtype)
+        self._lines: dict[int, _Line] = {}
+        self._texts: list[tuple[int, ...]] = []  # the tokens of each slot
+        self._logits = torch.zeros(0, vocabulary.size, device=weight.device)  # behind them, [N, V]
+        self._sampler: Sampler | None = None
+        self._forbidden: Tensor | None = None
+
+    def room(self, rows: Sequence[Row]) -> int:
+        lengths = [_longest(line.row) for line in self._lines.values()]
+        longest = max(lengths, default=0)
+        for count, row in enumerate(rows):
+            longest = max(longest, _longest(row))
+            if (len(lengths) + count + 1) * longest > self._most_tokens:
+                if not lengths and not count:
+                    raise self._too_long(row)
+                return count
+        return len(rows)
+
+    @torch.inference_mode()
+    def admit(self, rows: Mapping[int, Row]) -> None:
+        if not rows:
             return
-        ended, texts = batch.done.tolist(), batch.tokens[:, :count].tolist()
-        batch.done[
-            [
-                place
-                for place, check in enumerate(checks)
-                if check is not None and not ended[place] and check(texts[place])
-            ]
-        ] = True
+        prompts = list(dict.fromkeys(row.prompt for row in rows.values()))
+        prefilled = dict(zip(prompts, self._prefiller.feed(self._cache, prompts), strict=True))
+        told: set[tuple[int, ...]] = set()
+        for ticket, row in rows.items():
+            prompt = prefilled[row.prompt]
+            known = len(row.prompt) if row.prompt in told else prompt.num_known
+            told.add(row.prompt)
+            self._lines[ticket] = _Line(row, prompt.slot, known)
+        by_slot = sorted(prefilled.items(), key=lambda item: item[1].slot)
+        self._texts += [tokens for tokens, _ in by_slot]
+        self._logits = torch.cat([self._logits, torch.stack([prompt.logits for _, prompt in by_slot]).float()])
+        self._describe_rows()
 
-    def _drop_done(
-        self, results: list[Written | None], rows: Sequence[Row], batch: _Batch, chosen: Tensor, gone: Collection[int]
-    ) -> tuple[_Batch, Tensor]:
-        """Take finished rows out once they are many; ``chosen`` are the last tokens, int64 [R]."""
-        num_done = int(batch.done.sum())
-        if not num_done or num_done < FINISHED_SHARE * len(batch.rows):
-            return batch, chosen
-        finished = batch.done.nonzero().squeeze(1)
-        texts, values = batch.tokens[finished].tolist(), batch.logprobs[finished].tolist()
-        for place, text, scores in zip(finished.tolist(), texts, values, strict=True):
-            i = batch.rows[place]
-            if i not in gone:
-                plain = written(rows[i], text[: len(rows[i].canvas)], self._vocabulary)
-                results[i] = replace(plain, logprobs=tuple(scores[: len(plain.tokens)]))
-        keep = (~batch.done).nonzero().squeeze(1)
-        return batch.select(keep), chosen[keep]
+    @torch.inference_mode()
+    def step(self) -> Mapping[int, Written]:
+        if not self._lines or self._sampler is None or self._forbidden is None:
+            return {}
+        lines = list(self._lines.values())
+        slots = torch.tensor([line.slot for line in lines], device=self._device)
+        logits = self._logits[slots] + self._forbidden
+        chosen = self._sampler.sample(logits, torch.tensor([len(line.tokens) for line in lines], device=self._device))
+        logprobs = token_logprobs(logits, chosen)
+        for line, token, logprob in zip(lines, chosen.tolist(), logprobs.tolist(), strict=True):
+            line.tokens.append(token)
+            line.logprobs.append(logprob)
+        finished = {ticket: line for ticket, line in self._lines.items() if self._is_finished(line)}
+        for line in finished.values():
+            self._prefiller.remember(self._cache, line.slot, self._texts[line.slot])
+        self._remove(finished)
+        self._feed()
+        return {ticket: self._written(line) for ticket, line in finished.items()}
+
+    @torch.inference_mode()
+    def drop(self, tickets: Collection[int]) -> None:
+        self._remove(tickets)
+        former = self._settle_slots([line.slot for line in self._lines.values()])
+        self._logits = self._logits[torch.tensor(former, dtype=torch.int64, device=self._device)]
+
+    def text(self, ticket: int) -> tuple[int, ...]:
+        line = self._lines[ticket]
+        return (*line.tokens, *line.row.canvas[len(line.tokens) :])
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def _is_finished(self, line: _Line) -> bool:
+        if line.tokens[-1] in self._vocabulary.end_ids or len(line.tokens) == len(line.row.canvas):
+            return True
+        return line.row.has_stopped is not None and line.row.has_stopped(line.tokens)
+
+    def _written(self, line: _Line) -> Written:
+        """The result; the log-probabilities leave out what ended it."""
+        return written(line.row, line.tokens, self._vocabulary, logprobs=line.logprobs, num_known=line.num_known)
+
+    def _remove(self, tickets: Collection[int]) -> None:
+        left = {ticket: line for ticket, line in self._lines.items() if ticket not in tickets}
+        if len(left) < len(self._lines):
+            self._lines = left
+            self._describe_rows()
+
+    def _describe_rows(self) -> None:
+        """Set what follows from the rows themselves."""
+        rows = [line.row for line in self._lines.values()]
+        self._forbidden = forbidden_logits(self._vocabulary, rows, self._device)
+        self._sampler = Sampler.of([row.params for row in rows], [row.key for row in rows], self._device)
+
+    def _feed(self) -> None:
+        """Feed every row's last token; rows that still say the same share a slot."""
+        branches: dict[tuple[int, int], list[_Line]] = {}
+        for line in self._lines.values():
+            branches.setdefault((line.slot, line.tokens[-1]), []).append(line)
+        taken: set[int] = set()
+        forked: list[int] = []
+        ends: dict[int, int] = {}  # of each slot the token to feed
+        for (slot, token), lines in branches.items():
+            place = slot
+            if slot in taken:
+                place = len(self._cache.lengths) + len(forked)
+                forked.append(slot)
+                for line in lines:
+                    line.slot = place
+            taken.add(place)
+            ends[place] = token
+        self._cache.fork(forked)
+        self._texts += [self._texts[slot] for slot in forked]
+        former = self._settle_slots(list(ends))
+        if not former:
+            return
+        tokens = [ends[slot] for slot in former]
+        feed = self._cache.feed(0, len(tokens), 1)
+        fed = torch.tensor(tokens, device=self._device).unsqueeze(1)
+        self._logits = self._model(fed, feed.positions, feed.mask, feed)[:, 0].float()
+        self._texts = [(*text, token) for text, token in zip(self._texts, tokens, strict=True)]
+
+    def _settle_slots(self, used: Collection[int]) -> list[int]:
+        """Let go of the slots that no row uses; the former numbers of those that are left."""
+        former = self._cache.keep(list(set(used)))
+        new = {slot: place for place, slot in enumerate(former)}
+        for line in self._lines.values():
+            line.slot = new[line.slot]
+        self._texts = [self._texts[slot] for slot in former]
+        return former
+
+    def _too_long(self, row: Row) -> InputError:
+        return InputError(
+            f"prompt and reply take {_longest(row)} tokens, kv_memory has room for {self._most_tokens}; shorten them, "
+            "ask for fewer max_tokens, or raise kv_memory"
+        )
+
+
+def _longest(row: Row) -> int:
+    return len(row.prompt) + len(row.canvas)

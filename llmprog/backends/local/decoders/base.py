@@ -85,12 +85,14 @@ class Written:
         num_generated: Number of tokens written up to the end, ``eos_id`` included and given tokens excluded.
         logprobs: One per token under the unfiltered model at temperature 1, where the decoder's order makes them a
             likelihood; else ``None``.
+        num_known: Tokens of the prompt that did not have to be computed, being known from before.
     """
 
     tokens: tuple[int, ...]
     ended: bool
     num_generated: int
     logprobs: tuple[float, ...] | None = None
+    num_known: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ class Writing(Protocol):
     """
 
     def room(self, rows: Sequence[Row]) -> int:
-        """How many of ``rows``, from the first on, may join now; 0 where a new writing has to be started for them.
+        """How many of ``rows``, from the first on, may join now.
 
         Raises:
             LLMProgError: The first of them fits into no writing, not even alone.
@@ -152,6 +154,11 @@ class Decoder(Protocol):
     @property
     def score_is_bound(self) -> bool:
         """Whether ``score`` gives a lower bound rather than the likelihood."""
+        ...
+
+    @property
+    def takes_joiners(self) -> bool:
+        """Whether rows can join a writing under way; where they cannot, they are written in another beside it."""
         ...
 
     def start(self) -> Writing:
@@ -227,8 +234,18 @@ def first_true(flags: Tensor) -> Tensor:
     return torch.where(flags.any(1), flags.int().argmax(1), width)
 
 
-def written(row: Row, tokens: Sequence[int], vocabulary: Vocabulary) -> Written:
-    """The result of a row whose canvas now reads ``tokens``; masks behind the end are ignored."""
+def written(
+    row: Row,
+    tokens: Sequence[int],
+    vocabulary: Vocabulary,
+    *,
+    logprobs: Sequence[float] | None = None,
+    num_known: int = 0,
+) -> Written:
+    """The result of a row whose canvas now reads ``tokens``; masks behind the end are ignored.
+
+    ``logprobs`` has one value per token; ``num_known`` is ``Written``'s.
+    """
     length = len(tokens)
     ends = vocabulary.end_ids
     end = next((i for i, token in enumerate(tokens) if token in ends or token == vocabulary.mask_id), length)
@@ -236,4 +253,10 @@ def written(row: Row, tokens: Sequence[int], vocabulary: Vocabulary) -> Written:
     reached = end + by_eos
     blanks = sum(token == vocabulary.mask_id for token in row.canvas[:reached])
     stopped = row.has_stopped is not None and row.has_stopped(tokens[:end])
-    return Written(tokens=tuple(tokens[:end]), ended=by_eos or stopped, num_generated=blanks)
+    return Written(
+        tokens=tuple(tokens[:end]),
+        ended=by_eos or stopped,
+        num_generated=blanks,
+        logprobs=None if logprobs is None else tuple(logprobs[:end]),
+        num_known=num_known,
+    )

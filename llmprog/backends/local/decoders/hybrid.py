@@ -35,8 +35,9 @@ from llmprog.backends.local.decoders.base import (
     pad_right,
     written,
 )
+from llmprog.backends.local.kv_cache import KVCache
 from llmprog.backends.local.sampling import Sampler, token_logprobs, uniform
-from llmprog.backends.local.transformer import KVCache, Transformer
+from llmprog.backends.local.transformer import Transformer
 
 SMALLEST_TIME_STEP = 1e-3
 """alpha_t starts at alpha0 times this, not at 0 (the paper's noise schedule)."""
@@ -144,6 +145,7 @@ class HybridDecoder:
 
     name = "hybrid"
     score_is_bound = False
+    takes_joiners = False
 
     def __init__(
         self,

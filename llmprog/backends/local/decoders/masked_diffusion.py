@@ -65,6 +65,7 @@ class MaskedDiffusionDecoder:
 
     name = "masked_diffusion"
     score_is_bound = True
+    takes_joiners = True
 
     def __init__(
         self,
