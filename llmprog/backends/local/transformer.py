@@ -183,20 +183,25 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: KVCache | None, layer: int, store: int
     ) -> Tensor:
-        """Attend. x: [B, L, d_model]; rotary: cos and sin, [B, 1, L, D]; mask: bool [B or 1, 1, L, S]."""
+        """Attend. x: [B, L, d_model]; rotary: cos and sin, [B, 1, L, D]; mask: ``shared_mask``'s."""
         batch, length, _ = x.shape
-        q = self.q_proj(x).view(batch, length, self.num_heads, self.head_dim).transpose(1, 2)
-        k = self.k_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
-        v = self.v_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, *rotary), rotate(k, *rotary)
+        q, k, v = self.project(x, rotary)
         if cache is not None:
             # All are written, and only the first ``store`` are counted: the rest is overwritten by the next call.
             cache.append(layer, k, v)
             k, v = cache.read(layer, cache.length + length)
         out = _attend(q, k, v, mask)
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))  # type: ignore[no-any-return]
+
+    def project(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, H, L, D], keys and values [B, G, L, D] of x [B, L, d_model], rotated to their positions."""
+        batch, length, _ = x.shape
+        q = self.q_proj(x).view(batch, length, self.num_heads, self.head_dim).transpose(1, 2)
+        k = self.k_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
+        v = self.v_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return rotate(q, *rotary), rotate(k, *rotary), v
 
 
 class FeedForward(nn.Module):
@@ -292,7 +297,7 @@ class Transformer(nn.Module):
             self.rope_cos[positions].unsqueeze(1).to(dtype),
             self.rope_sin[positions].unsqueeze(1).to(dtype),
         )
-        mask = mask.unsqueeze(1)
+        mask = shared_mask(mask, self.config.num_heads // self.config.num_kv_heads, dtype)
         for index, layer in enumerate(self.layers):
             x = layer(x, rotary, mask, cache, index, kept)
         if cache is not None:
@@ -305,7 +310,7 @@ class Transformer(nn.Module):
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of normalised hidden states [..., d_model]."""
-        return F.linear(hidden, self.embedding.weight if self.head is None else self.head.weight)
+        return F.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
 
     def make_cache(self, batch_size: int, capacity: int = 64) -> KVCache:
         """An empty cache on this model's device, in its dtype."""
@@ -335,8 +340,24 @@ def _stretched(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
     return frequencies * (share + (1 - share) / scaling.factor)
 
 
+def shared_mask(mask: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
+    """``mask`` as every layer's attention takes it, made once for all: [B or 1, 1, groups * L, S].
+
+    The query heads that share a key head are further queries of it, so the mask is repeated for each of them. Where no
+    gradient is asked for, it is what is added to the scores, in their type: each layer would turn a bool into that.
+
+    Args:
+        mask: bool [B or 1, L, S], True where the query may attend the key.
+        groups: Query heads per key head.
+        dtype: Of the queries.
+    """
+    if not torch.is_grad_enabled():
+        mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
+    return mask.repeat(1, groups, 1).unsqueeze(1) if groups > 1 else mask.unsqueeze(1)
+
+
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attention of q [B, H, L, D] to k and v [B, G, S, D]."""
+    """Attention of q [B, H, L, D] to k and v [B, G, S, D]; mask: ``shared_mask``'s."""
     slow_backward = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
     if slow_backward:
         # The fused CPU kernel's backward is ten times slower in bfloat16 than in float32.
@@ -347,7 +368,6 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     groups = heads // k.shape[1]
     if groups > 1:
         q = q.reshape(batch, heads // groups, groups * length, width)
-        mask = mask.repeat(1, 1, groups, 1)
     with torch.autocast(q.device.type, enabled=False) if slow_backward else nullcontext():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(batch, heads, length, width)
 
