@@ -260,6 +260,7 @@ class Transformer(nn.Module):
         cache: KVCache | None = None,
         store: int | None = None,
         output: Tensor | slice | None = None,
+        added: Tensor | None = None,
     ) -> Tensor:
         """Logits for the tokens fed.
 
@@ -271,11 +272,12 @@ class Transformer(nn.Module):
             cache: Holds the tokens fed earlier and takes the leading ``store`` of these.
             store: How many leading tokens are appended to the cache; ``None`` is all of them.
             output: Which of the L positions get logits: a slice, indices [O], indices [B, O], or ``None`` for all.
+            added: Float [B, L, d_model], added to the embeddings (self-conditioning); ``None`` adds nothing.
 
         Returns:
             Float [B, O, V].
         """
-        return self.unembed(self.hidden(tokens, positions, mask, cache, store, output))
+        return self.unembed(self.hidden(tokens, positions, mask, cache, store, output, added))
 
     def hidden(
         self,
@@ -285,6 +287,7 @@ class Transformer(nn.Module):
         cache: KVCache | None = None,
         store: int | None = None,
         output: Tensor | slice | None = None,
+        added: Tensor | None = None,
     ) -> Tensor:
         """The normalised last layer [B, O, d_model] for the same arguments as ``forward``."""
         length = tokens.shape[1]
@@ -292,6 +295,8 @@ class Transformer(nn.Module):
         if not 0 <= kept <= length:
             raise ValueError(f"store={store!r}: allowed is 0..{length}, the number of tokens fed")
         x = self.embedding(tokens)
+        if added is not None:
+            x = x + added
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         rotary = (
             self.rope_cos[positions].unsqueeze(1).to(dtype),
