@@ -317,12 +317,14 @@ class Delta:
         sample: Which of the call's completions, counted from 0.
         text: The piece.
         replaces: Whether it replaces all text of this completion so far (diffusion models) instead of following it.
+        num_settled: Of a piece that replaces: how many of its first characters no later piece will change.
         is_reasoning: Whether it belongs to the reasoning instead of the reply.
     """
 
     sample: int
     text: str
     replaces: bool = False
+    num_settled: int = 0
     is_reasoning: bool = False
 
 

@@ -33,6 +33,8 @@ class Capabilities:
         stream: How the pieces of a completion come: each ``append``s to or ``replace``s the text so far (diffusion
             models); ``none`` where a completion comes whole. Backends that stream are ``StreamingBackend``s.
         guided: The kinds of guided output that can be asked for: ``json``, ``regex``, ``choices``.
+        plain_text: Goes on with a text as it stands: a prompt without messages, whose ``prefix`` is the text. Models of
+            conversations do not.
     """
 
     n: bool = False
@@ -43,6 +45,7 @@ class Capabilities:
     context_length: int | None = None
     stream: Literal["none", "append", "replace"] = "none"
     guided: frozenset[str] = frozenset()
+    plain_text: bool = False
 
 
 @runtime_checkable

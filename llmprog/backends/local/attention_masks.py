@@ -94,9 +94,50 @@ def esolm_training(rank: Tensor, context: Tensor, valid: Tensor | None = None) -
 def esolm_sequential(rank: Tensor, valid: Tensor | None = None) -> Tensor:
     """The sequential phase alone: each mask sees the clean tokens before it in sigma, and no other mask.
 
+    With distinct ranks it is Eso-LM B's. Where all tokens that were diffused share the lowest rank it is Eso-LM A's:
+    they see each other in both directions, the others come one after the other.
+
     Args and result as in ``esolm_training``.
     """
     return esolm_training(rank, rank, valid)
+
+
+def block_causal(block: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Bidirectional within a block, causal between blocks (BD3-LM, arXiv 2503.09573).
+
+    Keys and values of a finished block never change, so they can be cached: a query of the block that is being written
+    attends everything cached and its own block.
+
+    Args:
+        block: int [B, L], each token's block, ascending from left to right; the prompt is one block, the lowest.
+        valid: bool [B, L], False at padding.
+
+    Returns:
+        bool [B, L, L].
+    """
+    mask = block.unsqueeze(1) <= block.unsqueeze(2)
+    return mask if valid is None else _with_self(mask & valid.unsqueeze(1))
+
+
+def block_training(block: Tensor, valid: Tensor | None = None) -> Tensor:
+    """The mask of BD3-LM's training on the double-length input: clean tokens x, then their noisy copies x_t.
+
+    The first N tokens fed are x; the next N are x_t at the same positions. A clean token sees what it will see in the
+    cache (``block_causal``). A noisy token sees the clean tokens of earlier blocks and the noisy ones of its own: what
+    a denoising step of its block sees. So one pass trains every block.
+
+    Args:
+        block: int [B, N], as in ``block_causal``.
+        valid: bool [B, N], False at padding.
+
+    Returns:
+        bool [B, 2N, 2N].
+    """
+    clean = block.unsqueeze(1) <= block.unsqueeze(2)
+    earlier = block.unsqueeze(1) < block.unsqueeze(2)
+    nothing = torch.zeros_like(clean)
+    mask = torch.cat([torch.cat([clean, nothing], dim=2), torch.cat([earlier, clean & ~earlier], dim=2)], dim=1)
+    return mask if valid is None else _with_self(mask & torch.cat([valid, valid], dim=1).unsqueeze(1))
 
 
 def _with_self(mask: Tensor) -> Tensor:

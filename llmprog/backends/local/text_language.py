@@ -37,6 +37,8 @@ class TextLanguage:
         other_end_ids: Further tokens that end one.
         begin: Tokens in front of every prompt of a base model.
         context_length: Tokens that the model has room for.
+        mask_id: Stands for what is not written yet in models that know such a token; -1 in others, which are never
+            fed it.
     """
 
     tokenizer: Tokenizer
@@ -46,6 +48,7 @@ class TextLanguage:
     other_end_ids: tuple[int, ...] = ()
     begin: tuple[int, ...] = ()
     context_length: int
+    mask_id: int = -1
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -53,12 +56,18 @@ class TextLanguage:
 
         return Vocabulary(
             size=self.vocab_size,
-            mask_id=-1,  # stands for what is not written yet, and is fed to no model
+            mask_id=self.mask_id,
             eos_id=self.eos_id,
             other_end_ids=self.other_end_ids,
             pad_id=self.eos_id,
-            never_sampled=tuple(range(self.tokenizer.get_vocab_size(), self.vocab_size)),
+            never_sampled=tuple(sorted(self._without_text)),
         )
+
+    @cached_property
+    def _without_text(self) -> set[int]:
+        """The mask, and ids of the model that the tokenizer does not know."""
+        unknown = set(range(self.vocab_size)).difference(self.tokenizer.get_vocab().values())
+        return unknown | ({self.mask_id} if self.mask_id >= 0 else set())
 
     def encode(self, prompt: Prompt, options: LocalOptions) -> EncodedPrompt:
         if self.chat is None or options.chat_template == "off":

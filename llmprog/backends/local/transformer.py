@@ -108,18 +108,23 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: Cache | None, layer: int
     ) -> Tensor:
-        """Attend. x: [B, L, d_model]; rotary: cos and sin, [B, 1, L, D]; mask: bool, see ``grouped``."""
+        """Attend. x: [B, L, d_model]; rotary: cos and sin, [B, 1, L, D]; mask: ``shared_mask``'s."""
+        batch, length, _ = x.shape
+        q, k, v = self.project(x, rotary)
+        if cache is not None:
+            k, v = cache.update(layer, k, v)
+        out = _attend(q, k, v, mask)
+        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))  # type: ignore[no-any-return]
+
+    def project(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, H, L, D], keys and values [B, G, L, D] of x [B, L, d_model], rotated to their positions."""
         batch, length, _ = x.shape
         q = self.q_proj(x).view(batch, length, self.num_heads, self.head_dim).transpose(1, 2)
         k = self.k_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
         v = self.v_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, *rotary), rotate(k, *rotary)
-        if cache is not None:
-            k, v = cache.update(layer, k, v)
-        out = _attend(q, k, v, mask)
-        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))  # type: ignore[no-any-return]
+        return rotate(q, *rotary), rotate(k, *rotary), v
 
 
 class FeedForward(nn.Module):
@@ -178,6 +183,7 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         store: int | None = None,
         output: Tensor | slice | None = None,
+        added: Tensor | None = None,
     ) -> Tensor:
         """Logits for the tokens fed.
 
@@ -189,11 +195,12 @@ class Transformer(nn.Module):
             cache: Holds the tokens fed earlier and takes the leading ``store`` of these.
             store: How many leading tokens are appended to the cache; ``None`` is all of them.
             output: Which of the L positions get logits: a slice, indices [O], indices [B, O], or ``None`` for all.
+            added: Float [B, L, d_model], added to the embeddings (self-conditioning); ``None`` adds nothing.
 
         Returns:
             Float [B, O, V].
         """
-        return self.unembed(self.hidden(tokens, positions, mask, cache, store, output))
+        return self.unembed(self.hidden(tokens, positions, mask, cache, store, output, added))
 
     def hidden(
         self,
@@ -203,6 +210,7 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         store: int | None = None,
         output: Tensor | slice | None = None,
+        added: Tensor | None = None,
     ) -> Tensor:
         """The normalised last layer [B, O, d_model] for the same arguments as ``forward``."""
         length = tokens.shape[1]
@@ -210,12 +218,14 @@ class Transformer(nn.Module):
         if not 0 <= kept <= length:
             raise ValueError(f"store={store!r}: allowed is 0..{length}, the number of tokens fed")
         x = self.embedding(tokens)
+        if added is not None:
+            x = x + added
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         rotary = (
             self.rope_cos[positions].unsqueeze(1).to(dtype),
             self.rope_sin[positions].unsqueeze(1).to(dtype),
         )
-        mask = grouped(mask, self.config.num_heads // self.config.num_kv_heads)
+        mask = shared_mask(mask, self.config.num_heads // self.config.num_kv_heads, dtype)
         for index, layer in enumerate(self.layers):
             x = layer(x, rotary, mask, cache, index)
         if cache is not None:
@@ -228,7 +238,7 @@ class Transformer(nn.Module):
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of normalised hidden states [..., d_model]."""
-        return F.linear(hidden, self.embedding.weight if self.head is None else self.head.weight)
+        return F.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
 
     def make_cache(self, batch_size: int, capacity: int = 64) -> KVCache:
         """An empty cache on this model's device, in its dtype."""
@@ -269,13 +279,24 @@ def _stretched(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
     return frequencies * (share + (1 - share) / scaling.factor)
 
 
-def grouped(mask: Tensor, groups: int) -> Tensor:
-    """A mask [B or 1, L, S] for ``groups`` query heads to a key head: [B or 1, 1, groups * L, S]."""
+def shared_mask(mask: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
+    """``mask`` as every layer's attention takes it, made once for all: [B or 1, 1, groups * L, S].
+
+    The query heads that share a key head are further queries of it, so the mask is repeated for each of them. Where no
+    gradient is asked for, it is what is added to the scores, in their type: each layer would turn a bool into that.
+
+    Args:
+        mask: bool [B or 1, L, S], True where the query may attend the key.
+        groups: Query heads per key head.
+        dtype: Of the queries.
+    """
+    if not torch.is_grad_enabled():
+        mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
     return mask.repeat(1, groups, 1).unsqueeze(1) if groups > 1 else mask.unsqueeze(1)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attention of q [B, H, L, D] to k and v [B, G, S, D]; mask: see ``grouped``."""
+    """Attention of q [B, H, L, D] to k and v [B, G, S, D]; mask: ``shared_mask``'s."""
     slow_backward = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
     if slow_backward:
         # The fused CPU kernel's backward is ten times slower in bfloat16 than in float32.

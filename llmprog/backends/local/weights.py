@@ -200,6 +200,17 @@ def refuse_impossible(config: TransformerConfig) -> None:
         raise ValueError(f"num_layers={config.num_layers!r}")
 
 
+def refuse_impossible_size(name: str, value: Any) -> int:
+    """``value``, a size that models have.
+
+    Raises:
+        FaultyFileError: It is of the wrong type or out of range.
+    """
+    if not _is_size(value, is_whole=True):
+        raise FaultyFileError(f"its sizes are not possible: {name}={value!r}")
+    return int(value)
+
+
 def _is_size(value: Any, *, is_whole: bool) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if is_whole else int | float):
         return False

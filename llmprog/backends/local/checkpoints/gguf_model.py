@@ -19,7 +19,10 @@ from llmprog.backends.local.checkpoints.llama_family import (
     unpermuted,
     wanted_shapes,
 )
+from llmprog.backends.local.options import DecoderName
 from llmprog.backends.local.transformer import Transformer, TransformerConfig
+
+DECODERS: tuple[DecoderName, ...] = ("autoregressive",)
 
 
 def check_model(header: GgufHeader) -> TransformerConfig:
@@ -30,7 +33,8 @@ def check_model(header: GgufHeader) -> TransformerConfig:
     """
     config = gguf_config(header.metadata, header.tensors)
     shapes = {name: info.shape for name, info in header.tensors.items()}
-    refuse_other_tensors(gguf_names(config), shapes, wanted_shapes(config))
+    wanted = wanted_shapes(config)
+    refuse_other_tensors(shapes, {theirs: wanted[ours] for theirs, ours in gguf_names(config).items()})
     return config
 
 

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from llmprog.backends.local.checkpoints.llama_family import (
-    build,
-    hugging_face_config,
-    hugging_face_names,
-    refuse_other_tensors,
-    wanted_shapes,
-)
+from llmprog.backends.local.checkpoints.llama_family import refuse_other_tensors
+from llmprog.backends.local.checkpoints.recipe import Recipe, Tensors
 from llmprog.backends.local.faults import FaultyFileError
-from llmprog.backends.local.transformer import Transformer, TransformerConfig
 from llmprog.backends.local.weights import check_extents, read_header
 
 _LARGEST_JSON = 2**26
@@ -45,13 +36,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def check_model(directory: Path) -> tuple[TransformerConfig, dict[str, Path]]:
-    """The model's shape, and in which file each of its tensors lies, after all headers were compared with it.
+def find_tensors(directory: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Path]]:
+    """The shape of each tensor of a directory and the file it lies in, after all headers were checked.
 
     Raises:
-        FaultyFileError: It is no model that can be read.
+        FaultyFileError: A file is missing or is not what it should be.
     """
-    config = hugging_face_config(read_json(directory / "config.json"))
     shapes: dict[str, tuple[int, ...]] = {}
     places: dict[str, Path] = {}
     for path in _files(directory):
@@ -64,13 +54,24 @@ def check_model(directory: Path) -> tuple[TransformerConfig, dict[str, Path]]:
         for name, shape in found.items():
             if name in places:
                 raise FaultyFileError(f"tensor {name!r} stands in {places[name].name} and in {path.name}")
-            if not name.endswith(_IGNORED_ENDINGS):
-                shapes[name], places[name] = shape, path
-    names = hugging_face_names(config)
-    if config.tied_embeddings:  # some files repeat the embedding as the head
-        shapes.pop("lm_head.weight", None)
-    refuse_other_tensors(names, shapes, wanted_shapes(config))
-    return config, {name: places[name] for name in names}
+            shapes[name], places[name] = shape, path
+    return shapes, places
+
+
+def check_model(directory: Path, recipe: Recipe) -> dict[str, Path]:
+    """In which file each tensor of the model lies, after all were compared with what it needs.
+
+    Raises:
+        FaultyFileError: It is no model that can be read.
+    """
+    shapes, places = find_tensors(directory)
+    ignored = [name for name in shapes if name.endswith(_IGNORED_ENDINGS)]
+    if "lm_head.weight" not in recipe.shapes:  # some files repeat a tied embedding as the head
+        ignored.append("lm_head.weight")
+    for name in ignored:
+        shapes.pop(name, None)
+    refuse_other_tensors(shapes, recipe.shapes)
+    return {name: places[name] for name in recipe.shapes}
 
 
 def _files(directory: Path) -> list[Path]:
@@ -91,18 +92,12 @@ def _files(directory: Path) -> list[Path]:
     return files
 
 
-def load_model(
-    config: TransformerConfig, places: Mapping[str, Path], *, device: torch.device | str, dtype: torch.dtype
-) -> Transformer:
-    """The model whose tensors lie where ``check_model`` says."""
-    return build(config, _tensors(hugging_face_names(config), places), device=device, dtype=dtype)
-
-
-def _tensors(names: Mapping[str, str], places: Mapping[str, Path]) -> Iterator[tuple[str, Tensor]]:
+def read_tensors(places: Mapping[str, Path]) -> Tensors:
+    """The tensors that lie where ``check_model`` says, file after file."""
     from safetensors import safe_open
 
     for path in dict.fromkeys(places.values()):
         with safe_open(path, framework="pt") as file:
-            for theirs, ours in names.items():
-                if places[theirs] == path:
-                    yield ours, file.get_tensor(theirs)
+            for name, place in places.items():
+                if place == path:
+                    yield name, file.get_tensor(name)

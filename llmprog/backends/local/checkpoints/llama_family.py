@@ -1,42 +1,70 @@
-"""What checkpoints of the Llama family call their tensors and sizes, and the model that is made of them."""
+"""What checkpoints of the Llama family call their tensors and sizes, and the model that is made of them.
+
+LLaDA and Dream, which write by masked diffusion, are of the same architecture: only their masks differ.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from llmprog.backends.local.checkpoints.recipe import (
+    LanguageNeeds,
+    Recipe,
+    Tensors,
+    mask_of,
+    refuse_other_values,
+    required,
+)
 from llmprog.backends.local.faults import FaultyFileError
+from llmprog.backends.local.options import DecoderName
 from llmprog.backends.local.transformer import RopeScaling, Transformer, TransformerConfig, rope_tables
 from llmprog.backends.local.weights import refuse_impossible
 from llmprog.errors import OptionError
 
-# Ours, GGUF's and Hugging Face's; ``{}`` is the layer.
+# Ours, GGUF's, Hugging Face's and LLaDA's.
 _TENSORS = (
-    ("embedding.weight", "token_embd.weight", "model.embed_tokens.weight"),
-    ("norm.weight", "output_norm.weight", "model.norm.weight"),
-    ("head.weight", "output.weight", "lm_head.weight"),
-    ("layers.{}.attention_norm.weight", "blk.{}.attn_norm.weight", "model.layers.{}.input_layernorm.weight"),
-    ("layers.{}.feed_forward_norm.weight", "blk.{}.ffn_norm.weight", "model.layers.{}.post_attention_layernorm.weight"),
-    ("layers.{}.attention.q_proj.weight", "blk.{}.attn_q.weight", "model.layers.{}.self_attn.q_proj.weight"),
-    ("layers.{}.attention.k_proj.weight", "blk.{}.attn_k.weight", "model.layers.{}.self_attn.k_proj.weight"),
-    ("layers.{}.attention.v_proj.weight", "blk.{}.attn_v.weight", "model.layers.{}.self_attn.v_proj.weight"),
-    ("layers.{}.attention.q_proj.bias", "blk.{}.attn_q.bias", "model.layers.{}.self_attn.q_proj.bias"),
-    ("layers.{}.attention.k_proj.bias", "blk.{}.attn_k.bias", "model.layers.{}.self_attn.k_proj.bias"),
-    ("layers.{}.attention.v_proj.bias", "blk.{}.attn_v.bias", "model.layers.{}.self_attn.v_proj.bias"),
-    ("layers.{}.attention.q_norm.weight", "blk.{}.attn_q_norm.weight", "model.layers.{}.self_attn.q_norm.weight"),
-    ("layers.{}.attention.k_norm.weight", "blk.{}.attn_k_norm.weight", "model.layers.{}.self_attn.k_norm.weight"),
-    ("layers.{}.attention.o_proj.weight", "blk.{}.attn_output.weight", "model.layers.{}.self_attn.o_proj.weight"),
-    ("layers.{}.feed_forward.gate_proj.weight", "blk.{}.ffn_gate.weight", "model.layers.{}.mlp.gate_proj.weight"),
-    ("layers.{}.feed_forward.up_proj.weight", "blk.{}.ffn_up.weight", "model.layers.{}.mlp.up_proj.weight"),
-    ("layers.{}.feed_forward.down_proj.weight", "blk.{}.ffn_down.weight", "model.layers.{}.mlp.down_proj.weight"),
+    ("embedding.weight", "token_embd.weight", "model.embed_tokens.weight", "wte.weight"),
+    ("norm.weight", "output_norm.weight", "model.norm.weight", "ln_f.weight"),
+    ("head.weight", "output.weight", "lm_head.weight", "ff_out.weight"),
+    ("attention_norm.weight", "attn_norm.weight", "input_layernorm.weight", "attn_norm.weight"),
+    ("feed_forward_norm.weight", "ffn_norm.weight", "post_attention_layernorm.weight", "ff_norm.weight"),
+    ("attention.q_proj.weight", "attn_q.weight", "self_attn.q_proj.weight", "q_proj.weight"),
+    ("attention.k_proj.weight", "attn_k.weight", "self_attn.k_proj.weight", "k_proj.weight"),
+    ("attention.v_proj.weight", "attn_v.weight", "self_attn.v_proj.weight", "v_proj.weight"),
+    ("attention.q_proj.bias", "attn_q.bias", "self_attn.q_proj.bias", "q_proj.bias"),
+    ("attention.k_proj.bias", "attn_k.bias", "self_attn.k_proj.bias", "k_proj.bias"),
+    ("attention.v_proj.bias", "attn_v.bias", "self_attn.v_proj.bias", "v_proj.bias"),
+    ("attention.q_norm.weight", "attn_q_norm.weight", "self_attn.q_norm.weight", None),
+    ("attention.k_norm.weight", "attn_k_norm.weight", "self_attn.k_norm.weight", None),
+    ("attention.o_proj.weight", "attn_output.weight", "self_attn.o_proj.weight", "attn_out.weight"),
+    ("feed_forward.gate_proj.weight", "ffn_gate.weight", "mlp.gate_proj.weight", "ff_proj.weight"),
+    ("feed_forward.up_proj.weight", "ffn_up.weight", "mlp.up_proj.weight", "up_proj.weight"),
+    ("feed_forward.down_proj.weight", "ffn_down.weight", "mlp.down_proj.weight", "ff_out.weight"),
 )
-_OURS, _GGUF, _HUGGING_FACE = range(3)
+_NUM_OUTSIDE = 3  # the first of them belong to no layer
+# What stands before the names of the others, and of these three; ``{}`` is the layer.
+_LAYER = ("layers.{}.", "blk.{}.", "model.layers.{}.", "model.transformer.blocks.{}.")
+_OUTSIDE = ("", "", "", "model.transformer.")
+_OURS, _GGUF, _HUGGING_FACE, _LLADA = range(4)
 
 GGUF_ARCHITECTURES = ("llama", "qwen2", "qwen3")
-HUGGING_FACE_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+_LLADA_KNOWN = {
+    "activation_type": "silu",
+    "alibi": False,
+    "attention_layer_norm": False,
+    "block_group_size": 1,
+    "block_type": "llama",
+    "include_bias": False,
+    "input_emb_norm": False,
+    "layer_norm_type": "rms",
+    "multi_query_attention": False,
+    "rope": True,
+    "scale_logits": False,
+}
 
 
 def gguf_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> TransformerConfig:
@@ -60,7 +88,7 @@ def gguf_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Tran
                                     "use the model's Hugging Face directory")  # fmt: skip
     vocab = metadata.get("tokenizer.ggml.tokens")
     heads = of("attention.head_count")
-    return _checked(
+    return checked_config(
         vocab_size=len(vocab) if isinstance(vocab, list) else of("vocab_size"),
         d_model=of("embedding_length"),
         num_layers=of("block_count"),
@@ -77,44 +105,95 @@ def gguf_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Tran
     )
 
 
-def hugging_face_config(values: Mapping[str, Any]) -> TransformerConfig:
-    """The model's shape from a ``config.json``.
+def causal_recipe(values: Mapping[str, Any]) -> Recipe:
+    """Llama, Mistral, Qwen2 and Qwen3, from a ``config.json``.
 
     Raises:
-        FaultyFileError: It is of another type, asks for what is not known here, or a size is missing or
-            impossible.
+        FaultyFileError: It asks for what is not known here, or a size is missing or impossible.
     """
-    kind = values.get("model_type")
-    if kind not in HUGGING_FACE_TYPES:
-        raise FaultyFileError(f"model_type is {kind!r}; {', '.join(HUGGING_FACE_TYPES)} can be read")
+    kind = values["model_type"]
+    config = _hugging_face_config(values, has_bias=kind == "qwen2", qk_norm=kind == "qwen3")
+    cut: Literal["qwen2"] | None = "qwen2" if kind.startswith("qwen") else None
+    return _recipe(config, _HUGGING_FACE, "autoregressive", cut=cut)
+
+
+def dream_recipe(values: Mapping[str, Any]) -> Recipe:
+    """Dream (arXiv 2508.15487): Qwen2.5 that learned to fill in masks, its logits still shifted by one.
+
+    Raises:
+        FaultyFileError: As for ``causal_recipe``, or the mask is no token id.
+    """
+    config = _hugging_face_config(values, has_bias=True, qk_norm=False)
+    mask_id = mask_of(values, config.vocab_size, "mask_token_id")
+    return _recipe(config, _HUGGING_FACE, "masked_diffusion", shift_logits=True, mask_id=mask_id, cut="qwen2")
+
+
+def llada_recipe(values: Mapping[str, Any]) -> Recipe:
+    """LLaDA (arXiv 2502.09992), from a ``config.json`` with OLMo's names.
+
+    Raises:
+        FaultyFileError: As for ``causal_recipe``, or the mask is no token id.
+    """
+    refuse_other_values(values, _LLADA_KNOWN | {"clip_qkv": None})
+    theta = values.get("rope_theta", 10000.0)
+    config = checked_config(
+        vocab_size=required(values, "embedding_size", "vocab_size"),
+        d_model=required(values, "d_model"),
+        num_layers=required(values, "n_layers"),
+        num_heads=required(values, "n_heads"),
+        num_kv_heads=required(values, "n_kv_heads", "n_heads"),
+        d_ff=required(values, "mlp_hidden_size"),
+        rope_theta=float(theta) if isinstance(theta, int | float) else theta,
+        norm_eps=values.get("rms_norm_eps", 1e-5),
+        max_positions=required(values, "max_sequence_length"),
+        attention_bias=bool(values.get("include_qkv_bias", False)),
+        tied_embeddings=bool(values.get("weight_tying", True)),
+    )
+    mask_id = mask_of(values, config.vocab_size, "mask_token_id")
+    return _recipe(config, _LLADA, "masked_diffusion", mask_id=mask_id)
+
+
+def _hugging_face_config(values: Mapping[str, Any], *, has_bias: bool, qk_norm: bool) -> TransformerConfig:
     if values.get("hidden_act", "silu") != "silu" or values.get("mlp_bias"):
         raise FaultyFileError(f"hidden_act={values.get('hidden_act')!r}, mlp_bias={values.get('mlp_bias')!r}; "
                                     "allowed are silu, and no bias")  # fmt: skip
-    if values.get("use_sliding_window") or (kind == "mistral" and values.get("sliding_window")):
+    if values.get("use_sliding_window") or (values["model_type"] == "mistral" and values.get("sliding_window")):
         raise FaultyFileError("its attention looks back through a sliding window, which is not known here")
-
-    def of(name: str) -> Any:
-        if values.get(name) is None:
-            raise FaultyFileError(f"config.json has no {name}")
-        return values[name]
-
     rope = values.get("rope_parameters") or {}
     theta = rope.get("rope_theta", values.get("rope_theta", 10000.0))
-    return _checked(
-        vocab_size=of("vocab_size"),
-        d_model=of("hidden_size"),
-        num_layers=of("num_hidden_layers"),
-        num_heads=of("num_attention_heads"),
-        num_kv_heads=values.get("num_key_value_heads") or of("num_attention_heads"),
-        d_ff=of("intermediate_size"),
+    return checked_config(
+        vocab_size=required(values, "vocab_size"),
+        d_model=required(values, "hidden_size"),
+        num_layers=required(values, "num_hidden_layers"),
+        num_heads=required(values, "num_attention_heads"),
+        num_kv_heads=values.get("num_key_value_heads") or required(values, "num_attention_heads"),
+        d_ff=required(values, "intermediate_size"),
         rope_theta=float(theta) if isinstance(theta, int | float) else theta,
-        norm_eps=of("rms_norm_eps"),
-        max_positions=of("max_position_embeddings"),
+        norm_eps=required(values, "rms_norm_eps"),
+        max_positions=required(values, "max_position_embeddings"),
         head_width=values.get("head_dim"),
-        attention_bias=bool(values.get("attention_bias", kind == "qwen2")),
-        qk_norm=kind == "qwen3",
+        attention_bias=bool(values.get("attention_bias", has_bias)),
+        qk_norm=qk_norm,
         tied_embeddings=bool(values.get("tie_word_embeddings", False)),
         rope_scaling=_scaling(values.get("rope_scaling") or rope),
+    )
+
+
+def _recipe(
+    config: TransformerConfig, theirs: int, decoder: DecoderName, *, shift_logits: bool = False, **language: Any
+) -> Recipe:
+    names = _names(config, theirs)
+    wanted = wanted_shapes(config)
+
+    def made(tensors: Tensors, device: torch.device | str, dtype: torch.dtype) -> Transformer:
+        return build(config, ((names[name], tensor) for name, tensor in tensors), device=device, dtype=dtype)
+
+    return Recipe(
+        shapes={name: wanted[ours] for name, ours in names.items()},
+        build=made,
+        language=LanguageNeeds(vocab_size=config.vocab_size, max_positions=config.max_positions, **language),
+        decoders=(decoder,),
+        shift_logits=shift_logits,
     )
 
 
@@ -135,7 +214,12 @@ def _scaling(values: Mapping[str, Any]) -> RopeScaling | None:
         raise FaultyFileError(f"rope_scaling has no {error.args[0]}") from error
 
 
-def _checked(**sizes: Any) -> TransformerConfig:
+def checked_config(**sizes: Any) -> TransformerConfig:
+    """The shape of a transformer of these sizes.
+
+    Raises:
+        FaultyFileError: No model has them.
+    """
     try:
         config = TransformerConfig(**sizes)
         refuse_impossible(config)
@@ -149,20 +233,16 @@ def gguf_names(config: TransformerConfig) -> dict[str, str]:
     return _names(config, _GGUF)
 
 
-def hugging_face_names(config: TransformerConfig) -> dict[str, str]:
-    """Our names of the model's tensors, by Hugging Face's."""
-    return _names(config, _HUGGING_FACE)
-
-
 def _names(config: TransformerConfig, theirs: int) -> dict[str, str]:
     wanted = wanted_shapes(config)
     found: dict[str, str] = {}
-    for names in _TENSORS:
-        layers = range(config.num_layers) if "{}" in names[_OURS] else range(1)
-        for layer in layers:
-            ours = names[_OURS].format(layer)
+    for place, names in enumerate(_TENSORS):
+        is_outside = place < _NUM_OUTSIDE
+        before = _OUTSIDE if is_outside else _LAYER
+        for layer in range(1 if is_outside else config.num_layers):
+            ours = before[_OURS].format(layer) + str(names[_OURS])
             if ours in wanted:
-                found[names[theirs].format(layer)] = ours
+                found[f"{before[theirs].format(layer)}{names[theirs]}"] = ours
     return found
 
 
@@ -172,23 +252,22 @@ def wanted_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
         return {name: tuple(tensor.shape) for name, tensor in Transformer(config).state_dict().items()}
 
 
-def refuse_other_tensors(names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], wanted: Any) -> None:
+def refuse_other_tensors(shapes: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse tensors that are missing, unknown or of another shape, before any is read.
 
     Args:
-        names: Our names by the file's.
         shapes: The file's shapes by its names.
-        wanted: The model's shapes by our names.
+        wanted: The model's shapes by the same names.
 
     Raises:
         FaultyFileError: One is; the message names it.
     """
-    for found, problem in ((set(shapes) - set(names), "is unknown"), (set(names) - set(shapes), "is missing")):
+    for found, problem in ((set(shapes) - set(wanted), "is unknown"), (set(wanted) - set(shapes), "is missing")):
         if found:
             raise FaultyFileError(f"tensor {min(found)!r} {problem} ({len(found)} in all)")
-    for theirs, ours in names.items():
-        if shapes[theirs] != wanted[ours]:
-            raise FaultyFileError(f"tensor {theirs!r} has shape {list(shapes[theirs])}, expected {list(wanted[ours])}")
+    for name, shape in wanted.items():
+        if shapes[name] != shape:
+            raise FaultyFileError(f"tensor {name!r} has shape {list(shapes[name])}, expected {list(shape)}")
 
 
 def build(

@@ -1,8 +1,9 @@
-"""Tokenizers of checkpoints: read from ``tokenizer.json``, or rebuilt from what a GGUF file says of its own."""
+"""Tokenizers of checkpoints: read from ``tokenizer.json``, or rebuilt from words and merges, wherever these stand."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,48 @@ _BYTE_LEVEL = ("gpt-2", "default")
 _DIGITS = ("smollm",)
 
 
-def from_file(path: Path) -> Tokenizer:
-    """The tokenizer in a ``tokenizer.json``.
+def from_directory(
+    directory: Path, *, cut: str | None, added: Mapping[str, Any], special: Collection[str]
+) -> Tokenizer:
+    """The tokenizer of a Hugging Face directory.
+
+    Args:
+        directory: Holds ``tokenizer.json``, or else ``vocab.json`` and ``merges.txt``.
+        cut: The rule by which text is cut before merging, in the latter case; ``None`` where it is not known.
+        added: ``added_tokens_decoder`` of ``tokenizer_config.json``, in the latter case.
+        special: Words that are special tokens wherever they are tokens, in the latter case.
 
     Raises:
-        FaultyFileError: It cannot be read.
+        FaultyFileError: It is missing or cannot be read.
     """
+    if (directory / "tokenizer.json").exists():
+        return _from_file(directory / "tokenizer.json")
+    parts = [directory / name for name in ("vocab.json", "merges.txt")]
+    if cut is None:
+        raise FaultyFileError("its tokenizer is missing: there is no tokenizer.json")
+    missing = [part.name for part in parts if not part.is_file()]
+    if missing:
+        raise FaultyFileError(
+            f"its tokenizer is missing: there is no tokenizer.json, and instead of it no {' and no '.join(missing)}"
+        )
+    try:
+        vocab = json.loads(_text(parts[0]))
+        merges = [tuple(line.split(" ")) for line in _text(parts[1]).splitlines() if line and line[0] != "#"]
+        tokens = sorted((int(number), about["content"], bool(about.get("special"))) for number, about in added.items())
+    except (ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
+        raise FaultyFileError(f"its tokenizer cannot be read from vocab.json and merges.txt: {error!r}") from error
+    if not isinstance(vocab, dict) or not all(type(number) is int for number in vocab.values()):
+        raise FaultyFileError("vocab.json is no object of token ids")
+    tokenizer = _byte_level(vocab, merges, cut)
+    _add(tokenizer, [word for word in special if word in vocab], special=True)
+    for number, word, is_special in tokens:
+        _add(tokenizer, [word], special=is_special)
+        if tokenizer.token_to_id(word) != number:
+            raise FaultyFileError(f"its token {word!r} is said to be {number}, but would be the next after vocab.json")
+    return tokenizer
+
+
+def _from_file(path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
     try:
@@ -43,14 +80,18 @@ def from_file(path: Path) -> Tokenizer:
         raise FaultyFileError(f"{path.name} cannot be read: {error}") from error
 
 
+def _text(path: Path) -> str:
+    if path.stat().st_size > _LARGEST_FILE:
+        raise FaultyFileError(f"{path.name} has {path.stat().st_size} bytes; at most {_LARGEST_FILE} are read")
+    return path.read_text(encoding="utf-8")
+
+
 def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer that GGUF metadata describes.
 
     Raises:
         FaultyFileError: It is none of those that can be rebuilt, or inconsistent.
     """
-    from tokenizers import AddedToken, Tokenizer, decoders, models
-
     kind = metadata.get("tokenizer.ggml.model")
     if kind != "gpt2":
         raise FaultyFileError(
@@ -60,20 +101,34 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     words = _list(metadata, "tokens", str)
     types = _list(metadata, "token_type", int)
     merges = [tuple(merge.split(" ", 1)) for merge in _list(metadata, "merges", str)]
-    if len(types) != len(words) or any(len(merge) != 2 for merge in merges):
-        raise FaultyFileError(f"its tokenizer has {len(words)} tokens, {len(types)} types and broken merges")
+    if len(types) != len(words):
+        raise FaultyFileError(f"its tokenizer has {len(words)} tokens and {len(types)} types")
     vocab = {word: index for index, word in enumerate(words)}
+    tokenizer = _byte_level(vocab, merges, str(metadata.get("tokenizer.ggml.pre", "default")))
+    for kind, is_special in ((_CONTROL, True), (_USER_DEFINED, False)):
+        _add(tokenizer, [word for word, type_ in zip(words, types, strict=True) if type_ == kind], special=is_special)
+    return tokenizer
+
+
+def _byte_level(vocab: dict[str, int], merges: Sequence[Sequence[str]], cut: str) -> Tokenizer:
+    from tokenizers import Tokenizer, decoders, models
+
+    if any(len(merge) != 2 for merge in merges):
+        raise FaultyFileError("its tokenizer has broken merges")
     try:
-        tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+        tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[(merge[0], merge[1]) for merge in merges]))
     except Exception as error:
         raise FaultyFileError(f"its tokenizer's merges do not fit its tokens: {error}") from error
-    tokenizer.pre_tokenizer = _pre_tokenizer(str(metadata.get("tokenizer.ggml.pre", "default")))
+    tokenizer.pre_tokenizer = _pre_tokenizer(cut)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False)
-                                  for word, kind in zip(words, types, strict=True) if kind == _CONTROL])  # fmt: skip
-    tokenizer.add_tokens([AddedToken(word, special=False, normalized=False)
-                          for word, kind in zip(words, types, strict=True) if kind == _USER_DEFINED])  # fmt: skip
     return tokenizer
+
+
+def _add(tokenizer: Tokenizer, words: Sequence[str], *, special: bool) -> None:
+    from tokenizers import AddedToken
+
+    add = tokenizer.add_special_tokens if special else tokenizer.add_tokens
+    add([AddedToken(word, special=special, normalized=False) for word in words])
 
 
 def _pre_tokenizer(rule: str) -> Any:

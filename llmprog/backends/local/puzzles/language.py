@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Literal
 from llmprog.backends.local.language import EncodedPrompt
 from llmprog.backends.local.options import LocalOptions
 from llmprog.backends.local.puzzles.moves import LARGEST_NUMBER
-from llmprog.errors import InputError
+from llmprog.errors import InputError, OptionError
 from llmprog.types import Prompt
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 Task = Literal["propose", "evaluate", "cot", "io", "arithmetic", "sudoku"]
 TASKS: tuple[Task, ...] = ("propose", "evaluate", "cot", "io", "arithmetic", "sudoku")
 MODES = ("ar", "diffusion", "hybrid")
+FURTHER_MODES = ("uniform", "block", "hybrid_a")
+"""Modes of the second weights only (docs/decisions/0009); their tokens come last, so that no other id differs."""
 DEFAULT_TARGET = 24
 DEFAULT_LINES = 4
 MAX_LINES = 8
@@ -94,14 +96,18 @@ class PuzzleTokenizer:
         never_sampled: Ids that no decoder may choose: mask, padding, modes and tasks.
     """
 
-    def __init__(self) -> None:
-        self.words: tuple[str, ...] = (*_SPECIALS, *_WORDS, *(str(n) for n in range(LARGEST_NUMBER + 1)))
+    def __init__(self, *, further_modes: bool = False) -> None:
+        """The tokenizer of the first weights, or of those that know the ``FURTHER_MODES`` too."""
+        words = (*_SPECIALS, *_WORDS, *(str(n) for n in range(LARGEST_NUMBER + 1)))
+        further = tuple(f"<{mode}>" for mode in FURTHER_MODES) if further_modes else ()
+        self.words: tuple[str, ...] = (*words, *further)
         self._ids = {word: index for index, word in enumerate(self.words)}
         self.vocab_size = len(self.words)
         self.pad_id, self.eos_id, self.mask_id = (self._ids[word] for word in _SPECIALS[:3])
         self.ar_id, self.diffusion_id, self.hybrid_id = (self._ids[f"<{mode}>"] for mode in MODES)
         self.newline_id = self._ids["\n"]
-        self.never_sampled = tuple(i for i in range(len(_SPECIALS)) if i != self.eos_id)
+        specials = (*range(len(_SPECIALS)), *range(len(words), self.vocab_size))
+        self.never_sampled = tuple(i for i in specials if i != self.eos_id)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -125,6 +131,20 @@ class PuzzleTokenizer:
             canvas_length=found.canvas_length,
             block_length=options.block_length or found.block_length,
         )
+
+    def mode_id(self, mode: str) -> int:
+        """The id of the token that names one of ``MODES`` or ``FURTHER_MODES``.
+
+        Raises:
+            OptionError: These weights do not know it.
+        """
+        try:
+            return self._ids[f"<{mode}>"]
+        except KeyError:
+            raise OptionError(
+                f"these weights of {self.vocab_size} tokens were not trained on the mode {mode!r}; "
+                "it takes weights that `python -m llmprog.backends.local.puzzles.train_further` made"
+            ) from None
 
     def word(self, token: int) -> str:
         """The text of one token."""
@@ -165,7 +185,7 @@ class PuzzleTokenizer:
             if token == self.eos_id:
                 break
             word = self.words[token]
-            if token < len(_SPECIALS):
+            if token in self.never_sampled:
                 continue
             if before not in _NO_SPACE_AFTER and word not in _NO_SPACE_BEFORE:
                 parts.append(" ")

@@ -60,7 +60,7 @@ class TrainingInput:
 
 def autoregressive(batch: Batch, tokenizer: PuzzleTokenizer, _generator: torch.Generator) -> TrainingInput:
     """Next-token prediction of the completion up to its first ``<eos>``."""
-    tokens, positions, start = _sequence(batch, tokenizer.ar_id)
+    tokens, positions, start = sequence(batch, tokenizer.ar_id)
     is_end = batch.canvas == tokenizer.eos_id
     weights = (is_end.cumsum(1) - is_end.long() == 0).float()
     return TrainingInput(
@@ -80,7 +80,7 @@ def masked_diffusion(batch: Batch, tokenizer: PuzzleTokenizer, generator: torch.
     everything after it masked. Which of the range are masked is uniformly random for half of the rows; for the others
     fixed signs tend to be revealed first and the rest from the left, as confidence-ordered decoding does.
     """
-    tokens, positions, start = _sequence(batch, tokenizer.diffusion_id)
+    tokens, positions, start = sequence(batch, tokenizer.diffusion_id)
     rows, length = batch.canvas.shape
     block = batch.block_length
     index = torch.arange(length)
@@ -93,7 +93,7 @@ def masked_diffusion(batch: Batch, tokenizer: PuzzleTokenizer, generator: torch.
     size = high - low
     masked_count = 1 + (torch.rand(rows, 1, generator=generator) * size).long()
     order = torch.rand(rows, length, generator=generator)
-    by_kind = torch.where(_fixed_signs(batch.canvas, tokenizer), 0.0, 0.5 + (index - low) / size) + 0.7 * torch.rand(
+    by_kind = torch.where(fixed_signs(batch.canvas, tokenizer), 0.0, 0.5 + (index - low) / size) + 0.7 * torch.rand(
         rows, length, generator=generator
     )
     order = torch.where(torch.rand(rows, 1, generator=generator) < 0.5, order, by_kind)
@@ -120,7 +120,7 @@ def hybrid(batch: Batch, tokenizer: PuzzleTokenizer, generator: torch.Generator)
     schedule and weights it by 1/(1 - alpha_t); here all steps of a drawn schedule are trained at once with weight 1.
     That has the same expectation for schedules of one token a step, and trains larger steps as they are decoded.
     """
-    tokens, positions, start = _sequence(batch, tokenizer.hybrid_id)
+    tokens, positions, start = sequence(batch, tokenizer.hybrid_id)
     rows, length = batch.canvas.shape
     block = batch.block_length if float(torch.rand((), generator=generator)) < 0.8 else length
     index = torch.arange(length)
@@ -157,13 +157,14 @@ Objective = Callable[[Batch, PuzzleTokenizer, torch.Generator], TrainingInput]
 OBJECTIVES: dict[str, Objective] = {"ar": autoregressive, "diffusion": masked_diffusion, "hybrid": hybrid}
 
 
-def _sequence(batch: Batch, mode_id: int) -> tuple[Tensor, Tensor, int]:
+def sequence(batch: Batch, mode_id: int) -> tuple[Tensor, Tensor, int]:
     """Mode, prompt and canvas [B, N], their positions, and where the canvas starts."""
     mode = torch.full((batch.prompt.shape[0], 1), mode_id)
     tokens = torch.cat([mode, batch.prompt, batch.canvas], 1)
     return tokens, torch.arange(tokens.shape[1]).expand_as(tokens), batch.prompt.shape[1] + 1
 
 
-def _fixed_signs(canvas: Tensor, tokenizer: PuzzleTokenizer) -> Tensor:
+def fixed_signs(canvas: Tensor, tokenizer: PuzzleTokenizer) -> Tensor:
+    """Where the canvas holds signs that every completion of its kind has, bool [B, C]."""
     signs = [tokenizer.id_of(word) for word in ("=", "(left:", ")", "\n", "|", ":", "Answer:")]
     return torch.isin(canvas, torch.tensor([*signs, tokenizer.eos_id]))

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,42 @@ from torch.multiprocessing.spawn import spawn
 
 from llmprog.backends.local.puzzles.data import Example, ExampleStream
 from llmprog.backends.local.puzzles.evaluate import evaluate
-from llmprog.backends.local.puzzles.language import PuzzleTokenizer
+from llmprog.backends.local.puzzles.language import FURTHER_MODES, PuzzleTokenizer
 from llmprog.backends.local.puzzles.muon import Muon
-from llmprog.backends.local.puzzles.objectives import OBJECTIVES, Batch
+from llmprog.backends.local.puzzles.objectives import OBJECTIVES, Batch, Objective
 from llmprog.backends.local.transformer import Transformer, TransformerConfig
 from llmprog.backends.local.weights import load_weights, save_weights
 
-BATCH_TOKENS = {"ar": 1250, "diffusion": 1600, "hybrid": 1100}
-"""Prompt and canvas tokens per step and worker of each objective; the hybrid feeds its canvas twice."""
-LOSS_WEIGHTS = {"ar": 0.4, "diffusion": 0.3, "hybrid": 0.3}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What is trained, on what, from where.
+
+    Attributes:
+        objectives: By name.
+        batch_tokens: Prompt and canvas tokens per step and worker of each objective; some feed their canvas twice.
+        loss_weights: Of each objective in the loss of a step.
+        turns: The objectives of one step, in turn; one batch of each is taken.
+        mixture: Relative number of examples of each kind; ``None`` is ``data.MIXTURE``.
+        initial: Weights to start from; ``None`` draws them. Their vocabulary may lack the further modes.
+        further_modes: Whether the vocabulary has a token for each of ``language.FURTHER_MODES``.
+    """
+
+    objectives: Mapping[str, Objective]
+    batch_tokens: Mapping[str, int]
+    loss_weights: Mapping[str, float]
+    turns: tuple[tuple[str, ...], ...]
+    mixture: dict[str, float] | None = None
+    initial: Path | None = None
+    further_modes: bool = False
+
+
+FROM_SCRATCH = Recipe(
+    objectives=OBJECTIVES,
+    batch_tokens={"ar": 1250, "diffusion": 1600, "hybrid": 1100},
+    loss_weights={"ar": 0.4, "diffusion": 0.3, "hybrid": 0.3},
+    turns=(("ar", "diffusion", "hybrid"),),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +112,12 @@ def model_config(tokenizer: PuzzleTokenizer) -> TransformerConfig:
 class Trainer:
     """One worker: model and optimisers, the same in every worker, and its own example streams."""
 
-    def __init__(self, options: TrainingOptions, rank: int = 0) -> None:
+    def __init__(self, options: TrainingOptions, rank: int = 0, recipe: Recipe = FROM_SCRATCH) -> None:
         torch.manual_seed(options.seed)
         self.options = options
+        self.recipe = recipe
         self.rank = rank
-        self.tokenizer = PuzzleTokenizer()
+        self.tokenizer = PuzzleTokenizer(further_modes=recipe.further_modes)
         self.model = Transformer(model_config(self.tokenizer))
         self._initialise()
         matrices = [p for name, p in self.model.named_parameters() if p.dim() == 2 and "embedding" not in name]
@@ -104,7 +133,9 @@ class Trainer:
         )
         seed = options.seed * 1000 + rank * 10
         self.generator = torch.Generator().manual_seed(seed)
-        self.streams = {name: ExampleStream(seed + i) for i, name in enumerate(OBJECTIVES)}
+        self.streams = {
+            name: ExampleStream(seed + i, mixture=recipe.mixture) for i, name in enumerate(recipe.objectives)
+        }
         self.flags = torch.tensor([self.tokenizer.id_of(word) for word in ("yes", "yes,", "near", "near,")])
         self.steps_done = 0
         self.tokens_done = 0
@@ -116,14 +147,14 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = rate * scale
         losses: dict[str, float] = {}
-        for name, objective in OBJECTIVES.items():
-            examples = self.streams[name].next_batch(BATCH_TOKENS[name])
-            inputs = objective(collate(examples), self.tokenizer, self.generator)
+        for name in self.recipe.turns[self.steps_done % len(self.recipe.turns)]:
+            examples = self.streams[name].next_batch(self.recipe.batch_tokens[name])
+            inputs = self.recipe.objectives[name](collate(examples), self.tokenizer, self.generator)
             if self.options.flag_weight != 1:
                 inputs = inputs.emphasise(self.flags, self.options.flag_weight)
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 loss = inputs.loss(self.model)
-            (loss * LOSS_WEIGHTS[name]).backward()  # type: ignore[no-untyped-call]
+            (loss * self.recipe.loss_weights[name]).backward()  # type: ignore[no-untyped-call]
             losses[f"{name}/{examples[0].task}"] = float(loss.detach())
             self.tokens_done += inputs.tokens.numel()
         self._average_gradients()
@@ -172,6 +203,9 @@ class Trainer:
                 gradient.copy_(mean.view_as(gradient))
 
     def _initialise(self) -> None:
+        if self.recipe.initial is not None:
+            continue_from(self.recipe.initial, self.model)
+            return
         depth = (2 * self.model.config.num_layers) ** -0.5
         for name, parameter in self.model.named_parameters():
             if "embedding" in name:
@@ -188,7 +222,26 @@ def collate(examples: list[Example]) -> Batch:
     return Batch(prompt, canvas, examples[0].block_length)
 
 
-def train(options: TrainingOptions, directory: Path, *, log_every: int = 50, checkpoint_every: int = 100) -> None:
+def continue_from(path: Path, model: Transformer) -> None:
+    """Give ``model`` the weights at ``path``; a mode token that these lack starts as a copy of the one most like it."""
+    weights = load_weights(path, backend="local:puzzles").state_dict()
+    tokenizer = PuzzleTokenizer(further_modes=True)
+    known = weights["embedding.weight"]
+    likes = {"uniform": "diffusion", "block": "diffusion", "hybrid_a": "hybrid"}
+    if len(known) < tokenizer.vocab_size:
+        rows = [known[tokenizer.mode_id(likes[mode])] for mode in FURTHER_MODES]
+        weights["embedding.weight"] = torch.cat([known, torch.stack(rows)])
+    model.load_state_dict(weights)
+
+
+def train(
+    options: TrainingOptions,
+    directory: Path,
+    *,
+    recipe: Recipe = FROM_SCRATCH,
+    log_every: int = 50,
+    checkpoint_every: int = 100,
+) -> None:
     """Run, or continue, the training in ``directory``.
 
     ``latest.safetensors`` there holds the latest weights, ``latest-*.pt`` what is needed to continue, ``stable-*.pt``
@@ -196,24 +249,30 @@ def train(options: TrainingOptions, directory: Path, *, log_every: int = 50, che
     """
     directory.mkdir(parents=True, exist_ok=True)
     if options.workers == 1:
-        _work(0, options, directory, log_every, checkpoint_every, "")
+        _work(0, options, recipe, directory, log_every, checkpoint_every, "")
         return
     with tempfile.TemporaryDirectory() as meeting:
         spawn(  # type: ignore[no-untyped-call]
             _work,
-            (options, directory, log_every, checkpoint_every, f"file://{meeting}/store"),
+            (options, recipe, directory, log_every, checkpoint_every, f"file://{meeting}/store"),
             nprocs=options.workers,
         )
 
 
 def _work(
-    rank: int, options: TrainingOptions, directory: Path, log_every: int, checkpoint_every: int, meeting: str
+    rank: int,
+    options: TrainingOptions,
+    recipe: Recipe,
+    directory: Path,
+    log_every: int,
+    checkpoint_every: int,
+    meeting: str,
 ) -> None:
     """One worker's whole run."""
     torch.set_num_threads(1)
     if meeting:
         distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=options.workers)
-    trainer = Trainer(options, rank)
+    trainer = Trainer(options, rank, recipe)
     if (directory / "latest-0.pt").exists():
         trainer.load(directory, "latest")
     log = _Log(trainer, directory / "metrics.jsonl") if rank == 0 else None
