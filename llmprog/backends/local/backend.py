@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -15,9 +17,10 @@ from llmprog.backends.base import Capabilities, refuse_unsupported
 from llmprog.backends.local.language import EncodedPrompt, Language
 from llmprog.backends.local.options import DecoderName, LocalOptions, describe_options
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
+from llmprog.backends.local.streaming import StreamedCompletion
 from llmprog.backends.registry import BackendInfo
 from llmprog.errors import CapabilityError, InputError, MissingExtraError, ModelFileError, OptionError
-from llmprog.types import Blank, Completion, Logprobs, Prompt, Request, SamplingParams, Template, Usage
+from llmprog.types import Blank, Completion, Delta, Logprobs, Prompt, Request, SamplingParams, Template, Usage
 
 if TYPE_CHECKING:
     from llmprog.backends.local.decoders.base import Decoder, Row, Vocabulary, Written
@@ -71,6 +74,28 @@ def list_backends() -> Sequence[BackendInfo]:
     ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalStatistics:
+    """What a local model has done since it was opened.
+
+    Attributes:
+        rows: Samples written.
+        steps: Steps made; each writes a part of several samples.
+        rows_per_step: Samples under way in a step, on average.
+        restarts: Samples written again, for want of memory or because of another's error.
+        prompt_tokens: Tokens of all prompts, the samples of one prompt sharing it; ``None`` for decoders without a
+            cache of prompts.
+        prefill_saved: Share of these in [0, 1] that was not computed, because a text that begins alike had been read.
+    """
+
+    rows: int
+    steps: int
+    rows_per_step: float
+    restarts: int
+    prompt_tokens: int | None
+    prefill_saved: float | None
+
+
 class LocalBackend:
     """A transformer and one of its decoders behind the ``Backend`` protocol.
 
@@ -115,6 +140,22 @@ class LocalBackend:
             backend=backend_id,
             max_batch_rows=self._options.max_batch_rows,
             threads=self._options.threads,
+        )
+
+    @property
+    def statistics(self) -> LocalStatistics:
+        """What has been computed so far, and what of it was known."""
+        counts = self._engine.counts
+        from llmprog.backends.local.decoders.prefill import RemembersPrompts
+
+        prefill = self._decoder.prefill_counts if isinstance(self._decoder, RemembersPrompts) else None
+        return LocalStatistics(
+            rows=counts.rows,
+            steps=counts.steps,
+            rows_per_step=counts.rows_per_step,
+            restarts=counts.restarts,
+            prompt_tokens=prefill.tokens if prefill else None,
+            prefill_saved=prefill.saved if prefill else None,
         )
 
     @classmethod
@@ -183,6 +224,7 @@ class LocalBackend:
             infill=self._options.decoder in INFILLING_DECODERS,
             seed=True,
             context_length=self._max_positions,
+            stream="append" if self._options.decoder == "autoregressive" else "replace",
         )
 
     async def generate(self, request: Request) -> Sequence[Completion]:
@@ -195,8 +237,28 @@ class LocalBackend:
             InputError: The model does not understand the prompt, or it is too long.
             CapabilityError: A template for a decoder that cannot fill one in.
         """
+        return await self._generate(request, None)
+
+    async def stream(self, request: Request, on_delta: Callable[[Delta], None]) -> Sequence[Completion]:
+        """``generate``, with every piece handed to ``on_delta`` as it is written.
+
+        The autoregressive decoder's pieces follow each other. Diffusion's replace all that went before: the canvas as
+        it reads then, ``streaming.MASK_SIGN`` for a token that is not written yet. A ``Template`` comes as one piece.
+
+        Raises:
+            InputError: See ``generate``.
+            CapabilityError: See ``generate``.
+        """
+        return await self._generate(request, on_delta)
+
+    async def _generate(self, request: Request, on_delta: Callable[[Delta], None] | None) -> Sequence[Completion]:
         if isinstance(request.prompt, Template):
-            return await self._fill(request.prompt, request.params, request.num_samples, request.first_sample)
+            filled = await self._fill(request.prompt, request.params, request.num_samples, request.first_sample)
+            if on_delta is not None:
+                for sample, completion in enumerate(filled):
+                    text = completion.text
+                    on_delta(Delta(sample=sample, text=text, replaces=True, num_settled=len(text)))
+            return filled
         params = request.params
         refuse_unsupported(self, params)
         encoded, prefix = self._encode(request.prompt)
@@ -212,10 +274,33 @@ class LocalBackend:
         canvas = (*given, *[mask_id] * length)
         stop = self._stop_check(prefix, bool(given), params.stop)
         rows = self._rows(request, head, canvas, encoded, has_stopped=stop)
-        results = await self._engine.decode(rows)
-        return [
+        streamed = [] if on_delta is None else self._streamed(request, prefix, on_delta)
+        results = await self._engine.decode(
+            rows, (lambda row, reads: streamed[row].update(reads[len(given) :])) if streamed else None
+        )
+        completions = [
             self._completion(result, prefix, bool(given), params.stop, len(head) + len(given) if i == 0 else 0)
             for i, result in enumerate(results)
+        ]
+        for piece, completion in zip(streamed, completions, strict=False):
+            piece.finish(completion.text)
+        return completions
+
+    def _streamed(
+        self, request: Request, prefix: tuple[int, ...], on_delta: Callable[[Delta], None]
+    ) -> list[StreamedCompletion]:
+        return [
+            StreamedCompletion(
+                sample,
+                partial(self._reply, prefix),
+                on_delta,
+                mask_id=self._vocabulary.mask_id,
+                end_ids=self._vocabulary.end_ids,
+                stop=request.params.stop,
+                appends=self.capabilities.stream == "append",
+                keeps_tokens=self._decoder.keeps_tokens,
+            )
+            for sample in range(request.num_samples)
         ]
 
     async def infill(self, template: Template, params: SamplingParams, num_samples: int = 1) -> Sequence[Completion]:
@@ -377,7 +462,12 @@ class LocalBackend:
             text=text[:cut],
             finish_reason="stop" if result.ended else "length",
             logprobs=logprobs,
-            usage=Usage(calls=1, prompt_tokens=prompt_tokens, completion_tokens=result.num_generated),
+            usage=Usage(
+                calls=1,
+                prompt_tokens=prompt_tokens,
+                completion_tokens=result.num_generated,
+                cached_tokens=min(prompt_tokens, result.num_known),
+            ),
         )
 
     def _words(self, tokens: Sequence[int]) -> tuple[str, ...]:
@@ -419,12 +509,21 @@ def _has_torch() -> bool:
 
 def _make_decoder(model: Transformer, vocabulary: Vocabulary, options: LocalOptions, shift_logits: bool) -> Decoder:
     """The chosen decoder; an option that is ``None`` keeps the default."""
-    from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
+    from llmprog.backends.local.decoders.autoregressive import (
+        DEFAULT_MEMORY,
+        DEFAULT_PREFIX_MEMORY,
+        AutoregressiveDecoder,
+    )
     from llmprog.backends.local.decoders.hybrid import HybridDecoder
     from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder, UnmaskOptions
 
     if options.decoder == "autoregressive":
-        return AutoregressiveDecoder(model, vocabulary)
+        return AutoregressiveDecoder(
+            model,
+            vocabulary,
+            kv_memory=DEFAULT_MEMORY if options.kv_memory is None else options.kv_memory,
+            prefix_memory=DEFAULT_PREFIX_MEMORY if options.prefix_memory is None else options.prefix_memory,
+        )
     if options.decoder == "hybrid":
         return HybridDecoder(
             model,

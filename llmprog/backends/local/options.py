@@ -49,6 +49,16 @@ class LocalOptions:
         default=None, metadata=_about("CPU threads of one operation, >= 1 (default: torch's choice)")
     )
     max_batch_rows: int = field(default=256, metadata=_about("most samples decoded together, >= 1 (default 256)"))
+    kv_memory: int | None = field(
+        default=None,
+        metadata=_about(
+            "most MiB of keys and values of samples under way, >= 1; the others wait (default 2048)", "autoregressive"
+        ),
+    )
+    prefix_memory: int | None = field(
+        default=None,
+        metadata=_about("most MiB of keys and values kept of texts read before, >= 0 (default 512)", "autoregressive"),
+    )
     lines: int | None = field(
         default=None, metadata=_about(f"most lines of one proposal, 1..{MAX_LINES} (default: what the prompt asks for)")
     )
@@ -227,6 +237,8 @@ _RULES: dict[str, _Rule] = {
     "dtype": _one_of(get_args(Dtype)),
     "threads": _POSITIVE,
     "max_batch_rows": _POSITIVE,
+    "kv_memory": _POSITIVE,
+    "prefix_memory": _in_range(int, 0, math.inf, "a whole number >= 0"),
     "lines": _in_range(int, 1, MAX_LINES, f"a whole number in 1..{MAX_LINES}"),
     "chat_template": _one_of(get_args(Toggle)),
     "block_length": _POSITIVE,

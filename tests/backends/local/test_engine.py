@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import pytest
 import torch
@@ -17,41 +17,75 @@ from llmprog.errors import BackendError, InputError
 
 
 class EchoDecoder:
-    """Writes each row's prompt; records its batches; can be told to wait, to fail and to run out of memory."""
+    """Writes each row's prompt; records its steps; can be told to wait, to fail and to run out of memory."""
 
     name = "echo"
     score_is_bound = False
+    keeps_tokens = True
+    takes_joiners = True
 
     def __init__(self) -> None:
-        self.batches: list[int] = []
+        self.batches: list[int] = []  # rows of each step
         self.scored: list[int] = []
-        self.fits = 10**9
+        self.steps: dict[int, int] = {}  # by the last token of a prompt, how many steps its row takes; else one
+        self.most = 10**9  # rows for which there is room
+        self.fits = 10**9  # rows for which there is memory
         self.poison: dict[int, Exception] = {}
         self.gate = threading.Event()
         self.gate.set()
         self.started = threading.Event()
-        self.seen_cancelled: list[set[int]] = []
+        self.dropped: list[int] = []
         self.threads: set[str] = set()
 
-    def decode(self, rows: Sequence[Row], cancelled: Callable[[], Collection[int]] = tuple) -> list[Written | None]:
-        self.threads.add(threading.current_thread().name)
-        self.batches.append(len(rows))
-        self.started.set()
-        assert self.gate.wait(10)
-        if len(rows) > self.fits:
-            raise torch.OutOfMemoryError("no room")
-        for row in rows:
-            if row.prompt[-1] in self.poison:
-                raise self.poison[row.prompt[-1]]
-        gone = cancelled()
-        self.seen_cancelled.append(set(gone))
-        return [
-            None if i in gone else Written(tokens=row.prompt, ended=True, num_generated=1) for i, row in enumerate(rows)
-        ]
+    def start(self) -> EchoWriting:
+        return EchoWriting(self)
 
     def score(self, continuations: Sequence[Continuation]) -> list[tuple[float, ...]]:
         self.scored.append(len(continuations))
         return [tuple(-float(t) for t in c.tokens) for c in continuations]
+
+
+class EchoWriting:
+    def __init__(self, decoder: EchoDecoder) -> None:
+        self.decoder = decoder
+        self.rows: dict[int, Row] = {}
+        self.ages: dict[int, int] = {}
+
+    def room(self, rows: Sequence[Row]) -> int:
+        return min(len(rows), self.decoder.most - len(self.rows))
+
+    def admit(self, rows: Mapping[int, Row]) -> None:
+        self.rows |= rows
+        if len(self.rows) > self.decoder.fits:
+            raise torch.OutOfMemoryError("no room")
+
+    def step(self) -> Mapping[int, Written]:
+        decoder = self.decoder
+        decoder.threads.add(threading.current_thread().name)
+        decoder.batches.append(len(self.rows))
+        decoder.started.set()
+        assert decoder.gate.wait(10)
+        found = {}
+        for ticket, row in list(self.rows.items()):
+            last = row.prompt[-1]
+            if last in decoder.poison:
+                raise decoder.poison[last]
+            self.ages[ticket] = self.ages.get(ticket, 0) + 1
+            if self.ages[ticket] == decoder.steps.get(last, 1):
+                found[ticket] = Written(tokens=row.prompt, ended=True, num_generated=1)
+                del self.rows[ticket]
+        return found
+
+    def drop(self, tickets: Collection[int]) -> None:
+        self.decoder.dropped.append(len(tickets))
+        for ticket in tickets:
+            del self.rows[ticket]
+
+    def text(self, ticket: int) -> tuple[int, ...]:
+        return self.rows[ticket].prompt[: self.ages[ticket]]
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 @pytest.fixture
@@ -96,7 +130,7 @@ async def test_replies_wake_their_callers_together_so_the_next_frontier_is_one_b
     assert decoder.batches == [5, 5, 5]
 
 
-async def test_large_calls_are_split_and_what_waits_meanwhile_is_gathered(
+async def test_large_calls_are_split_and_what_waits_joins_as_soon_as_there_is_room(
     engine: Engine, decoder: EchoDecoder, make_row: Callable[..., Row]
 ) -> None:
     decoder.gate.clear()
@@ -108,6 +142,44 @@ async def test_large_calls_are_split_and_what_waits_meanwhile_is_gathered(
     assert [r.tokens for r in await first] == [(3, 5, i) for i in range(130)]
     await asyncio.gather(*others)
     assert decoder.batches == [100, 33]
+
+
+@pytest.mark.parametrize("takes_joiners", [True, False])
+async def test_what_comes_later_is_written_between_the_steps_of_what_is_under_way(
+    engine: Engine, decoder: EchoDecoder, make_row: Callable[..., Row], takes_joiners: bool
+) -> None:
+    decoder.takes_joiners = takes_joiners
+    decoder.steps = {7: 5, 8: 2}
+    decoder.gate.clear()
+    long = asyncio.create_task(engine.decode([make_row((7,))] * 3))
+    await until(decoder.started)
+    short = asyncio.create_task(engine.decode([make_row((8,))]))
+    await asyncio.sleep(0.01)
+    decoder.gate.set()
+    done, _ = await asyncio.wait({long, short}, return_when=asyncio.FIRST_COMPLETED)
+    assert short in done
+    await long
+    assert decoder.batches == ([3, 4, 4, 3, 3] if takes_joiners else [3, 3, 1, 3, 1, 3, 3])
+    assert (engine.counts.rows, engine.counts.row_steps) == (4, 3 * 5 + 2)
+
+
+async def test_rows_for_which_there_is_no_room_wait_for_others_to_leave(
+    engine: Engine, decoder: EchoDecoder, make_row: Callable[..., Row]
+) -> None:
+    decoder.most = 4
+    decoder.steps = {5: 3}
+    results = await asyncio.gather(*(engine.decode([make_row((4 + i % 2,))]) for i in range(12)))
+    assert [result[0].tokens for result in results] == [(3, 4 + i % 2) for i in range(12)]
+    assert max(decoder.batches) == 4
+    assert engine.counts.restarts == 0
+
+
+async def test_a_caller_watches_its_rows(engine: Engine, decoder: EchoDecoder, make_row: Callable[..., Row]) -> None:
+    decoder.steps = {7: 3}
+    seen: list[tuple[int, tuple[int, ...]]] = []
+    rows = [make_row((4, 5, 7)), make_row((6,)), make_row((8, 9, 7))]
+    await engine.decode(rows, lambda row, reads: seen.append((row, reads)))
+    assert seen == [(0, (3,)), (2, (3,)), (0, (3, 4)), (2, (3, 8))]
 
 
 async def test_scores_and_decoding_are_batched_apart(
@@ -159,6 +231,7 @@ async def test_a_cancelled_caller_is_dropped_from_the_running_batch(
     engine: Engine, decoder: EchoDecoder, make_row: Callable[..., Row]
 ) -> None:
     decoder.gate.clear()
+    decoder.steps = {5: 2, 6: 2}
     stays = asyncio.create_task(engine.decode([make_row((5,))] * 2))
     goes = asyncio.create_task(engine.decode([make_row((6,))] * 3))
     await until(decoder.started)
@@ -166,7 +239,8 @@ async def test_a_cancelled_caller_is_dropped_from_the_running_batch(
     await asyncio.sleep(0)
     decoder.gate.set()
     assert [r.tokens for r in await stays] == [(3, 5)] * 2
-    assert decoder.seen_cancelled == [{2, 3, 4}]
+    assert decoder.dropped == [3]
+    assert decoder.batches == [5, 2]
     assert goes.cancelled()
 
 
@@ -190,6 +264,7 @@ async def test_out_of_memory_halves_the_batch_and_is_remembered(
     before = len(decoder.batches)
     await engine.decode(rows)
     assert decoder.batches[before:] == [3, 3, 3, 1]
+    assert engine.counts.restarts == 10 + 5
     decoder.fits = 0
     with pytest.raises(BackendError, match="single row does not fit"):
         await engine.decode(rows[:1])
@@ -229,9 +304,16 @@ from llmprog.backends.local.decoders.base import Row, Written
 from llmprog.backends.local.engine import Engine
 from llmprog.types import SamplingParams
 class Once:
-    name, score_is_bound = "once", False
-    def decode(self, rows, cancelled=None):
-        return [Written(tokens=(), ended=True, num_generated=0) for _ in rows]
+    name, takes_joiners = "once", True
+    def start(self):
+        return Writing()
+class Writing:
+    def room(self, rows):
+        return len(rows)
+    def admit(self, rows):
+        self.tickets = list(rows)
+    def step(self):
+        return {ticket: Written(tokens=(), ended=True, num_generated=0) for ticket in self.tickets}
 engine = Engine(Once(), backend="local:once")
 row = Row(prompt=(1,), canvas=(0,), key=0, params=SamplingParams())
 asyncio.run(engine.decode([row]))
@@ -247,9 +329,9 @@ async def test_the_threads_option_reaches_torch(
     seen: list[int] = []
 
     class Observed(AutoregressiveDecoder):
-        def decode(self, rows, cancelled=tuple):
+        def start(self):
             seen.append(torch.get_num_threads())
-            return super().decode(rows, cancelled)
+            return super().start()
 
     before = torch.get_num_threads()
     engine = Engine(Observed(model, vocabulary), backend="local:x", threads=2)

@@ -43,6 +43,7 @@ class AutoregressiveDecoder:
 
     name = "autoregressive"
     score_is_bound = False
+    keeps_tokens = True
     takes_joiners = True
 
     def __init__(
@@ -72,7 +73,7 @@ class AutoregressiveDecoder:
 
     @property
     def prefill_counts(self) -> PrefillCounts:
-        """What prompts held so far, and what of it was fed."""
+        """See ``RemembersPrompts``."""
         return self._prefiller.counts
 
     def start(self) -> Writing:

@@ -157,6 +157,11 @@ class Decoder(Protocol):
         ...
 
     @property
+    def keeps_tokens(self) -> bool:
+        """Whether a token once written stays; where it may change, nothing is settled before the end."""
+        ...
+
+    @property
     def takes_joiners(self) -> bool:
         """Whether rows can join a writing under way; where they cannot, they are written in another beside it."""
         ...

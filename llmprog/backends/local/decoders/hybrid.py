@@ -145,6 +145,7 @@ class HybridDecoder:
 
     name = "hybrid"
     score_is_bound = False
+    keeps_tokens = True
     takes_joiners = False
 
     def __init__(

@@ -65,6 +65,7 @@ class MaskedDiffusionDecoder:
 
     name = "masked_diffusion"
     score_is_bound = True
+    keeps_tokens = True
     takes_joiners = True
 
     def __init__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -49,6 +50,16 @@ class PrefillCounts:
     def saved(self) -> float:
         """Share of the prompts' tokens that did not have to be computed, in [0, 1]."""
         return 1 - self.fed / self.tokens if self.tokens else 0.0
+
+
+@runtime_checkable
+class RemembersPrompts(Protocol):
+    """A decoder that keeps what it has read."""
+
+    @property
+    def prefill_counts(self) -> PrefillCounts:
+        """What prompts held so far, and what of it was fed."""
+        ...
 
 
 class Prefiller:
