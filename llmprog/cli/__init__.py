@@ -12,6 +12,7 @@ from llmprog.cli import new as new
 from llmprog.cli import resume as resume
 from llmprog.cli import run as run
 from llmprog.cli import runs as runs
+from llmprog.cli import serve as serve
 from llmprog.cli import train_policy as train_policy
 from llmprog.cli.app import EXIT_BACKEND as EXIT_BACKEND
 from llmprog.cli.app import EXIT_BUDGET as EXIT_BUDGET

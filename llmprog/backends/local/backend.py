@@ -225,6 +225,7 @@ class LocalBackend:
             seed=True,
             context_length=self._max_positions,
             stream="append" if self._options.decoder == "autoregressive" else "replace",
+            plain_text=not isinstance(self._language, PuzzleTokenizer),
         )
 
     async def generate(self, request: Request) -> Sequence[Completion]:
@@ -327,7 +328,8 @@ class LocalBackend:
         from llmprog.backends.local.decoders.base import Continuation
 
         encoded, prefix = self._encode(prompt)
-        head = (*encoded.tokens, *prefix)
+        # Where nothing comes before a text, it follows the end of another.
+        head = (*encoded.tokens, *prefix) or (self._vocabulary.eos_id,)
         texts = [tuple(self._language.encode_text(text)) for text in continuations]
         for tokens in texts:
             self._check_length(len(head) + len(tokens) + 1)

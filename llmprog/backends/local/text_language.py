@@ -27,7 +27,8 @@ _STAND_INS = 0xF0000  # private characters that stand for special tokens which a
 class TextLanguage:
     """Text to tokens and back; implements ``Language``.
 
-    What a user's text spells like a special token stays text: it cannot end a turn or begin another.
+    What a user's text spells like a special token stays text: it cannot end a turn or begin another. A prompt without
+    messages is no conversation: its prefix is gone on with as it stands.
 
     Attributes:
         tokenizer: Made with its special tokens; nothing is put before or behind what it encodes.
@@ -70,7 +71,7 @@ class TextLanguage:
         return unknown | ({self.mask_id} if self.mask_id >= 0 else set())
 
     def encode(self, prompt: Prompt, options: LocalOptions) -> EncodedPrompt:
-        if self.chat is None or options.chat_template == "off":
+        if self.chat is None or options.chat_template == "off" or not prompt.messages:
             text = "\n".join(message.content for message in prompt.messages)
             tokens = [*self.begin, *self.encode_text(text)]
         else:

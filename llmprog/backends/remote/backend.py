@@ -123,6 +123,7 @@ class RemoteBackend:
             seed=False,
             stream=profile.stream_style,
             guided=frozenset(profile.guided),
+            plain_text=profile.protocol == "openai_completions",
         )
 
     async def generate(self, request: Request) -> Sequence[Completion]:

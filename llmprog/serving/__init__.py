@@ -1,0 +1,1 @@
+"""``llmprog serve``: backends and programs behind OpenAI's HTTP protocol, for clients that speak it already."""

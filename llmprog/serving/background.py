@@ -1,0 +1,71 @@
+"""A server in a thread of this process: for notebooks, and for tests of what talks to it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+
+import uvicorn
+
+from llmprog.backends.base import Backend
+from llmprog.program import Program
+from llmprog.runs.store import RunStore
+from llmprog.serving.calls import Calls
+from llmprog.serving.catalog import backends_of
+from llmprog.serving.server import ServerOptions, listen, serve
+
+_FREE_PORT = ServerOptions(port=0)
+
+
+@contextmanager
+def serving(
+    backends: Sequence[str] | dict[str, Backend],
+    programs: dict[str, Program] | None = None,
+    *,
+    options: ServerOptions = _FREE_PORT,
+    store: RunStore | None = None,
+) -> Iterator[str]:
+    """The base URL of a server that runs while the block does, such as ``http://127.0.0.1:40123/v1``.
+
+    Args:
+        backends: Ids, as ``llmprog serve --backend`` takes them; or open backends by name, which are closed at the end.
+        programs: By the names they are served under; ``None`` serves all of ``llmprog list``.
+        options: How it is run; by default on a free port of this machine.
+        store: Where runs of programs are kept; ``None`` keeps none.
+
+    Raises:
+        OptionError: An option or id is not allowed.
+        BackendError: A backend cannot be opened.
+    """
+    opened = backends if isinstance(backends, dict) else backends_of(backends)
+    with closing(listen(options.host, options.port)) as listening:
+        host, port = listening.getsockname()[:2]
+        running: list[uvicorn.Server] = []
+        begun = threading.Event()
+        failures: list[BaseException] = []
+
+        def begin(server: uvicorn.Server, _: Calls) -> None:
+            running.append(server)
+            begun.set()
+
+        def run() -> None:
+            try:
+                asyncio.run(serve(opened, programs, options, listening=listening, store=store, on_server=begin))
+            except BaseException as error:  # noqa: BLE001 - raised in the thread that began it
+                failures.append(error)
+            finally:
+                begun.set()
+
+        thread = threading.Thread(target=run, name="llmprog-serve", daemon=True)
+        thread.start()
+        try:
+            begun.wait()  # the socket listens already: who connects now is answered once the server is up
+            if failures:
+                raise failures[0]
+            yield f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+        finally:
+            for server in running:
+                server.should_exit = True
+            thread.join()

@@ -1,0 +1,67 @@
+"""What of a reply under way can be sent to a client that only appends: text that nothing will change any more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmprog.serving.faults import RequestError
+from llmprog.types import Delta
+
+_HALF_A_CHARACTER = "\ufffd"  # how the first bytes of a character read until the rest have come
+
+
+class SettledText:
+    """Takes in the pieces of one completion, and hands out what is settled of it.
+
+    Text is settled up to where a stop text may have begun or a character is incomplete. Of a text that replaces what
+    came before (diffusion), as much is settled as its piece says.
+
+    Args:
+        stops: The texts that end the completion.
+    """
+
+    def __init__(self, stops: Sequence[str] = ()) -> None:
+        self._stops = stops
+        self._text = ""
+        self._sent = ""
+
+    def add(self, delta: Delta) -> str:
+        """Take in a piece of the reply; returns what to send now, which may be nothing."""
+        self._text = delta.text[: delta.num_settled] if delta.replaces else self._text + delta.text
+        end = self._end()
+        if end <= len(self._sent) or not self._text.startswith(self._sent):
+            return ""
+        piece = self._text[len(self._sent) : end]
+        self._sent += piece
+        return piece
+
+    def finish(self, text: str) -> str:
+        """What is left to send, now that the whole text is known.
+
+        Raises:
+            RequestError: The text begins otherwise than what was sent.
+        """
+        if not text.startswith(self._sent):
+            raise RequestError(
+                "the reply was begun anew after a part of it had been sent; ask again, without stream",
+                status=502,
+                code="reply_changed",
+            )
+        piece = text[len(self._sent) :]
+        self._sent = text
+        return piece
+
+    def _end(self) -> int:
+        """How much of the text so far cannot be cut away any more."""
+        text = self._text
+        end = len(text.rstrip(_HALF_A_CHARACTER))
+        for stop in self._stops:
+            found = text.find(stop)
+            if found >= 0:
+                end = min(end, found)
+                continue
+            for length in range(min(len(stop) - 1, len(text)), 0, -1):
+                if text.endswith(stop[:length]):
+                    end = min(end, len(text) - length)
+                    break
+        return end
