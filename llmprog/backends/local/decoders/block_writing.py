@@ -26,8 +26,9 @@ from llmprog.backends.local.decoders.base import (
     pad_right,
     written,
 )
+from llmprog.backends.local.kv_cache import KVCache
 from llmprog.backends.local.sampling import Sampler
-from llmprog.backends.local.transformer import KVCache, Transformer
+from llmprog.backends.local.transformer import Transformer
 
 
 class BlockWriting(ABC):
@@ -133,7 +134,7 @@ class BlockWriting(ABC):
             block, block_length = torch.cat([self.block, block]), torch.cat([self.block_length, block_length])
             age, fed = torch.cat([self.age, age]), torch.cat([self._fed, fed])
             if cache is not None and self._cache is not None:
-                cache = self._beside(self._cache, cache)
+                cache = self._cache.beside(cache)
             columns = max(self._cached.shape[1], cached.shape[1])
             cached = torch.cat([_wider(self._cached, columns), _wider(cached, columns)])
         self.tokens, self.start, self.end, self.block, self.block_length = tokens, start, end, block, block_length
@@ -231,19 +232,6 @@ class BlockWriting(ABC):
         self.model.hidden(tokens, positions, mask, cache, output=slice(0, 0))
         return cache.expand(index), valid[index]
 
-    def _beside(self, first: KVCache, second: KVCache) -> KVCache:
-        """One cache with the rows of both."""
-        length = max(first.length, second.length)
-        both = self.model.make_cache(first.batch_size + second.batch_size, length)
-        for layer in range(self.model.config.num_layers):
-            pairs = zip(first.read(layer, first.length), second.read(layer, second.length), strict=True)
-            keys, values = (
-                torch.cat([F.pad(part, (0, 0, 0, length - part.shape[2])) for part in pair]) for pair in pairs
-            )
-            both.append(layer, keys, values)
-        both.advance(length)
-        return both
-
     def _compact(self) -> None:
         """Close the gaps of the cache once they are most of it: a row leaves one where another finished a block."""
         if self._cache is None:
@@ -253,16 +241,8 @@ class BlockWriting(ABC):
         if self._cached.shape[1] <= 2 * longest + 16:
             return
         order = self._cached.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
-        compact = self.model.make_cache(len(self._batch), longest)
-        for layer in range(self.model.config.num_layers):
-            index = order[:, None, :, None]
-            keys, values = (
-                part.gather(2, index.expand(-1, part.shape[1], -1, part.shape[3]))
-                for part in self._cache.read(layer, self._cache.length)
-            )
-            compact.append(layer, keys, values)
-        compact.advance(longest)
-        self._cache, self._cached = compact, attention_masks.lengths_to_valid(counts, longest)
+        self._cache = self._cache.gather(order)
+        self._cached = attention_masks.lengths_to_valid(counts, longest)
 
     def _leave(self, masks: Tensor) -> dict[int, Written]:
         """Give back the rows that are settled: no mask in front of their first end; their place stays for a while."""
