@@ -517,7 +517,8 @@ def _make_decoder(model: Transformer, vocabulary: Vocabulary, options: LocalOpti
         AutoregressiveDecoder,
     )
     from llmprog.backends.local.decoders.hybrid import HybridDecoder
-    from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder, UnmaskOptions
+    from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
+    from llmprog.backends.local.decoders.unmask import UnmaskOptions
 
     if options.decoder == "autoregressive":
         return AutoregressiveDecoder(

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 _ROUND = 64  # capacities are multiples of it, so that a slab does not grow at every step
 
@@ -118,6 +119,33 @@ class KVCache:
         other.length = self.length
         other._keys = self._keys.index_select(1, rows.to(self._keys.device))
         other._values = self._values.index_select(1, rows.to(self._values.device))
+        return other
+
+    def beside(self, other: KVCache) -> KVCache:
+        """A new cache with the rows of both; the shorter ones are filled up with zeros, which no mask may show."""
+        both = KVCache.__new__(KVCache)
+        both.length = max(self.length, other.length)
+        both._keys, both._values = (
+            torch.cat(
+                [
+                    F.pad(slab[:, :, :, : cache.length], (0, 0, 0, both.length - cache.length))
+                    for cache, slab in zip((self, other), slabs, strict=True)
+                ],
+                dim=1,
+            )
+            for slabs in ((self._keys, other._keys), (self._values, other._values))
+        )
+        return both
+
+    def gather(self, columns: Tensor) -> KVCache:
+        """A new cache with the tokens at ``columns``, int64 [B, S], of each row."""
+        other = KVCache.__new__(KVCache)
+        other.length = columns.shape[1]
+        index = columns[None, :, None, :, None]
+        other._keys, other._values = (
+            slab.gather(3, index.expand(slab.shape[0], -1, slab.shape[2], -1, slab.shape[4]))
+            for slab in (self._keys, self._values)
+        )
         return other
 
     def truncate(self, length: int) -> None:

@@ -261,13 +261,20 @@ class Transformer(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-def rope_tables(config: TransformerConfig) -> tuple[Tensor, Tensor]:
-    """Cosines and signed sines of all positions, float32 [max_positions, D] each, on the CPU."""
+def rope_tables(config: TransformerConfig, divisors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines of all positions, float32 [max_positions, D] each, on the CPU.
+
+    Args:
+        config: The transformer's shape.
+        divisors: Float [D / 2], what each frequency is divided by besides; ``None`` leaves them.
+    """
     with torch.device("cpu"):
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
         frequencies = config.rope_theta**-exponents
         if config.rope_scaling is not None:
             frequencies = _stretched(frequencies, config.rope_scaling)
+        if divisors is not None:
+            frequencies = frequencies / divisors.double()
         angles = torch.outer(torch.arange(config.max_positions, dtype=torch.float64), frequencies)
         return torch.cat([angles.cos()] * 2, dim=-1).float(), torch.cat([-angles.sin(), angles.sin()], dim=-1).float()
 

@@ -9,7 +9,8 @@ import pytest
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import Decoder, Row, Vocabulary, Written, write_all
 from llmprog.backends.local.decoders.hybrid import HybridDecoder
-from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder, UnmaskOptions
+from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
+from llmprog.backends.local.decoders.unmask import UnmaskOptions
 from llmprog.backends.local.transformer import Transformer
 
 DECODERS: dict[str, Callable[[Transformer, Vocabulary], Decoder]] = {

@@ -83,9 +83,6 @@ def gguf_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Tran
             raise FaultyFileError(f"metadata {architecture}.{name} is missing")
         return value
 
-    if metadata.get(f"{architecture}.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in tensors:
-        raise FaultyFileError("its rotary positions are stretched, which GGUF files say in ways not read here; "
-                                    "use the model's Hugging Face directory")  # fmt: skip
     vocab = metadata.get("tokenizer.ggml.tokens")
     heads = of("attention.head_count")
     return checked_config(
@@ -277,6 +274,7 @@ def build(
     device: torch.device | str,
     dtype: torch.dtype,
     change: Callable[[str, Tensor], Tensor] | None = None,
+    rope_divisors: Tensor | None = None,
 ) -> Transformer:
     """The model in evaluation mode, its tensors taken one after the other.
 
@@ -286,13 +284,14 @@ def build(
         device: Where it is placed.
         dtype: What its weights are converted to.
         change: Applied to each tensor as it was stored, with our name of it.
+        rope_divisors: See ``rope_tables``.
     """
     with torch.device("meta"):
         model = Transformer(config)
     changed = ((name, tensor if change is None else change(name, tensor)) for name, tensor in tensors)
     state = {name: tensor.to(device=device, dtype=dtype) for name, tensor in changed}
     model.load_state_dict(state, assign=True)
-    cos, sin = rope_tables(config)
+    cos, sin = rope_tables(config, rope_divisors)
     model.rope_cos, model.rope_sin = cos.to(device), sin.to(device)
     return model.requires_grad_(False).eval()
 

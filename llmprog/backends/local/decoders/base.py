@@ -64,6 +64,8 @@ class Row:
         params: Temperature and filters.
         may_end: Whether ``eos_id`` may be written; a blank inside given text may not end the reply.
         has_stopped: Whether the tokens written so far, from the first on, contain a stop text.
+        draft: As many tokens as ``canvas``: what a decoder that revises (``uniform_diffusion``) starts from instead of
+            noise; none for the others.
     """
 
     prompt: tuple[int, ...]
@@ -73,6 +75,7 @@ class Row:
     params: SamplingParams
     may_end: bool = True
     has_stopped: Callable[[Sequence[int]], bool] | None = None
+    draft: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

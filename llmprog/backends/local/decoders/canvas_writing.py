@@ -1,7 +1,9 @@
 """Rows of prompt and canvas that are written together without a cache: what decoders of that kind have in common.
 
 Prompts are padded on the left and canvases on the right, so that canvas columns line up. Rows join and leave between
-steps; each leaves as soon as its text is settled, that is when everything before the first end token is written.
+steps; each leaves as soon as its text is settled, that is when everything before the first end token is written. On
+CUDA that is looked up every few steps only, because the host has to wait for the device to see it; a settled row is
+left as it is in the meantime.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ from llmprog.backends.local.decoders.base import (
 )
 from llmprog.backends.local.sampling import Sampler
 
+LOOK_EVERY = 8
+"""Steps on CUDA after which the host looks which rows are settled; a stop text has to be looked for in every step."""
+
 
 class CanvasWriting(ABC):
     """A ``Writing`` whose decoder says only what one step does. R rows, W columns: P of prompts, then G of canvases.
@@ -40,6 +45,7 @@ class CanvasWriting(ABC):
         state: What the decoder keeps of each row between steps, [R] or [R, G, ...]; see ``_new_state``.
         forbidden: float32 [R or 1, V], added to logits.
         sampler: The rows' parameters and random streams.
+        look_every: Steps between two looks at which rows are settled.
     """
 
     tokens: Tensor
@@ -59,6 +65,8 @@ class CanvasWriting(ABC):
         self._rows: dict[int, Row] = {}
         self._kinds: dict[Hashable, int] = {}
         self._has_joined = False
+        self.look_every = LOOK_EVERY if device.type == "cuda" else 1
+        self._steps_unseen = 0
         self._ends = torch.tensor(vocabulary.end_ids, device=device)
 
     @abstractmethod
@@ -69,12 +77,18 @@ class CanvasWriting(ABC):
         """The ``state`` of rows that join, whose canvases are ``canvas`` [R, G]; G shrinks and grows with the batch."""
         return {}
 
+    def _unfinished(self) -> Tensor | None:
+        """Rows whose written tokens may still change, bool [R]; ``None`` where those of no row do."""
+        return None
+
     def _settled(self) -> Tensor:
         """Which rows need no further step, bool [R]: nothing is masked, or only what stands behind an end."""
         masked = self.canvas == self.vocabulary.mask_id
         first_mask = first_true(masked)
         settled = (first_mask == self.width) | (first_true(torch.isin(self.canvas, self._ends)) < first_mask)
-        return settled | self._stopped(first_mask)
+        settled = settled | self._stopped(first_mask)
+        unfinished = self._unfinished()
+        return settled if unfinished is None else settled & ~unfinished
 
     def _stopped(self, known: Tensor) -> Tensor:
         """Which rows contain a stop text within their first ``known`` tokens [R], bool [R]."""
@@ -105,8 +119,10 @@ class CanvasWriting(ABC):
 
         Returns:
             For each distinct reading one row that has it, int64 [D], and for each row its reading, int64 [R]; ``None``
-            where all rows differ.
+            where all rows differ, and where looking would make the host wait for the device in every step.
         """
+        if self.look_every > 1:
+            return None
         texts = self.canvas.tolist()
         places: dict[Hashable, int] = {}
         firsts: list[int] = []
@@ -156,11 +172,18 @@ class CanvasWriting(ABC):
     def step(self) -> Mapping[int, Written]:
         found = self._leave() if self._has_joined else {}  # what joins may be written throughout
         self._has_joined = False
-        if self._rows:
+        if not self._rows:
+            return found
+        if self.look_every == 1 or any(row.has_stopped is not None for row in self._rows.values()):
             self._denoise()
             self.age += 1
-            found |= self._leave()
-        return found
+            return found | self._leave()
+        settled, before = self._settled(), self.canvas.clone()
+        self._denoise()
+        self.canvas.copy_(torch.where(settled.unsqueeze(1), before, self.canvas))
+        self.age += 1
+        self._steps_unseen += 1
+        return found | self._leave() if self._steps_unseen >= self.look_every else found
 
     def drop(self, tickets: Collection[int]) -> None:
         self._keep([i for i, ticket in enumerate(self._rows) if ticket not in tickets])
@@ -174,6 +197,7 @@ class CanvasWriting(ABC):
 
     def _leave(self) -> dict[int, Written]:
         """Take out the rows whose text is settled."""
+        self._steps_unseen = 0
         settled = self._settled()
         finished = settled.nonzero().squeeze(1).tolist()
         if not finished:
