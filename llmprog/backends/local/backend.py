@@ -23,7 +23,7 @@ from llmprog.errors import CapabilityError, InputError, MissingExtraError, Model
 from llmprog.types import Blank, Completion, Delta, Logprobs, Prompt, Request, SamplingParams, Template, Usage
 
 if TYPE_CHECKING:
-    from llmprog.backends.local.decoders.base import Decoder, Row, Vocabulary, Written
+    from llmprog.backends.local.decoders.base import Row, Written
     from llmprog.backends.local.engine import Engine
     from llmprog.backends.local.transformer import Transformer
 
@@ -127,6 +127,7 @@ class LocalBackend:
             decoders: Those that fit its weights, the default first.
             shift_logits: Whether its output at i predicts token i + 1 even where it writes by diffusion.
         """
+        from llmprog.backends.local.decoders.making import make_decoder
         from llmprog.backends.local.engine import Engine
 
         self._id = backend_id
@@ -134,7 +135,7 @@ class LocalBackend:
         self._language = language
         self._vocabulary = language.vocabulary
         self._max_positions = model.config.max_positions
-        self._decoder = _make_decoder(model, self._vocabulary, self._options, shift_logits)
+        self._decoder = make_decoder(model, self._vocabulary, self._options, shift_logits)
         self._engine: Engine = Engine(
             self._decoder,
             backend=backend_id,
@@ -507,44 +508,3 @@ def _path_of(model: str, backend_id: str) -> Path:
 
 def _has_torch() -> bool:
     return find_spec("torch") is not None
-
-
-def _make_decoder(model: Transformer, vocabulary: Vocabulary, options: LocalOptions, shift_logits: bool) -> Decoder:
-    """The chosen decoder; an option that is ``None`` keeps the default."""
-    from llmprog.backends.local.decoders.autoregressive import (
-        DEFAULT_MEMORY,
-        DEFAULT_PREFIX_MEMORY,
-        AutoregressiveDecoder,
-    )
-    from llmprog.backends.local.decoders.hybrid import HybridDecoder
-    from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
-    from llmprog.backends.local.decoders.unmask import UnmaskOptions
-
-    if options.decoder == "autoregressive":
-        return AutoregressiveDecoder(
-            model,
-            vocabulary,
-            kv_memory=DEFAULT_MEMORY if options.kv_memory is None else options.kv_memory,
-            prefix_memory=DEFAULT_PREFIX_MEMORY if options.prefix_memory is None else options.prefix_memory,
-        )
-    if options.decoder == "hybrid":
-        return HybridDecoder(
-            model,
-            vocabulary,
-            alpha0=0.1 if options.alpha0 is None else options.alpha0,
-            steps=options.steps or 16,
-        )
-    return MaskedDiffusionDecoder(
-        model,
-        vocabulary,
-        UnmaskOptions(
-            unmask=options.unmask or "threshold",
-            steps=options.steps,
-            threshold=0.99 if options.threshold is None else options.threshold,
-            fallback=options.fallback or "leftmost",
-            guidance_scale=options.guidance_scale or 0.0,
-        ),
-        score_samples=options.score_samples or 64,
-        score_seed=options.score_seed or 0,
-        shift_logits=shift_logits,
-    )

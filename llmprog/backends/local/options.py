@@ -15,8 +15,9 @@ from llmprog.errors import OptionError
 DecoderName = Literal["autoregressive", "masked_diffusion", "hybrid"]
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
-UnmaskRule = Literal["quota", "threshold", "random"]
+UnmaskRule = Literal["quota", "threshold", "random", "factor", "margin", "entropy", "credit", "hierarchical"]
 Fallback = Literal["confident", "leftmost"]
+Remask = Literal["cap", "rescale", "conf", "switch", "loop"]
 Toggle = Literal["on", "off"]
 
 MAX_LINES = 8
@@ -84,20 +85,78 @@ class LocalOptions:
     unmask: UnmaskRule | None = field(
         default=None,
         metadata=_about(
-            "which tokens a step reveals: quota | threshold | random (default threshold)", "masked_diffusion"
+            f"which tokens a step reveals: {' | '.join(get_args(UnmaskRule))} (default threshold)", "masked_diffusion"
         ),
     )
     threshold: float | None = field(
         default=None,
-        metadata=_about("confidence in [0, 1] from which unmask=threshold reveals (default 0.99)", "masked_diffusion"),
+        metadata=_about(
+            "confidence in [0, 1] from which unmask=threshold, credit or hierarchical reveals (default 0.99)",
+            "masked_diffusion",
+        ),
     )
     fallback: Fallback | None = field(
         default=None,
         metadata=_about(
-            "what unmask=threshold reveals besides: confident (the best one where none reaches the threshold) | "
-            "leftmost (the first masked token, always) (default leftmost)",
+            "what unmask=threshold and credit reveal besides: confident (the best one where none reaches the "
+            "threshold) | leftmost (the first masked token, always) (default leftmost)",
             "masked_diffusion",
         ),
+    )
+    factor: float | None = field(
+        default=None,
+        metadata=_about(
+            "unmask=factor reveals the n best, n the largest with (n + 1)(1 - confidence of the n-th) < factor, > 0 "
+            "(default 0.1)",
+            "masked_diffusion",
+        ),
+    )
+    entropy_bound: float | None = field(
+        default=None,
+        metadata=_about(
+            "joint uncertainty in nats, >= 0, that unmask=entropy accepts per step (default: a fixed number of tokens)",
+            "masked_diffusion",
+        ),
+    )
+    low_threshold: float | None = field(
+        default=None,
+        metadata=_about(
+            "confidence in [0, 1] that the best token of a run of masks exceeds to be revealed by unmask=hierarchical "
+            "(default 0.6)",
+            "masked_diffusion",
+        ),
+    )
+    credit_weight: float | None = field(
+        default=None,
+        metadata=_about("how much earlier predictions count in unmask=credit, >= 0 (default 0.7)", "masked_diffusion"),
+    )
+    credit_decay: float | None = field(
+        default=None,
+        metadata=_about("share in [0, 1] of their credit that is left after a step (default 0.8)", "masked_diffusion"),
+    )
+    remask: Remask | None = field(
+        default=None,
+        metadata=_about(
+            f"written tokens are masked again, by ReMDM's schedule {' | '.join(get_args(Remask))}; where steps are "
+            "counted (default: never)",
+            "masked_diffusion",
+        ),
+    )
+    remask_eta: float | None = field(
+        default=None,
+        metadata=_about("strength in [0, 1] of remask (default 0.1; conf: 1)", "masked_diffusion"),
+    )
+    edit_threshold: float | None = field(
+        default=None,
+        metadata=_about(
+            "probability in [0, 1] above which another token replaces a written one, for models trained to (default: "
+            "none does)",
+            "masked_diffusion",
+        ),
+    )
+    edit_steps: int | None = field(
+        default=None,
+        metadata=_about("most steps in which a full block is still edited, >= 1 (default 16)", "masked_diffusion"),
     )
     guidance_scale: float | None = field(
         default=None, metadata=_about("weight >= 0 of classifier-free guidance (default 0)", "masked_diffusion")
@@ -122,13 +181,23 @@ class LocalOptions:
             if only and self.decoder not in only:
                 choices = " or ".join(f"decoder={name}" for name in only)
                 self._refuse((option.name,), f"decoder={self.decoder!r}", choices)
-        rule = self.unmask or "threshold"
-        if self.decoder == "masked_diffusion" and rule == "threshold":
-            self._refuse(("steps",), "unmask='threshold'", "unmask=quota or unmask=random")
-        elif self.decoder == "masked_diffusion":
-            self._refuse(("threshold", "fallback"), f"unmask={rule!r}", "unmask=threshold")
+        if self.decoder == "masked_diffusion":
+            self._refuse_for_unmasking()
         elif self.alpha0 == 0:
             self._refuse(("steps", "block_length"), "alpha0=0", "a larger alpha0")
+
+    def _refuse_for_unmasking(self) -> None:
+        """Refuse what the rule that reveals tokens would ignore."""
+        rule = self.unmask or "threshold"
+        for name, rules in _RULES_THAT_READ.items():
+            if rule not in rules:
+                self._refuse((name,), f"unmask={rule!r}", " or ".join(f"unmask={other}" for other in rules))
+        if self.entropy_bound is not None:
+            self._refuse(("steps", "remask"), f"entropy_bound={self.entropy_bound!r}", "no entropy_bound")
+        if self.remask is None:
+            self._refuse(("remask_eta",), "no remask", f"remask={' or remask='.join(get_args(Remask))}")
+        if self.edit_threshold is None:
+            self._refuse(("edit_steps",), "no edit_threshold", "an edit_threshold")
 
     def for_model(self, decoders: Sequence[DecoderName], backend: str) -> LocalOptions:
         """These options with a decoder: the one asked for, or else the model's own.
@@ -216,6 +285,19 @@ def choose_decoder(asked: DecoderName | None, decoders: Sequence[DecoderName], b
     return asked
 
 
+_COUNTED: tuple[UnmaskRule, ...] = ("quota", "random", "margin", "entropy")
+_RULES_THAT_READ: Mapping[str, tuple[UnmaskRule, ...]] = {
+    "steps": _COUNTED,
+    "threshold": ("threshold", "credit", "hierarchical"),
+    "fallback": ("threshold", "credit"),
+    "factor": ("factor",),
+    "entropy_bound": ("entropy",),
+    "low_threshold": ("hierarchical",),
+    "credit_weight": ("credit",),
+    "credit_decay": ("credit",),
+    "remask": _COUNTED,
+}
+
 _Rule = tuple[type, Callable[[Any], bool], str]
 
 
@@ -229,6 +311,7 @@ def _in_range(kind: type, least: float, most: float, allowed: str) -> _Rule:
 
 _POSITIVE = _in_range(int, 1, math.inf, "a whole number >= 1")
 _SHARE = _in_range(float, 0, 1, "a number in [0, 1]")
+_NOT_NEGATIVE: _Rule = (float, lambda value: value >= 0 and math.isfinite(value), "a finite number >= 0")
 
 # Each option's type, the values it takes, and these in words.
 _RULES: dict[str, _Rule] = {
@@ -246,7 +329,16 @@ _RULES: dict[str, _Rule] = {
     "unmask": _one_of(get_args(UnmaskRule)),
     "threshold": _SHARE,
     "fallback": _one_of(get_args(Fallback)),
-    "guidance_scale": (float, lambda value: value >= 0 and math.isfinite(value), "a finite number >= 0"),
+    "factor": (float, lambda value: value > 0 and math.isfinite(value), "a finite number > 0"),
+    "entropy_bound": _NOT_NEGATIVE,
+    "low_threshold": _SHARE,
+    "credit_weight": _NOT_NEGATIVE,
+    "credit_decay": _SHARE,
+    "remask": _one_of(get_args(Remask)),
+    "remask_eta": _SHARE,
+    "edit_threshold": _SHARE,
+    "edit_steps": _POSITIVE,
+    "guidance_scale": _NOT_NEGATIVE,
     "score_samples": _POSITIVE,
     "score_seed": _in_range(int, -math.inf, math.inf, "a whole number"),
     "alpha0": _SHARE,

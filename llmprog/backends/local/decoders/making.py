@@ -1,0 +1,61 @@
+"""From options to a decoder."""
+
+from __future__ import annotations
+
+from llmprog.backends.local.decoders.autoregressive import (
+    DEFAULT_MEMORY,
+    DEFAULT_PREFIX_MEMORY,
+    AutoregressiveDecoder,
+)
+from llmprog.backends.local.decoders.base import Decoder, Vocabulary
+from llmprog.backends.local.decoders.hybrid import HybridDecoder
+from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
+from llmprog.backends.local.decoders.remasking import CorrectionOptions
+from llmprog.backends.local.decoders.unmask import UnmaskOptions
+from llmprog.backends.local.options import LocalOptions
+from llmprog.backends.local.transformer import Transformer
+
+
+def make_decoder(model: Transformer, vocabulary: Vocabulary, options: LocalOptions, shift_logits: bool) -> Decoder:
+    """The chosen decoder; an option that is ``None`` keeps the default."""
+    if options.decoder == "autoregressive":
+        return AutoregressiveDecoder(
+            model,
+            vocabulary,
+            kv_memory=DEFAULT_MEMORY if options.kv_memory is None else options.kv_memory,
+            prefix_memory=DEFAULT_PREFIX_MEMORY if options.prefix_memory is None else options.prefix_memory,
+        )
+    if options.decoder == "hybrid":
+        return HybridDecoder(
+            model,
+            vocabulary,
+            alpha0=0.1 if options.alpha0 is None else options.alpha0,
+            steps=options.steps or 16,
+        )
+    return MaskedDiffusionDecoder(
+        model,
+        vocabulary,
+        _unmasking(options),
+        CorrectionOptions(
+            remask=options.remask,
+            remask_eta=options.remask_eta,
+            edit_threshold=options.edit_threshold,
+            edit_steps=options.edit_steps or 16,
+        ),
+        score_samples=options.score_samples or 64,
+        score_seed=options.score_seed or 0,
+        shift_logits=shift_logits,
+    )
+
+
+def _unmasking(options: LocalOptions) -> UnmaskOptions:
+    """The rule that reveals tokens; an option that is ``None`` keeps the default."""
+    names = ("unmask", "threshold", "factor", "low_threshold", "credit_weight", "credit_decay", "guidance_scale")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    # Leftmost besides: on short texts of facts it is what pays.
+    return UnmaskOptions(
+        steps=options.steps,
+        entropy_bound=options.entropy_bound,
+        fallback=options.fallback or "leftmost",
+        **given,
+    )
