@@ -195,9 +195,11 @@ class SlotCache:
         return self._keys.nbytes + self._values.nbytes
 
     def reserve(self, num_slots: int, length: int) -> None:
-        """Make room for ``num_slots`` slots of ``length`` tokens."""
+        """Make room for ``num_slots`` slots of ``length`` tokens, and for some more tokens where that means copying."""
         slots, capacity = self._keys.shape[1], self._keys.shape[3]
         if num_slots > slots or length > capacity:
+            if length > capacity > 0:
+                length = max(length, capacity * 5 // 4)
             wanted = max(slots, num_slots), max(capacity, -(-length // _ROUND) * _ROUND)
             self._keys = _grown(self._keys, *wanted, capacity)
             self._values = _grown(self._values, *wanted, capacity)

@@ -137,7 +137,7 @@ class AutoregressiveWriting:
         self._device = weight.device
         self._cache = SlotCache(model.kv_shape, device=weight.device, dtype=weight.dtype)
         self._lines: dict[int, _Line] = {}
-        self._texts: list[tuple[int, ...]] = []  # the tokens of each slot
+        self._texts: list[list[int]] = []  # the tokens of each slot
         self._logits = torch.zeros(0, vocabulary.size, device=weight.device)  # behind them, [N, V]
         self._sampler: Sampler | None = None
         self._forbidden: Tensor | None = None
@@ -157,6 +157,8 @@ class AutoregressiveWriting:
     def admit(self, rows: Mapping[int, Row]) -> None:
         if not rows:
             return
+        # Every row may come to need a slot of its own.
+        self._cache.reserve(len(self._lines) + len(rows), max(len(row.prompt) for row in rows.values()) + 1)
         prompts = list(dict.fromkeys(row.prompt for row in rows.values()))
         prefilled = dict(zip(prompts, self._prefiller.feed(self._cache, prompts), strict=True))
         told: set[tuple[int, ...]] = set()
@@ -166,7 +168,7 @@ class AutoregressiveWriting:
             told.add(row.prompt)
             self._lines[ticket] = _Line(row, prompt.slot, known)
         by_slot = sorted(prefilled.items(), key=lambda item: item[1].slot)
-        self._texts += [tokens for tokens, _ in by_slot]
+        self._texts += [list(tokens) for tokens, _ in by_slot]
         self._logits = torch.cat([self._logits, torch.stack([prompt.logits for _, prompt in by_slot]).float()])
         self._describe_rows()
 
@@ -192,7 +194,7 @@ class AutoregressiveWriting:
     @torch.inference_mode()
     def drop(self, tickets: Collection[int]) -> None:
         self._remove(tickets)
-        former = self._settle_slots([line.slot for line in self._lines.values()])
+        former = self._settle_slots()
         self._logits = self._logits[torch.tensor(former, dtype=torch.int64, device=self._device)]
 
     def text(self, ticket: int) -> tuple[int, ...]:
@@ -225,35 +227,38 @@ class AutoregressiveWriting:
 
     def _feed(self) -> None:
         """Feed every row's last token; rows that still say the same share a slot."""
+        self._settle_slots()
         branches: dict[tuple[int, int], list[_Line]] = {}
         for line in self._lines.values():
             branches.setdefault((line.slot, line.tokens[-1]), []).append(line)
-        taken: set[int] = set()
-        forked: list[int] = []
-        ends: dict[int, int] = {}  # of each slot the token to feed
+        num_slots = len(self._cache.lengths)
+        fed: dict[int, int] = {}  # of each slot, the token it is fed
+        parents: list[int] = []
         for (slot, token), lines in branches.items():
             place = slot
-            if slot in taken:
-                place = len(self._cache.lengths) + len(forked)
-                forked.append(slot)
+            if slot in fed:
+                place = num_slots + len(parents)
+                parents.append(slot)
                 for line in lines:
                     line.slot = place
-            taken.add(place)
-            ends[place] = token
-        self._cache.fork(forked)
-        self._texts += [self._texts[slot] for slot in forked]
-        former = self._settle_slots(list(ends))
-        if not former:
+            fed[place] = token
+        if not fed:
             return
-        tokens = [ends[slot] for slot in former]
+        self._cache.fork(parents)
+        self._texts += [list(self._texts[slot]) for slot in parents]
+        tokens = [fed[slot] for slot in range(len(fed))]
         feed = self._cache.feed(0, len(tokens), 1)
-        fed = torch.tensor(tokens, device=self._device).unsqueeze(1)
-        self._logits = self._model(fed, feed.positions, feed.mask, feed)[:, 0].float()
-        self._texts = [(*text, token) for text, token in zip(self._texts, tokens, strict=True)]
+        ids = torch.tensor(tokens, device=self._device).unsqueeze(1)
+        self._logits = self._model(ids, feed.positions, feed.mask, feed)[:, 0].float()
+        for text, token in zip(self._texts, tokens, strict=True):
+            text.append(token)
 
-    def _settle_slots(self, used: Collection[int]) -> list[int]:
+    def _settle_slots(self) -> list[int]:
         """Let go of the slots that no row uses; the former numbers of those that are left."""
-        former = self._cache.keep(list(set(used)))
+        used = {line.slot for line in self._lines.values()}
+        if len(used) == len(self._cache.lengths):
+            return list(range(len(used)))
+        former = self._cache.keep(list(used))
         new = {slot: place for place, slot in enumerate(former)}
         for line in self._lines.values():
             line.slot = new[line.slot]
