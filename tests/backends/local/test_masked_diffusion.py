@@ -384,3 +384,16 @@ def test_the_score_is_fixed_by_its_seed_and_not_by_its_batch(model: Transformer,
     assert few.score([second])[0] == pytest.approx(both[1], abs=1e-4)
     other = MaskedDiffusionDecoder(model, vocabulary, score_samples=8, score_seed=1)
     assert sum(other.score([first])[0]) != pytest.approx(sum(both[0]), abs=1e-3)
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_each_token_can_be_judged_by_all_others(model: Transformer, vocabulary: Vocabulary, shift: bool) -> None:
+    prompt, tokens = (3, 5, 6), (9, 10, 7, 8)
+    decoder = MaskedDiffusionDecoder(model, vocabulary, shift_logits=shift)
+    alone, joint = decoder.score([Continuation(prompt, tokens, each_alone=True), Continuation(prompt, tokens)])
+    assert sum(alone) != pytest.approx(sum(joint), abs=0.01)
+    for i, value in enumerate(alone):
+        canvas = [vocabulary.mask_id if i == j else token for j, token in enumerate(tokens)]
+        logits = predict(model, vocabulary, [*prompt, *canvas, vocabulary.eos_id])[len(prompt) + i - shift]
+        logits[list(vocabulary.never_sampled)] = -math.inf
+        assert value == pytest.approx(float(logits.log_softmax(-1)[tokens[i]]), abs=1e-4)

@@ -288,7 +288,7 @@ def test_shifted_logits_are_read_from_the_token_before(
         after = result[0].tokens if result else writing.text(0)
         (place,) = [i for i in range(4) if before[i] != after[i]]
         tokens = torch.tensor([[*row.prompt, *before]])
-        with torch.inference_mode():
+        with torch.no_grad():
             logits = model(tokens, torch.arange(start + 4)[None], attention_masks.bidirectional(tokens >= 0))[0]
         logits[:, never] = -math.inf
         assert after[place] == int(logits[start + place - 1].argmax())

@@ -8,6 +8,7 @@ import pytest
 
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import Decoder, Row, Vocabulary, Written, write_all
+from llmprog.backends.local.decoders.block_diffusion import BlockDiffusionDecoder
 from llmprog.backends.local.decoders.hybrid import HybridDecoder
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
@@ -19,6 +20,12 @@ DECODERS: dict[str, Callable[[Transformer, Vocabulary], Decoder]] = {
     "hybrid": lambda model, vocabulary: HybridDecoder(model, vocabulary, alpha0=0.5, steps=4),
     "threshold": lambda model, vocabulary: MaskedDiffusionDecoder(model, vocabulary, UnmaskOptions(threshold=0.3)),
     "quota": lambda model, vocabulary: MaskedDiffusionDecoder(model, vocabulary, UnmaskOptions(unmask="quota")),
+    "credit": lambda model, vocabulary: MaskedDiffusionDecoder(
+        model, vocabulary, UnmaskOptions(unmask="credit", threshold=0.5)
+    ),
+    "blocks": lambda model, vocabulary: BlockDiffusionDecoder(
+        model, vocabulary, UnmaskOptions(unmask="credit", threshold=0.5)
+    ),
 }
 
 

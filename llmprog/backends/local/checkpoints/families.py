@@ -9,11 +9,11 @@ from llmprog.backends.local.checkpoints.dit_family import esolm_recipe, mdlm_rec
 from llmprog.backends.local.checkpoints.llama_family import causal_recipe, dream_recipe, llada_recipe
 from llmprog.backends.local.checkpoints.recipe import Recipe
 
+CAUSAL = ("llama", "mistral", "qwen2", "qwen3")
+"""Those that the ``transformers`` library computes where our own network cannot: with sliding windows, for example."""
+
 FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], Recipe]] = {
-    "llama": causal_recipe,
-    "mistral": causal_recipe,
-    "qwen2": causal_recipe,
-    "qwen3": causal_recipe,
+    **dict.fromkeys(CAUSAL, causal_recipe),
     "llada": llada_recipe,
     "Dream": dream_recipe,
     "mdlm": mdlm_recipe,

@@ -19,7 +19,7 @@ from llmprog.backends.local.checkpoints.recipe import (
     refuse_other_values,
     required,
 )
-from llmprog.backends.local.faults import FaultyFileError
+from llmprog.backends.local.faults import FaultyFileError, UnknownHereError
 from llmprog.backends.local.options import DecoderName
 from llmprog.backends.local.transformer import RopeScaling, Transformer, TransformerConfig, rope_tables
 from llmprog.backends.local.weights import refuse_impossible
@@ -152,10 +152,10 @@ def llada_recipe(values: Mapping[str, Any]) -> Recipe:
 
 def _hugging_face_config(values: Mapping[str, Any], *, has_bias: bool, qk_norm: bool) -> TransformerConfig:
     if values.get("hidden_act", "silu") != "silu" or values.get("mlp_bias"):
-        raise FaultyFileError(f"hidden_act={values.get('hidden_act')!r}, mlp_bias={values.get('mlp_bias')!r}; "
+        raise UnknownHereError(f"hidden_act={values.get('hidden_act')!r}, mlp_bias={values.get('mlp_bias')!r}; "
                                     "allowed are silu, and no bias")  # fmt: skip
     if values.get("use_sliding_window") or (values["model_type"] == "mistral" and values.get("sliding_window")):
-        raise FaultyFileError("its attention looks back through a sliding window, which is not known here")
+        raise UnknownHereError("its attention looks back through a sliding window, which is not known here")
     rope = values.get("rope_parameters") or {}
     theta = rope.get("rope_theta", values.get("rope_theta", 10000.0))
     return checked_config(
@@ -199,7 +199,7 @@ def _scaling(values: Mapping[str, Any]) -> RopeScaling | None:
     if kind == "default":
         return None
     if kind != "llama3":
-        raise FaultyFileError(f"rope_scaling of type {kind!r}; llama3 is known")
+        raise UnknownHereError(f"rope_scaling of type {kind!r}; llama3 is known")
     try:
         return RopeScaling(
             factor=values["factor"],

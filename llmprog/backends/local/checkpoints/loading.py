@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from llmprog.backends.local.checkpoints import gguf_model, hugging_face, languages
-from llmprog.backends.local.checkpoints.families import FAMILIES
+from llmprog.backends.local.checkpoints.families import CAUSAL, FAMILIES
 from llmprog.backends.local.checkpoints.gguf_header import read_header
 from llmprog.backends.local.checkpoints.recipe import LanguageNeeds
-from llmprog.backends.local.faults import FaultyFileError
+from llmprog.backends.local.faults import FaultyFileError, UnknownHereError
 from llmprog.backends.local.options import DecoderName, choose_decoder
 from llmprog.backends.local.text_language import TextLanguage
 from llmprog.backends.local.transformer import Transformer
@@ -103,8 +105,13 @@ def _from_directory(path: Path, wanted: _Wanted) -> LoadedModel:
     values = hugging_face.read_json(path / "config.json")
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise FaultyFileError(f"model_type is {kind!r}; {', '.join(FAMILIES)} can be read")
-    recipe = FAMILIES[kind](values)
+        return _hosted(path, values, wanted)
+    try:
+        recipe = FAMILIES[kind](values)
+    except UnknownHereError:
+        if kind not in CAUSAL or importlib.util.find_spec("transformers") is None:
+            raise
+        return _hosted(path, values, wanted)
     choose_decoder(wanted.decoder, recipe.decoders, wanted.backend)
     places = hugging_face.check_model(path, recipe)
     language = languages.from_directory(path, recipe.language, wanted.backend)
@@ -114,3 +121,19 @@ def _from_directory(path: Path, wanted: _Wanted) -> LoadedModel:
         decoders=recipe.decoders,
         shift_logits=recipe.shift_logits,
     )
+
+
+def _hosted(path: Path, values: Mapping[str, Any], wanted: _Wanted) -> LoadedModel:
+    """A model whose network is the ``transformers`` library's."""
+    if importlib.util.find_spec("transformers") is None:
+        raise FaultyFileError(
+            f"model_type is {values.get('model_type')!r}; {', '.join(FAMILIES)} are read natively, others with the "
+            'package transformers; run: pip install "llmprog[hf]"'
+        )
+    from llmprog.backends.local.checkpoints import hosted
+
+    choose_decoder(wanted.decoder, hosted.DECODERS, wanted.backend)
+    checkpoint = hosted.HostedCheckpoint(path, values)
+    language = languages.from_directory(path, checkpoint.language, wanted.backend)
+    model = checkpoint.load(wanted.device, wanted.dtype)
+    return LoadedModel(model=model, language=language, decoders=hosted.DECODERS)

@@ -100,10 +100,19 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """A text whose likelihood is asked: token ids, the prompt's mode token first."""
+    """A text whose likelihood is asked.
+
+    Attributes:
+        prompt: Token ids, the mode token first.
+        tokens: The text.
+        block_length: Decoders whose attention is block-causal divide the text into blocks of this many tokens.
+        each_alone: Asks masked and block diffusion for the likelihood of each token given all others instead.
+    """
 
     prompt: tuple[int, ...]
     tokens: tuple[int, ...]
+    block_length: int = 1
+    each_alone: bool = False
 
 
 def draw_counter(step: int | Tensor, column: Tensor) -> Tensor:

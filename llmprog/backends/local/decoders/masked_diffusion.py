@@ -86,7 +86,7 @@ class MaskedDiffusionDecoder:
             length = len(continuation.tokens)
             for hidden in self._draw_masks(continuation).tolist():
                 masked = tuple(mask_id if h else t for h, t in zip(hidden, continuation.tokens, strict=True))
-                weight = length / sum(hidden) / self._score_samples
+                weight = 1.0 if continuation.each_alone else length / sum(hidden) / self._score_samples
                 weights[place, masked] = weights.get((place, masked), 0.0) + weight
         todo = list(weights.items())
         for start in range(0, len(todo), SCORE_ROWS):
@@ -102,6 +102,8 @@ class MaskedDiffusionDecoder:
     def _draw_masks(self, continuation: Continuation) -> Tensor:
         """Which tokens each sample masks, bool [samples, L], at least one in each."""
         length = len(continuation.tokens)
+        if continuation.each_alone:
+            return torch.eye(length, dtype=torch.bool)
         key = stream_key(self._score_seed, repr(continuation.prompt).encode(), 0)
         index = torch.arange(self._score_samples)
         draws = uniform(torch.full_like(index, key), index, length + 1)

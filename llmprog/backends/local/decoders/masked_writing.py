@@ -18,7 +18,7 @@ from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import DRAWS_PER_STEP, Row, Vocabulary, draw_counter, first_true
 from llmprog.backends.local.decoders.canvas_writing import CanvasWriting
 from llmprog.backends.local.decoders.remasking import CorrectionOptions, Remasking, edits
-from llmprog.backends.local.decoders.unmask import Step, UnmaskOptions, make_rule
+from llmprog.backends.local.decoders.unmask import Step, UnmaskOptions, begin_step, make_rule, new_counts
 from llmprog.backends.local.sampling import token_logprobs, uniform
 from llmprog.backends.local.transformer import Transformer
 
@@ -57,14 +57,13 @@ class MaskedWriting(CanvasWriting):
         Where written tokens may change, also: which are ours to change (``blank``), how likely they were, whether the
         block is unfinished (``open``), how many steps it may still be edited.
         """
-        unset = torch.full((len(rows),), -1, device=self.device)
-        state = {"block": unset, "block_step": unset.clone(), "block_masks": unset.clone()}
+        state = new_counts(len(rows), self.device)
         if self._correction.is_used:
             state |= {
                 "blank": canvas == self.vocabulary.mask_id,
                 "share": torch.zeros(canvas.shape, device=self.device),
                 "open": torch.zeros(len(rows), dtype=torch.bool, device=self.device),
-                "edits_left": torch.zeros_like(unset),
+                "edits_left": torch.zeros_like(state["block"]),
             }
         return state | self._rule.new_state(canvas)
 
@@ -86,36 +85,18 @@ class MaskedWriting(CanvasWriting):
         columns = columns.clamp(max=width - 1)
         eligible = masked.gather(1, columns) & inside
 
-        begun = block != state["block"]
-        state["block_masks"] = torch.where(begun, eligible.sum(1), state["block_masks"])
-        state["block_step"] = torch.where(begun, 0, state["block_step"] + 1)
-        state["block"] = block
-
         counters = draw_counter(self.age.unsqueeze(1), columns)
-        step = Step(
-            eligible=eligible,
-            columns=columns,
-            number=state["block_step"],
-            masks=state["block_masks"],
-            keys=self.sampler.keys,
-            counters=counters,
-            state=state,
-        )
+        step = begin_step(state, block, eligible=eligible, columns=columns, counters=counters, keys=self.sampler.keys)
         logits = self._rule.adjusted(self._logits(columns) + self.forbidden.unsqueeze(1), step)
         tokens = self.sampler.sample(logits, counters)
         if self._correction.is_used:
-            self._correct(logits, tokens, step, inside, begun)
+            self._correct(logits, tokens, step, inside)
             return
-        revealed = self._reveal(logits, tokens, step)
+        revealed = self._rule.choose(logits, tokens, step)
         # A column clamped into range repeats the last one; adding 0 there leaves it as it is.
         canvas.scatter_add_(1, columns, torch.where(revealed, tokens - mask_id, 0))
 
-    def _reveal(self, logits: Tensor, tokens: Tensor, step: Step) -> Tensor:
-        """Which of the predicted tokens stay, bool [R, K]."""
-        confidence = self._rule.confidence(logits, tokens, step).masked_fill(~step.eligible, -torch.inf)
-        return self._rule.reveal(confidence, step)
-
-    def _correct(self, logits: Tensor, tokens: Tensor, step: Step, inside: Tensor, begun: Tensor) -> None:
+    def _correct(self, logits: Tensor, tokens: Tensor, step: Step, inside: Tensor) -> None:
         """Reveal, mask and replace tokens of every row's block; mark the rows whose block is not finished by that."""
         mask_id, state, columns = self.vocabulary.mask_id, self.state, step.columns
         current = self.canvas.gather(1, columns)
@@ -131,7 +112,7 @@ class MaskedWriting(CanvasWriting):
             change = torch.where(hidden, mask_id - current, change)
             shown = shown & ~hidden
         was_full = ~step.eligible.any(1)
-        revealed = self._reveal(logits, tokens, step)
+        revealed = self._rule.choose(logits, tokens, step)
         change = torch.where(revealed, tokens - mask_id, change)
         share = torch.where(revealed, token_logprobs(logits, tokens).exp() - state["share"].gather(1, columns), 0)
         state["share"].scatter_add_(1, columns, share)
@@ -143,7 +124,7 @@ class MaskedWriting(CanvasWriting):
         is_full = ~((self.canvas.gather(1, columns) == mask_id) & inside).any(1)
         state["open"] = ~is_full
         if self._correction.edit_threshold is not None:
-            left = torch.where(begun, self._correction.edit_steps, state["edits_left"]) - was_full.long()
+            left = torch.where(step.number == 0, self._correction.edit_steps, state["edits_left"]) - was_full.long()
             state["edits_left"] = left
             state["open"] = ~is_full | ((change != 0).any(1) & (left > 0))
 

@@ -88,6 +88,31 @@ class Step:
     count: Tensor | None = None
 
 
+def new_counts(num_rows: int, device: torch.device) -> dict[str, Tensor]:
+    """The ``state`` that ``begin_step`` keeps of rows that join."""
+    unset = torch.full((num_rows,), -1, device=device)
+    return {"block": unset, "block_step": unset.clone(), "block_masks": unset.clone()}
+
+
+def begin_step(
+    state: dict[str, Tensor], block: Tensor, *, eligible: Tensor, columns: Tensor, counters: Tensor, keys: Tensor
+) -> Step:
+    """The next step of rows at ``block`` [R], counted in ``state``; the other arguments are ``Step``'s."""
+    begun = block != state["block"]
+    state["block_masks"] = torch.where(begun, eligible.sum(1), state["block_masks"])
+    state["block_step"] = torch.where(begun, 0, state["block_step"] + 1)
+    state["block"] = block
+    return Step(
+        eligible=eligible,
+        columns=columns,
+        number=state["block_step"],
+        masks=state["block_masks"],
+        keys=keys,
+        counters=counters,
+        state=state,
+    )
+
+
 class UnmaskRule(ABC):
     """Which of the predictions of a step stay."""
 
@@ -106,6 +131,10 @@ class UnmaskRule(ABC):
     @abstractmethod
     def reveal(self, confidence: Tensor, step: Step) -> Tensor:
         """Which eligible tokens stay, bool [R, K]; ``confidence`` [R, K] is -inf where a column is not eligible."""
+
+    def choose(self, logits: Tensor, tokens: Tensor, step: Step) -> Tensor:
+        """Which of ``tokens`` [R, K], drawn from the ``adjusted`` logits, stay, bool [R, K]."""
+        return self.reveal(self.confidence(logits, tokens, step).masked_fill(~step.eligible, -torch.inf), step)
 
 
 class Quota(UnmaskRule):

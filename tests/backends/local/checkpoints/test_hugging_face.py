@@ -191,15 +191,18 @@ config_json = edited("config.json")
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        (config_json(lambda c: c | {"model_type": "gpt2"}), "model_type is 'gpt2'"),
-        (config_json(lambda c: c | {"hidden_act": "gelu"}), "hidden_act='gelu'"),
+        (
+            config_json(lambda c: c | {"model_type": "klingon"}),
+            "model_type is 'klingon', which transformers cannot run",
+        ),
+        (config_json(lambda c: c | {"hidden_act": "sine"}), "transformers cannot run"),
         (config_json(lambda c: c | {"num_hidden_layers": 10**9}), "num_hidden_layers|num_layers=1000000000"),
         (config_json(lambda c: c | {"hidden_size": "wide"}), "not possible"),
         (config_json(lambda c: c | {"num_hidden_layers": 3}), "tensor 'model.layers.2.* is missing"),
         (config_json(lambda c: c | {"num_hidden_layers": 1}), "tensor 'model.layers.1.* is unknown"),
         (config_json(lambda c: c | {"hidden_size": 64}), "has shape"),
         (config_json(lambda c: {k: v for k, v in c.items() if k != "vocab_size"}), "has no vocab_size"),
-        (config_json(lambda c: c | {"rope_parameters": {"rope_type": "yarn"}}), "type 'yarn'"),
+        (config_json(lambda c: c | {"rope_parameters": {"rope_type": "yarn"}}), "transformers cannot run"),
         (lambda d: (d / "config.json").write_text("[1]"), "no JSON object"),
         (lambda d: (d / "config.json").write_text("{"), "no JSON"),
         (lambda d: (d / "model.safetensors").unlink(), "neither model.safetensors nor"),

@@ -1,0 +1,117 @@
+"""Hugging Face directories that are not read natively: the network is the ``transformers`` library's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from llmprog.backends.local.checkpoints.hugging_face import find_tensors
+from llmprog.backends.local.checkpoints.llama_family import checked_config
+from llmprog.backends.local.checkpoints.recipe import LanguageNeeds
+from llmprog.backends.local.faults import FaultyFileError
+from llmprog.backends.local.hosted_model import HostedModel, refuse_other_networks
+from llmprog.backends.local.options import DecoderName
+from llmprog.backends.local.transformer import TransformerConfig
+
+DECODERS: tuple[DecoderName, ...] = ("autoregressive",)
+_MOST_LAYERS = 512
+
+
+class HostedCheckpoint:
+    """A directory that the library can read, its headers checked; nothing is allocated yet.
+
+    Attributes:
+        language: What its tokenizer has to fit.
+    """
+
+    language: LanguageNeeds
+
+    def __init__(self, directory: Path, values: Mapping[str, Any]) -> None:
+        """The checkpoint in ``directory``, whose ``config.json`` holds ``values``.
+
+        Raises:
+            FaultyFileError: It is none that can be run here.
+        """
+        self._directory = directory
+        _refuse_depths(values)
+        shapes, _ = find_tensors(directory)
+        try:
+            self._library_config: PreTrainedConfig = AutoConfig.from_pretrained(
+                directory, trust_remote_code=False, local_files_only=True
+            )
+            make: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config
+            with torch.device("meta"):
+                sketch = make(self._library_config, trust_remote_code=False)
+        except Exception as error:
+            raise _unreadable(values, error) from error
+        refuse_other_networks(sketch)
+        needed = sum(parameter.numel() for parameter in sketch.parameters())
+        found = sum(torch.Size(shape).numel() for shape in shapes.values())
+        if needed > found:
+            raise FaultyFileError(f"its files hold {found} numbers, and its config.json asks for {needed}")
+        self._config = _sizes(sketch)
+        self.language = LanguageNeeds(
+            vocab_size=self._config.vocab_size, max_positions=self._config.max_positions, cut=None
+        )
+
+    def load(self, device: torch.device | str, dtype: torch.dtype) -> HostedModel:
+        """The network.
+
+        Raises:
+            FaultyFileError: A tensor is missing, unknown or of another shape, or decoders here cannot call it.
+        """
+        try:
+            load: Callable[..., Any] = AutoModelForCausalLM.from_pretrained
+            model, said = load(
+                self._directory,
+                config=self._library_config,
+                trust_remote_code=False,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=dtype,
+                output_loading_info=True,
+            )
+        except Exception as error:
+            raise FaultyFileError(f"transformers cannot load it: {error}") from error
+        for kind, problem in (("missing_keys", "is missing"), ("unexpected_keys", "is unknown")):
+            if said[kind]:
+                raise FaultyFileError(f"tensor {min(said[kind])!r} {problem} ({len(said[kind])} in all)")
+        if said["mismatched_keys"]:
+            raise FaultyFileError(f"tensor {min(said['mismatched_keys'])[0]!r} has another shape than config.json says")
+        return HostedModel(model.to(device).eval().requires_grad_(False), self._config)
+
+
+def _refuse_depths(values: Mapping[str, Any]) -> None:
+    """Refuse numbers of layers that no model has, at any depth: to lay such a model out would take for ever."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _refuse_depths(value)
+        elif name.endswith(("layers", "n_layer", "experts")) and isinstance(value, int) and value > _MOST_LAYERS:
+            raise FaultyFileError(f"its sizes are not possible: {name}={value!r}")
+
+
+def _unreadable(values: Mapping[str, Any], error: Exception) -> FaultyFileError:
+    kind = values.get("model_type")
+    return FaultyFileError(f"model_type is {kind!r}, which transformers cannot run as a causal language model: {error}")
+
+
+def _sizes(model: PreTrainedModel) -> TransformerConfig:
+    """What others ask about a network's shape; its layers know better."""
+    text = model.config.get_text_config()
+    width = model.get_input_embeddings().embedding_dim
+    heads = getattr(text, "num_attention_heads", 1)
+    return checked_config(
+        vocab_size=text.vocab_size,
+        d_model=width,
+        num_layers=text.num_hidden_layers,
+        num_heads=heads,
+        num_kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        d_ff=getattr(text, "intermediate_size", None) or width,
+        max_positions=getattr(text, "max_position_embeddings", None),
+        head_width=getattr(text, "head_dim", None),
+        tied_embeddings=bool(getattr(text, "tie_word_embeddings", False)),
+    )
