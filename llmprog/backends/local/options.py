@@ -12,18 +12,25 @@ from typing import Any, Literal, get_args
 
 from llmprog.errors import OptionError
 
-DecoderName = Literal["autoregressive", "masked_diffusion", "hybrid"]
+DecoderName = Literal["autoregressive", "masked_diffusion", "hybrid", "uniform_diffusion", "mdlm", "score_entropy"]
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
 UnmaskRule = Literal["quota", "threshold", "random", "factor", "margin", "entropy", "credit", "hierarchical"]
 Fallback = Literal["confident", "leftmost"]
 Remask = Literal["cap", "rescale", "conf", "switch", "loop"]
+Variant = Literal["a", "b"]
+ProcessSampler = Literal["ancestral", "first_hitting"]
+Predictor = Literal["analytic", "euler"]
 Toggle = Literal["on", "off"]
 
 MAX_LINES = 8
 
 
 def _about(description: str, *only: DecoderName) -> dict[str, Any]:
+_IN_BLOCKS: tuple[DecoderName, ...] = ("masked_diffusion", "hybrid", "uniform_diffusion", "mdlm", "score_entropy")
+_BOUNDED: tuple[DecoderName, ...] = ("masked_diffusion", "mdlm", "score_entropy")
+
+
     """A field's line of help, and the decoders it belongs to, none meaning all."""
     return {"help": f"{description} [{', '.join(only)}]" if only else description, "only": only}
 
@@ -40,8 +47,8 @@ class LocalOptions:
     decoder: DecoderName | None = field(
         default=None,
         metadata=_about(
-            "how tokens are written: autoregressive | masked_diffusion | hybrid (default: the model's own; "
-            "local:puzzles: autoregressive)"
+            f"how tokens are written: {' | '.join(get_args(DecoderName))} (default: the model's own; local:puzzles: "
+            "autoregressive)"
         ),
     )
     device: Device = field(default="auto", metadata=_about("cpu | cuda | auto: cuda where there is one (default auto)"))
@@ -72,14 +79,14 @@ class LocalOptions:
     )
     block_length: int | None = field(
         default=None,
-        metadata=_about("tokens per block, >= 1 (default: one line of the reply)", "masked_diffusion", "hybrid"),
+        metadata=_about("tokens per block, >= 1 (default: one line of the reply)", *_IN_BLOCKS),
     )
     steps: int | None = field(
         default=None,
         metadata=_about(
-            "denoising steps per block, >= 1 (default: one per token; hybrid: 16 for the diffused share)",
-            "masked_diffusion",
-            "hybrid",
+            "denoising steps per block, >= 1 (default: masked_diffusion: one per token; uniform_diffusion: at most 32; "
+            "hybrid, mdlm, score_entropy: 16)",
+            *_IN_BLOCKS,
         ),
     )
     unmask: UnmaskRule | None = field(
@@ -114,7 +121,8 @@ class LocalOptions:
     entropy_bound: float | None = field(
         default=None,
         metadata=_about(
-            "joint uncertainty in nats, >= 0, that unmask=entropy accepts per step (default: a fixed number of tokens)",
+            "joint uncertainty in nats, >= 0, that a step accepts; in masked_diffusion with unmask=entropy (default: a "
+            "fixed number of tokens; uniform_diffusion: 0.1)",
             "masked_diffusion",
         ),
     )
@@ -123,6 +131,7 @@ class LocalOptions:
         metadata=_about(
             "confidence in [0, 1] that the best token of a run of masks exceeds to be revealed by unmask=hierarchical "
             "(default 0.6)",
+            "uniform_diffusion",
             "masked_diffusion",
         ),
     )
@@ -163,10 +172,7 @@ class LocalOptions:
     )
     score_samples: int | None = field(
         default=None,
-        metadata=_about("Monte-Carlo samples per scored continuation, >= 1 (default 64)", "masked_diffusion"),
-    )
-    score_seed: int | None = field(
-        default=None, metadata=_about("seed of those samples (default 0)", "masked_diffusion")
+        metadata=_about("Monte-Carlo samples per scored continuation, >= 1 (default 64)", *_BOUNDED),
     )
     alpha0: float | None = field(
         default=None, metadata=_about("share of tokens written by diffusion, in [0, 1] (default 0.1)", "hybrid")
@@ -175,9 +181,43 @@ class LocalOptions:
     def __post_init__(self) -> None:
         self._check_values()
         if self.decoder is None:
+    score_seed: int | None = field(default=None, metadata=_about("seed of those samples (default 0)", *_BOUNDED))
             return
         for option in fields(self):
             only = option.metadata["only"]
+    variant: Variant | None = field(
+        default=None,
+        metadata=_about(
+            "of Eso-LM: b (causal in the order of writing) | a (both ways among what is diffused) (default b)", "hybrid"
+        ),
+    )
+    t_max: float | None = field(
+        default=None,
+        metadata=_about("factor > 0 of the temperature in a block's first step (default 0.8)", "uniform_diffusion"),
+    )
+    t_min: float | None = field(
+        default=None,
+        metadata=_about("that factor towards the last step, > 0 (default 0.4)", "uniform_diffusion"),
+    )
+    stop_entropy: float | None = field(
+        default=None,
+        metadata=_about(
+            "mean entropy in nats, >= 0, below which a block that is stable is done (default 0.005)",
+            "uniform_diffusion",
+        ),
+    )
+    sampler: ProcessSampler | None = field(
+        default=None,
+        metadata=_about(
+            "of the process in time: ancestral (in steps) | first_hitting (one token after the other) (default "
+            "ancestral)",
+            "mdlm",
+        ),
+    )
+    predictor: Predictor | None = field(
+        default=None,
+        metadata=_about("how a step uses the ratios: analytic | euler (default analytic)", "score_entropy"),
+    )
             if only and self.decoder not in only:
                 choices = " or ".join(f"decoder={name}" for name in only)
                 self._refuse((option.name,), f"decoder={self.decoder!r}", choices)
@@ -196,6 +236,11 @@ class LocalOptions:
             self._refuse(("steps", "remask"), f"entropy_bound={self.entropy_bound!r}", "no entropy_bound")
         if self.remask is None:
             self._refuse(("remask_eta",), "no remask", f"remask={' or remask='.join(get_args(Remask))}")
+        elif self.sampler == "first_hitting":
+            self._refuse(("steps",), "sampler='first_hitting'", "sampler=ancestral")
+        t_min, t_max = self.t_min or 0.4, self.t_max or 0.8
+        if t_min > t_max:
+            raise OptionError(f"option t_min={t_min!r}; allowed is a number up to t_max={t_max!r}")
         if self.edit_threshold is None:
             self._refuse(("edit_steps",), "no edit_threshold", "an edit_threshold")
 
@@ -323,13 +368,14 @@ _RULES: dict[str, _Rule] = {
     "kv_memory": _POSITIVE,
     "prefix_memory": _in_range(int, 0, math.inf, "a whole number >= 0"),
     "lines": _in_range(int, 1, MAX_LINES, f"a whole number in 1..{MAX_LINES}"),
+_POSITIVE_NUMBER: _Rule = (float, lambda value: value > 0 and math.isfinite(value), "a finite number > 0")
     "chat_template": _one_of(get_args(Toggle)),
     "block_length": _POSITIVE,
     "steps": _POSITIVE,
     "unmask": _one_of(get_args(UnmaskRule)),
     "threshold": _SHARE,
     "fallback": _one_of(get_args(Fallback)),
-    "factor": (float, lambda value: value > 0 and math.isfinite(value), "a finite number > 0"),
+    "factor": _POSITIVE_NUMBER,
     "entropy_bound": _NOT_NEGATIVE,
     "low_threshold": _SHARE,
     "credit_weight": _NOT_NEGATIVE,
@@ -348,3 +394,9 @@ _RULES: dict[str, _Rule] = {
 def describe_options() -> Mapping[str, str]:
     """Option names with one line of help each."""
     return {option.name: option.metadata["help"] for option in fields(LocalOptions)}
+    "variant": _one_of(get_args(Variant)),
+    "t_max": _POSITIVE_NUMBER,
+    "t_min": _POSITIVE_NUMBER,
+    "stop_entropy": _NOT_NEGATIVE,
+    "sampler": _one_of(get_args(ProcessSampler)),
+    "predictor": _one_of(get_args(Predictor)),

@@ -60,6 +60,12 @@ def test_an_unknown_option_lists_the_known_ones() -> None:
         ),
         ({"decoder": "masked_diffusion", "edit_steps": "3"}, "or choose an edit_threshold"),
         ({"decoder": "hybrid", "alpha0": "0", "steps": "4"}, "steps=4 has no effect with alpha0=0"),
+        ({"steps": "4", "decoder": "mdlm", "sampler": "first_hitting"}, "steps=4 has no effect with sampler='first_hi"),
+        ({"decoder": "uniform_diffusion", "t_min": "0.9"}, "t_min=0.9; allowed is a number up to t_max=0.8"),
+        ({"decoder": "uniform_diffusion", "t_max": "0"}, "t_max=0.0; allowed is a finite number > 0"),
+        ({"decoder": "mdlm", "predictor": "euler"}, "predictor='euler' has no effect with decoder='mdlm'"),
+        ({"decoder": "mdlm", "variant": "a"}, "choose decoder=hybrid"),
+        ({"decoder": "uniform_diffusion", "score_samples": "3"}, "or decoder=mdlm or decoder=score_entropy"),
         ({"decoder": "masked_diffusion", "unmask": "random", "fallback": "leftmost"}, "choose unmask=threshold"),
     ],
 )

@@ -10,7 +10,10 @@ from llmprog.backends.local.decoders.autoregressive import (
 from llmprog.backends.local.decoders.base import Decoder, Vocabulary
 from llmprog.backends.local.decoders.hybrid import HybridDecoder
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
+from llmprog.backends.local.decoders.mdlm import MDLMDecoder
 from llmprog.backends.local.decoders.remasking import CorrectionOptions
+from llmprog.backends.local.decoders.score_entropy import ScoreEntropyDecoder
+from llmprog.backends.local.decoders.uniform_diffusion import UniformDiffusionDecoder, UniformOptions
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
 from llmprog.backends.local.options import LocalOptions
 from llmprog.backends.local.transformer import Transformer
@@ -32,6 +35,27 @@ def make_decoder(model: Transformer, vocabulary: Vocabulary, options: LocalOptio
             alpha0=0.1 if options.alpha0 is None else options.alpha0,
             steps=options.steps or 16,
         )
+    if options.decoder == "uniform_diffusion":
+        return UniformDiffusionDecoder(model, vocabulary, _denoising(options))
+    scoring = {"score_samples": options.score_samples or 64, "score_seed": options.score_seed or 0}
+    if options.decoder == "mdlm":
+        return MDLMDecoder(
+            model,
+            vocabulary,
+            sampler=options.sampler or "ancestral",
+            steps=options.steps or 16,
+            shift_logits=shift_logits,
+            **scoring,
+        )
+    if options.decoder == "score_entropy":
+        return ScoreEntropyDecoder(
+            model,
+            vocabulary,
+            predictor=options.predictor or "analytic",
+            steps=options.steps or 16,
+            shift_logits=shift_logits,
+            **scoring,
+        )
     return MaskedDiffusionDecoder(
         model,
         vocabulary,
@@ -42,10 +66,15 @@ def make_decoder(model: Transformer, vocabulary: Vocabulary, options: LocalOptio
             edit_threshold=options.edit_threshold,
             edit_steps=options.edit_steps or 16,
         ),
-        score_samples=options.score_samples or 64,
-        score_seed=options.score_seed or 0,
         shift_logits=shift_logits,
+        **scoring,
     )
+
+
+def _denoising(options: LocalOptions) -> UniformOptions:
+    """How a block of random tokens is denoised; an option that is ``None`` keeps the default."""
+    names = ("steps", "t_min", "t_max", "entropy_bound", "stop_entropy")
+    return UniformOptions(**{name: getattr(options, name) for name in names if getattr(options, name) is not None})
 
 
 def _unmasking(options: LocalOptions) -> UnmaskOptions:

@@ -73,6 +73,8 @@ class MaskedProcessDecoder:
     """The part of such a decoder that does not depend on how it samples."""
 
     score_is_bound = True
+    keeps_tokens = True
+    takes_joiners = True
 
     def __init__(
         self,

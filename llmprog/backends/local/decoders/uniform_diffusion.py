@@ -56,6 +56,8 @@ class UniformDiffusionDecoder:
 
     name = "uniform_diffusion"
     score_is_bound = True
+    keeps_tokens = True  # what is shown of a block before it is done is masks
+    takes_joiners = True
 
     def __init__(
         self,
@@ -80,11 +82,16 @@ class UniformDiffusionDecoder:
         Raises:
             CapabilityError: Always.
         """
-        raise CapabilityError(
-            f"decoder={self.name!r} accepts and re-noises by entropy, which defines no likelihood of a text; use "
-            "decoder=masked_diffusion for a lower bound, or decoder=autoregressive for the likelihood",
-            backend="local",
-        )
+        raise no_likelihood("local")
+
+
+def no_likelihood(backend: str) -> CapabilityError:
+    """The error of asking ``backend`` for what this decoder does not define."""
+    return CapabilityError(
+        "decoder='uniform_diffusion' accepts and re-noises by entropy, which defines no likelihood of a text; use "
+        "decoder=masked_diffusion for a lower bound, or decoder=autoregressive for the likelihood",
+        backend=backend,
+    )
 
 
 class _UniformWriting(BlockWriting):

@@ -24,7 +24,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from llmprog.backends.local.language import EncodedPrompt
-from llmprog.backends.local.options import LocalOptions
+from llmprog.backends.local.options import DecoderName, LocalOptions
 from llmprog.backends.local.puzzles.moves import LARGEST_NUMBER
 from llmprog.errors import InputError, OptionError
 from llmprog.types import Prompt
@@ -37,6 +37,14 @@ TASKS: tuple[Task, ...] = ("propose", "evaluate", "cot", "io", "arithmetic", "su
 MODES = ("ar", "diffusion", "hybrid")
 FURTHER_MODES = ("uniform", "block", "hybrid_a")
 """Modes of the second weights only (docs/decisions/0009); their tokens come last, so that no other id differs."""
+_MODE_OF_DECODER: dict[DecoderName, str] = {
+    "autoregressive": "ar",
+    "masked_diffusion": "diffusion",
+    "hybrid": "hybrid",
+    "uniform_diffusion": "uniform",
+    "mdlm": "diffusion",
+    "score_entropy": "diffusion",
+}
 DEFAULT_TARGET = 24
 DEFAULT_LINES = 4
 MAX_LINES = 8
@@ -109,6 +117,11 @@ class PuzzleTokenizer:
         specials = (*range(len(_SPECIALS)), *range(len(words), self.vocab_size))
         self.never_sampled = tuple(i for i in specials if i != self.eos_id)
 
+    @classmethod
+    def of(cls, vocab_size: int) -> PuzzleTokenizer:
+        """The tokenizer of weights with this many tokens."""
+        return cls(further_modes=vocab_size > cls().vocab_size)
+
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The ids that decoders have to know."""
@@ -125,9 +138,8 @@ class PuzzleTokenizer:
     def encode(self, prompt: Prompt, options: LocalOptions) -> EncodedPrompt:
         """A prompt with its mode token; see ``encode_prompt``."""
         found = self.encode_prompt("\n".join(message.content for message in prompt.messages), lines=options.lines)
-        mode = {"autoregressive": self.ar_id, "masked_diffusion": self.diffusion_id, "hybrid": self.hybrid_id}
         return EncodedPrompt(
-            tokens=(mode[options.decoder or "autoregressive"], *found.tokens),
+            tokens=(self.mode_id(_mode_of(options)), *found.tokens),
             canvas_length=found.canvas_length,
             block_length=options.block_length or found.block_length,
         )
@@ -299,6 +311,18 @@ class PuzzleTokenizer:
             f"{text[:40]!r} is not in the embedded model's vocabulary "
             f"(numbers 0..{LARGEST_NUMBER}, + - * / and its own words)"
         )
+
+
+def needs_further_modes(options: LocalOptions) -> bool:
+    """Whether a decoder is asked for that only the second weights were trained for."""
+    return _mode_of(options) in FURTHER_MODES
+
+
+def _mode_of(options: LocalOptions) -> str:
+    """Autoregressive unless said otherwise."""
+    if options.decoder == "hybrid" and options.variant == "a":
+        return "hybrid_a"
+    return _MODE_OF_DECODER[options.decoder or "autoregressive"]
 
 
 def line_length(count: int) -> int:
