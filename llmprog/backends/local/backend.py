@@ -325,18 +325,18 @@ class LocalBackend:
         diffusion: a Monte-Carlo estimate of LLaDA's lower bound, for a reply that is the continuation as a whole.
 
         Raises:
+            CapabilityError: The decoder is uniform diffusion.
             InputError: The model does not understand the prompt or a continuation, or it is too long.
         """
         from llmprog.backends.local.decoders.base import Continuation
+        from llmprog.backends.local.decoders.uniform_diffusion import no_likelihood
 
-            CapabilityError: The decoder is uniform diffusion.
+        if not self.capabilities.score:
+            raise no_likelihood(self._id)
         encoded, prefix = self._encode(prompt)
         # Where nothing comes before a text, it follows the end of another.
         head = (*encoded.tokens, *prefix) or (self._vocabulary.eos_id,)
-        from llmprog.backends.local.decoders.uniform_diffusion import no_likelihood
         texts = [tuple(self._language.encode_text(text)) for text in continuations]
-        if not self.capabilities.score:
-            raise no_likelihood(self._id)
         for tokens in texts:
             self._check_length(len(head) + len(tokens) + 1)
         # Nothing to predict in an empty continuation: its log-probability is 0.

@@ -17,20 +17,20 @@ Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
 UnmaskRule = Literal["quota", "threshold", "random", "factor", "margin", "entropy", "credit", "hierarchical"]
 Fallback = Literal["confident", "leftmost"]
-Remask = Literal["cap", "rescale", "conf", "switch", "loop"]
 Variant = Literal["a", "b"]
 ProcessSampler = Literal["ancestral", "first_hitting"]
 Predictor = Literal["analytic", "euler"]
+Remask = Literal["cap", "rescale", "conf", "switch", "loop"]
 Toggle = Literal["on", "off"]
 
 MAX_LINES = 8
 
 
-def _about(description: str, *only: DecoderName) -> dict[str, Any]:
 _IN_BLOCKS: tuple[DecoderName, ...] = ("masked_diffusion", "hybrid", "uniform_diffusion", "mdlm", "score_entropy")
 _BOUNDED: tuple[DecoderName, ...] = ("masked_diffusion", "mdlm", "score_entropy")
 
 
+def _about(description: str, *only: DecoderName) -> dict[str, Any]:
     """A field's line of help, and the decoders it belongs to, none meaning all."""
     return {"help": f"{description} [{', '.join(only)}]" if only else description, "only": only}
 
@@ -124,6 +124,7 @@ class LocalOptions:
             "joint uncertainty in nats, >= 0, that a step accepts; in masked_diffusion with unmask=entropy (default: a "
             "fixed number of tokens; uniform_diffusion: 0.1)",
             "masked_diffusion",
+            "uniform_diffusion",
         ),
     )
     low_threshold: float | None = field(
@@ -131,7 +132,6 @@ class LocalOptions:
         metadata=_about(
             "confidence in [0, 1] that the best token of a run of masks exceeds to be revealed by unmask=hierarchical "
             "(default 0.6)",
-            "uniform_diffusion",
             "masked_diffusion",
         ),
     )
@@ -174,17 +174,10 @@ class LocalOptions:
         default=None,
         metadata=_about("Monte-Carlo samples per scored continuation, >= 1 (default 64)", *_BOUNDED),
     )
+    score_seed: int | None = field(default=None, metadata=_about("seed of those samples (default 0)", *_BOUNDED))
     alpha0: float | None = field(
         default=None, metadata=_about("share of tokens written by diffusion, in [0, 1] (default 0.1)", "hybrid")
     )
-
-    def __post_init__(self) -> None:
-        self._check_values()
-        if self.decoder is None:
-    score_seed: int | None = field(default=None, metadata=_about("seed of those samples (default 0)", *_BOUNDED))
-            return
-        for option in fields(self):
-            only = option.metadata["only"]
     variant: Variant | None = field(
         default=None,
         metadata=_about(
@@ -218,6 +211,13 @@ class LocalOptions:
         default=None,
         metadata=_about("how a step uses the ratios: analytic | euler (default analytic)", "score_entropy"),
     )
+
+    def __post_init__(self) -> None:
+        self._check_values()
+        if self.decoder is None:
+            return
+        for option in fields(self):
+            only = option.metadata["only"]
             if only and self.decoder not in only:
                 choices = " or ".join(f"decoder={name}" for name in only)
                 self._refuse((option.name,), f"decoder={self.decoder!r}", choices)
@@ -225,6 +225,11 @@ class LocalOptions:
             self._refuse_for_unmasking()
         elif self.alpha0 == 0:
             self._refuse(("steps", "block_length"), "alpha0=0", "a larger alpha0")
+        elif self.sampler == "first_hitting":
+            self._refuse(("steps",), "sampler='first_hitting'", "sampler=ancestral")
+        t_min, t_max = self.t_min or 0.4, self.t_max or 0.8
+        if t_min > t_max:
+            raise OptionError(f"option t_min={t_min!r}; allowed is a number up to t_max={t_max!r}")
 
     def _refuse_for_unmasking(self) -> None:
         """Refuse what the rule that reveals tokens would ignore."""
@@ -236,11 +241,6 @@ class LocalOptions:
             self._refuse(("steps", "remask"), f"entropy_bound={self.entropy_bound!r}", "no entropy_bound")
         if self.remask is None:
             self._refuse(("remask_eta",), "no remask", f"remask={' or remask='.join(get_args(Remask))}")
-        elif self.sampler == "first_hitting":
-            self._refuse(("steps",), "sampler='first_hitting'", "sampler=ancestral")
-        t_min, t_max = self.t_min or 0.4, self.t_max or 0.8
-        if t_min > t_max:
-            raise OptionError(f"option t_min={t_min!r}; allowed is a number up to t_max={t_max!r}")
         if self.edit_threshold is None:
             self._refuse(("edit_steps",), "no edit_threshold", "an edit_threshold")
 
@@ -357,6 +357,7 @@ def _in_range(kind: type, least: float, most: float, allowed: str) -> _Rule:
 _POSITIVE = _in_range(int, 1, math.inf, "a whole number >= 1")
 _SHARE = _in_range(float, 0, 1, "a number in [0, 1]")
 _NOT_NEGATIVE: _Rule = (float, lambda value: value >= 0 and math.isfinite(value), "a finite number >= 0")
+_POSITIVE_NUMBER: _Rule = (float, lambda value: value > 0 and math.isfinite(value), "a finite number > 0")
 
 # Each option's type, the values it takes, and these in words.
 _RULES: dict[str, _Rule] = {
@@ -368,7 +369,6 @@ _RULES: dict[str, _Rule] = {
     "kv_memory": _POSITIVE,
     "prefix_memory": _in_range(int, 0, math.inf, "a whole number >= 0"),
     "lines": _in_range(int, 1, MAX_LINES, f"a whole number in 1..{MAX_LINES}"),
-_POSITIVE_NUMBER: _Rule = (float, lambda value: value > 0 and math.isfinite(value), "a finite number > 0")
     "chat_template": _one_of(get_args(Toggle)),
     "block_length": _POSITIVE,
     "steps": _POSITIVE,
@@ -388,15 +388,15 @@ _POSITIVE_NUMBER: _Rule = (float, lambda value: value > 0 and math.isfinite(valu
     "score_samples": _POSITIVE,
     "score_seed": _in_range(int, -math.inf, math.inf, "a whole number"),
     "alpha0": _SHARE,
-}
-
-
-def describe_options() -> Mapping[str, str]:
-    """Option names with one line of help each."""
-    return {option.name: option.metadata["help"] for option in fields(LocalOptions)}
     "variant": _one_of(get_args(Variant)),
     "t_max": _POSITIVE_NUMBER,
     "t_min": _POSITIVE_NUMBER,
     "stop_entropy": _NOT_NEGATIVE,
     "sampler": _one_of(get_args(ProcessSampler)),
     "predictor": _one_of(get_args(Predictor)),
+}
+
+
+def describe_options() -> Mapping[str, str]:
+    """Option names with one line of help each."""
+    return {option.name: option.metadata["help"] for option in fields(LocalOptions)}
