@@ -13,12 +13,14 @@ from torch import Tensor
 
 from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import Continuation, Vocabulary, Writing, forbidden_logits, pad_right
+from llmprog.backends.local.decoders.cached_diffusion import CachedWriting, CacheOptions
 from llmprog.backends.local.decoders.canvas_writing import layout
 from llmprog.backends.local.decoders.masked_writing import MaskedWriting, shifted
 from llmprog.backends.local.decoders.remasking import CorrectionOptions
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
 from llmprog.backends.local.sampling import stream_key, token_logprobs, uniform
 from llmprog.backends.local.transformer import Transformer
+from llmprog.errors import OptionError
 
 SCORE_ROWS = 256
 """Rows of one forward pass when scoring."""
@@ -38,6 +40,7 @@ class MaskedDiffusionDecoder:
         vocabulary: Vocabulary,
         options: UnmaskOptions | None = None,
         correction: CorrectionOptions | None = None,
+        cache: CacheOptions | None = None,
         *,
         score_samples: int = 64,
         score_seed: int = 0,
@@ -50,24 +53,35 @@ class MaskedDiffusionDecoder:
             vocabulary: The model's.
             options: Which tokens a step reveals.
             correction: How revealed tokens may change; ``None`` leaves them.
+            cache: What is kept between steps, an approximation; ``None`` computes everything in every step.
             score_samples: Monte-Carlo samples per continuation scored.
             score_seed: Of the masks drawn for them.
             shift_logits: Whether token i is read from the output at i - 1, as in models that were autoregressive
                 before (Dream, arXiv 2508.15487). The first token of all is read from its own.
+
+        Raises:
+            OptionError: Guidance with a cache.
         """
+        if cache is not None and options is not None and options.guidance_scale:
+            raise OptionError(
+                f"guidance_scale={options.guidance_scale!r} with cache={cache.kind!r}: what the model says without the "
+                "prompt is not cached; use either of them"
+            )
         self._model = model
         self._vocabulary = vocabulary
         self._options = options or UnmaskOptions()
         self._correction = correction or CorrectionOptions()
+        self._cache = cache
         self._score_samples = score_samples
         self._score_seed = score_seed
         self._shift_logits = shift_logits
         self._device = model.embedding.weight.device
 
     def start(self) -> Writing:
-        return MaskedWriting(
-            self._model, self._vocabulary, self._options, self._correction, shift_logits=self._shift_logits
-        )
+        parts = (self._model, self._vocabulary, self._options, self._correction)
+        if self._cache is not None:
+            return CachedWriting(*parts, self._cache, shift_logits=self._shift_logits)
+        return MaskedWriting(*parts, shift_logits=self._shift_logits)
 
     @torch.inference_mode()
     def score(self, continuations: Sequence[Continuation]) -> list[tuple[float, ...]]:
