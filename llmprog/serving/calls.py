@@ -7,7 +7,6 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from llmprog.errors import OptionError
 from llmprog.serving.faults import RequestError, shutting_down
 
 T = TypeVar("T")
@@ -17,10 +16,7 @@ class Calls:
     """Counts calls and refuses those beyond a limit.
 
     Args:
-        max_concurrency: Most calls in flight.
-
-    Raises:
-        OptionError: It is less than 1.
+        max_concurrency: Most calls in flight, at least 1.
 
     Attributes:
         num_answered: Calls that were answered since the start, with a reply or an error.
@@ -28,8 +24,6 @@ class Calls:
     """
 
     def __init__(self, max_concurrency: int) -> None:
-        if max_concurrency < 1:
-            raise OptionError(f"max_concurrency={max_concurrency!r}; allowed is a whole number >= 1")
         self._max = max_concurrency
         self._in_flight = 0
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -62,6 +62,8 @@ class RequestError(LLMProgError):
         headers = {"www-authenticate": "Bearer"} if self.status == 401 else {}
         if self.retry_after_s is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
+        elif self.status == 429:
+            headers["x-should-retry"] = "false"  # OpenAI's clients retry this status otherwise
         return headers
 
 
@@ -74,7 +76,7 @@ def fault_of(error: Exception) -> RequestError:
         return error
     said = redact(str(error))
     if isinstance(error, BudgetExceededError):
-        return RequestError(f"the server's budget is spent: {said}", status=429, code="insufficient_quota")
+        return budget_spent(said)
     if isinstance(error, CapabilityError):
         return RequestError(said, code="unsupported")
     if isinstance(error, RequestRefusedError | InputError | OptionError):
@@ -93,6 +95,11 @@ def fault_of(error: Exception) -> RequestError:
     if isinstance(error, LLMProgError):
         return RequestError(said, status=500, code="failed")
     return RequestError("the server failed on this request; its log says where", status=500, code="internal_error")
+
+
+def budget_spent(what: str) -> RequestError:
+    """The fault of a call that the server's budget does not allow; ``what`` says which limit was reached."""
+    return RequestError(f"the server's budget is spent: {what}", status=429, code="insufficient_quota")
 
 
 def shutting_down() -> RequestError:

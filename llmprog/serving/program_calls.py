@@ -17,7 +17,7 @@ from llmprog.serving.asking import check_stream_options
 from llmprog.serving.bodies import ChatBody, ReplyBody, TextBody
 from llmprog.serving.catalog import ServedProgram
 from llmprog.serving.exchange import Plan, StreamPlan, Tell
-from llmprog.serving.faults import RequestError
+from llmprog.serving.faults import RequestError, budget_spent
 from llmprog.serving.sampling import messages_of, refuse_penalties
 from llmprog.tasks import gather_or_cancel
 from llmprog.templates import format_value
@@ -123,6 +123,9 @@ def _input_of(body: ChatBody | TextBody) -> str:
 
 def _answer(results: list[Result]) -> Answer:
     usage = sum((result.usage for result in results), Usage())
+    spent = next((result.shortfall for result in results if result.stopped == "budget"), None)
+    if spent is not None and not usage.calls:  # nothing was begun, so there is no best so far to show either
+        raise budget_spent(spent)
     completions = [
         Completion(
             text=_said(result), finish_reason="length" if result.stopped in CUT_SHORT else "stop", usage=result.usage

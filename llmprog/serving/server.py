@@ -66,6 +66,8 @@ class ServerOptions:
             )
         if not 0 <= self.port <= 65535:
             raise OptionError(f"port={self.port!r}; allowed is 0 (a free one) to 65535")
+        if self.max_concurrency < 1:
+            raise OptionError(f"max_concurrency={self.max_concurrency!r}; allowed is a whole number >= 1")
         if not 0 <= self.grace_s <= 86400:
             raise OptionError(f"grace={self.grace_s!r}; allowed are 0 to 86400 seconds")
         for origin in self.allow_origins:

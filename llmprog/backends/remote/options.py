@@ -10,7 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from llmprog.errors import OptionError
 
 Server = Literal[
-    "generic", "vllm", "sglang", "llamacpp", "llama-cpp-python", "ollama", "completions", "vllm-completions"
+    "generic",
+    "llmprog",
+    "vllm",
+    "sglang",
+    "llamacpp",
+    "llama-cpp-python",
+    "ollama",
+    "completions",
+    "vllm-completions",
 ]
 
 

@@ -23,8 +23,8 @@ GuidedKind = Literal["json", "regex", "choices"]
 GuidedStyle = Literal[
     "response_format", "structured_outputs", "sglang", "llama_grammar", "text_format", "output_config", "gemini_schema"
 ]
-Score = Literal["prompt_logprobs", "echo", "none"]
-Infill = Literal["fim", "edit", "none"]
+Score = Literal["prompt_logprobs", "echo", "texts", "none"]
+Infill = Literal["fim", "edit", "template", "none"]
 StreamStyle = Literal["append", "replace"]
 ReasoningStyle = Literal["reasoning_effort", "reasoning.effort", "output_config.effort", "thinking_level", "none"]
 Cache = Literal["cache_prompt", "cache_control", "none"]
@@ -62,10 +62,11 @@ class Profile:
         prefill: How the beginning of the reply is given.
         prefill_path: Path used instead of the usual one where a reply's beginning is given.
         guided: How each kind of guided output is asked for; a kind that is absent is not to be had.
-        score: How the likelihood of a given text is read.
-        infill: How blanks are filled: ``fim`` one blank, ``edit`` also several.
+        score: How the likelihood of a given text is read: of the ``prompt_logprobs`` of a reply, of an ``echo`` of the
+            prompt, or asked for as that of ``texts``, as our own server has it.
+        infill: How blanks are filled: ``fim`` one blank, ``edit`` also several, ``template`` several of given length.
         infill_model: Model that fills blanks; empty: the one in use.
-        fim_path: Path for one blank between two texts.
+        fim_path: Path for one blank between two texts, or for a template.
         edit_path: Path for several blanks.
         stream_style: Whether a streamed piece follows the text so far or replaces it.
         stream_options: Body fields added to streamed requests.

@@ -1,7 +1,8 @@
-"""Filling blanks over HTTP: fill-in-the-middle for one blank, Mercury's edit endpoint for several.
+"""Filling blanks over HTTP: fill-in-the-middle for one blank, Mercury's edit endpoint or our own server for several.
 
 Fill-in-the-middle sends what stands before and after the blank as ``prompt`` and ``suffix``. The edit endpoint takes a
-text and returns it edited; nothing holds it to the given parts, so the result is checked against them.
+text and returns it edited; nothing holds it to the given parts, so the result is checked against them. Our own server
+takes the template as it is.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from llmprog.backends.remote.profiles import Profile
 from llmprog.backends.remote.protocols.common import check_call, complete_body, lacking, shown
-from llmprog.backends.remote.protocols.openai_chat import sampling_fields
+from llmprog.backends.remote.protocols.openai_chat import chat_messages, sampling_fields
 from llmprog.backends.remote.protocols.openai_completions import parse_completions
 from llmprog.backends.remote.wire import HttpRequest, ModelCall, Reply
 from llmprog.errors import BadResponseError, CapabilityError
@@ -68,7 +69,7 @@ class Infiller:
                     backend=self._backend,
                 )
         gaps, given = _split(template)
-        if len(gaps) > 1 and profile.infill != "edit":
+        if len(gaps) > 1 and profile.infill == "fim":
             raise CapabilityError(
                 f"profile {profile.name!r} fills one blank at a time and the template has {len(gaps)}; fill them in "
                 "several calls, or use mercury: or a local diffusion model",
@@ -82,7 +83,12 @@ class Infiller:
         )
         check_call(call, profile, backend=self._backend, is_plain_text=True)
         body: dict[str, Any] = {"model": call.model, **sampling_fields(call, profile)}
-        if len(gaps) == 1:
+        if profile.infill == "template":
+            path = profile.fim_path
+            del body[profile.max_tokens_field]  # its blanks say how long they are
+            parts = [part if isinstance(part, str) else {"blank": part.num_tokens} for part in template.parts]
+            body |= {"messages": chat_messages(context), "prefix": context.prefix, "parts": parts}
+        elif len(gaps) == 1:
             path = profile.fim_path
             body |= {"prompt": _preamble(context) + given[0], "suffix": given[1]}
         else:
@@ -101,6 +107,8 @@ class Infiller:
             BackendError: The body is an error object, or not what the protocol sends.
         """
         reply = parse_completions(body, backend=self._backend)
+        if self._profile.infill == "template":
+            return reply
         gaps, given = _split(template)
         if len(gaps) == 1:
             return replace(reply, choices=tuple(replace(c, text=given[0] + c.text + given[1]) for c in reply.choices))

@@ -1,7 +1,7 @@
 """OpenAI text completions: ``POST /completions``, for models without chat roles and for likelihoods of given texts.
 
-Likelihoods come in two forms: servers that *echo* the prompt with its log-probabilities, and vLLM, which reports
-``prompt_logprobs`` beside the reply, of chat completions too.
+Likelihoods come in three forms: servers that *echo* the prompt with its log-probabilities, vLLM, which reports
+``prompt_logprobs`` beside the reply, of chat completions too, and our own server, which is asked for those of *texts*.
 """
 
 from __future__ import annotations
@@ -132,7 +132,11 @@ class Scorer:
         One token is generated and thrown away: not every server takes 0 for "none", some take it for "no limit".
         """
         body: dict[str, Any] = {"model": model, "temperature": 0.0, "max_tokens": 1}
-        if self._profile.score == "echo":
+        if self._profile.score == "texts":
+            messages = chat_messages(prompt)
+            body = {"model": model, "messages": messages, "prefix": prompt.prefix, "continuations": [continuation]}
+            path = "/score"
+        elif self._profile.score == "echo":
             body |= {"prompt": self._bos + prompt.text + continuation, "echo": True, "logprobs": 1}
             path = "/completions"
         elif self._profile.protocol == "openai_completions":
@@ -161,6 +165,8 @@ class Scorer:
         answer = as_object(body, "body", backend=self._backend)
         if error := provider_error(answer, backend=self._backend):
             raise error
+        if self._profile.score == "texts":
+            return self._said(answer)
         choice = next(iter(objects(answer.get("choices"))), {})
         if self._profile.score == "echo":
             pairs = listed_logprobs_or_none(choice)
@@ -170,6 +176,21 @@ class Scorer:
             listed = answer.get("prompt_logprobs")
             pairs = _prompt_logprobs(choice.get("prompt_logprobs") if listed is None else listed)
         return self._tail(pairs, continuation)
+
+    def _said(self, answer: Mapping[str, Any]) -> Logprobs:
+        """The one score in an answer of our own server."""
+        for score in objects(answer.get("data")):
+            tokens, logprobs = score.get("tokens"), score.get("logprobs")
+            if isinstance(tokens, list) and isinstance(logprobs, list):
+                pairs = [logprob_pair(*pair) for pair in zip(tokens, logprobs, strict=False)]
+                found = [pair for pair in pairs if pair is not None]
+                if len(found) == max(len(tokens), len(logprobs)):
+                    return Logprobs(
+                        tokens=tuple(token for token, _ in found),
+                        logprobs=tuple(logprob for _, logprob in found),
+                        is_bound=score.get("is_bound") is True,
+                    )
+        raise not_the_protocol("no score", answer, backend=self._backend)
 
     def _tail(self, pairs: Sequence[tuple[str, float | None]], continuation: str) -> Logprobs:
         """The last tokens, as many as spell the continuation."""
