@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, get_args
 from llmprog.backends.base import Capabilities, refuse_unsupported
 from llmprog.backends.local.language import EncodedPrompt, Language
 from llmprog.backends.local.options import DecoderName, LocalOptions, describe_options
-from llmprog.backends.local.puzzles.language import PuzzleTokenizer, needs_further_modes
+from llmprog.backends.local.puzzles.language import PuzzleTokenizer
 from llmprog.backends.local.streaming import StreamedCompletion
 from llmprog.backends.registry import BackendInfo
 from llmprog.errors import CapabilityError, InputError, MissingExtraError, ModelFileError, OptionError

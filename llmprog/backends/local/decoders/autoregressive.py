@@ -66,9 +66,7 @@ class AutoregressiveDecoder:
         self._vocabulary = vocabulary
         self._device = model.embedding.weight.device
         dtype = model.embedding.weight.dtype
-        self._bytes_per_token = model.kv_shape.bytes_per_token(dtype)
-        self._most_tokens = kv_memory * MEBIBYTE // self._bytes_per_token
-        self._kv_memory = kv_memory
+        self._most_tokens = kv_memory * MEBIBYTE // model.kv_shape.bytes_per_token(dtype)
         self._prefiller = Prefiller(model, vocabulary.pad_id, PrefixCache(prefix_memory * MEBIBYTE))
 
     @property
@@ -114,7 +112,7 @@ class AutoregressiveDecoder:
 
 
 @dataclass(slots=True)
-class _Line:
+class Line:
     """A row being written: its slot, how much of its prompt was known before, what it says so far."""
 
     row: Row
@@ -136,7 +134,7 @@ class AutoregressiveWriting:
         self._most_tokens = most_tokens
         self._device = weight.device
         self._cache = SlotCache(model.kv_shape, device=weight.device, dtype=weight.dtype)
-        self._lines: dict[int, _Line] = {}
+        self._lines: dict[int, Line] = {}
         self._texts: list[list[int]] = []  # the tokens of each slot
         self._logits = torch.zeros(0, vocabulary.size, device=weight.device)  # behind them, [N, V]
         self._sampler: Sampler | None = None
@@ -166,7 +164,7 @@ class AutoregressiveWriting:
             prompt = prefilled[row.prompt]
             known = len(row.prompt) if row.prompt in told else prompt.num_known
             told.add(row.prompt)
-            self._lines[ticket] = _Line(row, prompt.slot, known)
+            self._lines[ticket] = Line(row, prompt.slot, known)
         by_slot = sorted(prefilled.items(), key=lambda item: item[1].slot)
         self._texts += [list(tokens) for tokens, _ in by_slot]
         self._logits = torch.cat([self._logits, torch.stack([prompt.logits for _, prompt in by_slot]).float()])
@@ -184,12 +182,9 @@ class AutoregressiveWriting:
         for line, token, logprob in zip(lines, chosen.tolist(), logprobs.tolist(), strict=True):
             line.tokens.append(token)
             line.logprobs.append(logprob)
-        finished = {ticket: line for ticket, line in self._lines.items() if self._is_finished(line)}
-        for line in finished.values():
-            self._prefiller.remember(self._cache, line.slot, self._texts[line.slot])
-        self._remove(finished)
+        found = self._leave()
         self._feed()
-        return {ticket: self._written(line) for ticket, line in finished.items()}
+        return found
 
     @torch.inference_mode()
     def drop(self, tickets: Collection[int]) -> None:
@@ -204,12 +199,20 @@ class AutoregressiveWriting:
     def __len__(self) -> int:
         return len(self._lines)
 
-    def _is_finished(self, line: _Line) -> bool:
+    def _leave(self) -> dict[int, Written]:
+        """Let finished rows go; their slots stay until the next step."""
+        finished = {ticket: line for ticket, line in self._lines.items() if self._is_finished(line)}
+        for line in finished.values():
+            self._prefiller.remember(self._cache, line.slot, self._texts[line.slot])
+        self._remove(finished)
+        return {ticket: self._written(line) for ticket, line in finished.items()}
+
+    def _is_finished(self, line: Line) -> bool:
         if line.tokens[-1] in self._vocabulary.end_ids or len(line.tokens) == len(line.row.canvas):
             return True
         return line.row.has_stopped is not None and line.row.has_stopped(line.tokens)
 
-    def _written(self, line: _Line) -> Written:
+    def _written(self, line: Line) -> Written:
         """The result; the log-probabilities leave out what ended it."""
         return written(line.row, line.tokens, self._vocabulary, logprobs=line.logprobs, num_known=line.num_known)
 
@@ -228,7 +231,7 @@ class AutoregressiveWriting:
     def _feed(self) -> None:
         """Feed every row's last token; rows that still say the same share a slot."""
         self._settle_slots()
-        branches: dict[tuple[int, int], list[_Line]] = {}
+        branches: dict[tuple[int, int], list[Line]] = {}
         for line in self._lines.values():
             branches.setdefault((line.slot, line.tokens[-1]), []).append(line)
         num_slots = len(self._cache.lengths)
@@ -243,6 +246,7 @@ class AutoregressiveWriting:
                     line.slot = place
             fed[place] = token
         if not fed:
+            self._logits = self._logits[:0]
             return
         self._cache.fork(parents)
         self._texts += [list(self._texts[slot]) for slot in parents]

@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from llmprog.backends.local.decoders.autoregressive import (
     DEFAULT_MEMORY,
     DEFAULT_PREFIX_MEMORY,
     AutoregressiveDecoder,
 )
 from llmprog.backends.local.decoders.base import Decoder, Vocabulary
+from llmprog.backends.local.decoders.drafting import Drafter
 from llmprog.backends.local.decoders.hybrid import HybridDecoder
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
 from llmprog.backends.local.decoders.mdlm import MDLMDecoder
 from llmprog.backends.local.decoders.remasking import CorrectionOptions
 from llmprog.backends.local.decoders.score_entropy import ScoreEntropyDecoder
+from llmprog.backends.local.decoders.speculative import SpeculativeDecoder
 from llmprog.backends.local.decoders.uniform_diffusion import UniformDiffusionDecoder, UniformOptions
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
 from llmprog.backends.local.options import LocalOptions
 from llmprog.backends.local.transformer import Transformer
 
 
-def make_decoder(model: Transformer, vocabulary: Vocabulary, options: LocalOptions, shift_logits: bool) -> Decoder:
-    """The chosen decoder; an option that is ``None`` keeps the default."""
+def make_decoder(
+    model: Transformer,
+    vocabulary: Vocabulary,
+    options: LocalOptions,
+    shift_logits: bool,
+    make_drafter: Callable[[], Drafter] | None = None,
+) -> Decoder:
+    """The chosen decoder; an option that is ``None`` keeps the default.
+
+    Args:
+        model: The network.
+        vocabulary: Its token ids.
+        options: Which decoder, and how.
+        shift_logits: Whether its output at i predicts token i + 1 even where it writes by diffusion.
+        make_drafter: What guesses ahead for the autoregressive decoder, if anything does.
+    """
     if options.decoder == "autoregressive":
-        return AutoregressiveDecoder(
-            model,
-            vocabulary,
-            kv_memory=DEFAULT_MEMORY if options.kv_memory is None else options.kv_memory,
-            prefix_memory=DEFAULT_PREFIX_MEMORY if options.prefix_memory is None else options.prefix_memory,
-        )
+        memory = {
+            "kv_memory": DEFAULT_MEMORY if options.kv_memory is None else options.kv_memory,
+            "prefix_memory": DEFAULT_PREFIX_MEMORY if options.prefix_memory is None else options.prefix_memory,
+        }
+        if make_drafter is not None:
+            return SpeculativeDecoder(model, vocabulary, make_drafter, **memory)
+        return AutoregressiveDecoder(model, vocabulary, **memory)
     if options.decoder == "hybrid":
         return HybridDecoder(
             model,

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+
+from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
+from llmprog.backends.local.decoders.base import Row, Vocabulary, Written, write_all
+from llmprog.backends.local.decoders.drafting import Drafter, DraftRequest, LookupDrafter, ModelDrafter
+from llmprog.backends.local.decoders.speculative import SpeculativeDecoder
+from llmprog.backends.local.transformer import Transformer
+
+
+class Reckless:
+    """Guesses anything, and any number of tokens."""
+
+    def __init__(self) -> None:
+        self.rng = random.Random(3)
+
+    def propose(self, request: DraftRequest) -> list[list[int]]:
+        return [
+            [self.rng.randrange(24) for _ in range(self.rng.randrange(min(6, request.room[ticket]) + 1))]
+            for ticket in request.texts
+        ]
+
+
+class Clairvoyant:
+    """Knows what each row will say."""
+
+    def __init__(self, texts: Sequence[tuple[int, ...]], rows: Sequence[Row], ends: int) -> None:
+        self.futures = {i: (*rows[i].prompt, *text, ends) for i, text in enumerate(texts)}
+
+    def propose(self, request: DraftRequest) -> list[list[int]]:
+        return [
+            list(self.futures[ticket][len(text) : len(text) + min(4, request.room[ticket])])
+            for ticket, text in request.texts.items()
+        ]
+
+
+def make(model: Transformer, vocabulary: Vocabulary, drafter: Callable[[], Drafter]) -> SpeculativeDecoder:
+    return SpeculativeDecoder(model, vocabulary, drafter, kv_memory=64, prefix_memory=8)
+
+
+def same(found: Sequence[Written], expected: Sequence[Written]) -> None:
+    assert [result.tokens for result in found] == [result.tokens for result in expected]
+    assert [result.ended for result in found] == [result.ended for result in expected]
+    assert [result.num_generated for result in found] == [result.num_generated for result in expected]
+    for a, b in zip(found, expected, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+
+
+@pytest.fixture
+def rows(mixed_rows: list[Row], make_row: Callable[..., Row]) -> list[Row]:
+    stopping = [make_row((9, i), 15, sample=i, has_stopped=lambda tokens: tokens[-1] in (8, 15)) for i in range(6)]
+    return [*mixed_rows, *stopping, make_row((4,), 1), make_row((4,), 30, may_end=False, temperature=0)]
+
+
+def other_model(model: Transformer) -> Transformer:
+    torch.manual_seed(8)
+    other = Transformer(model.config).eval()
+    # Half of what the model thinks, so that some of its guesses hold.
+    state = {name: (a + b) / 2 for (name, a), b in zip(model.state_dict().items(), other.state_dict().values())}
+    other.load_state_dict(state)
+    return other
+
+
+@pytest.mark.parametrize("kind", ["reckless", "lookup", "itself", "another model"])
+def test_whatever_is_drafted_the_text_is_the_models_own(
+    model: Transformer, vocabulary: Vocabulary, rows: list[Row], kind: str
+) -> None:
+    other = other_model(model)
+    drafters: dict[str, Callable[[], Drafter]] = {
+        "reckless": Reckless,
+        "lookup": lambda: LookupDrafter(4, longest_match=1),
+        "itself": lambda: ModelDrafter(model, vocabulary, 4),
+        "another model": lambda: ModelDrafter(other, vocabulary, 3),
+    }
+    decoder = make(model, vocabulary, drafters[kind])
+    same(write_all(decoder, rows), write_all(AutoregressiveDecoder(model, vocabulary), rows))
+    assert decoder.draft_counts.drafted > 50
+    if kind == "itself":
+        assert decoder.draft_counts.share > 0.9  # what stands behind an end is lost
+    else:
+        assert 0 < decoder.draft_counts.share < 0.9
+
+
+def test_a_drafter_that_is_right_saves_steps(
+    model: Transformer, vocabulary: Vocabulary, make_row: Callable[..., Row]
+) -> None:
+    rows = [make_row((5, i), 20, sample=i, may_end=False) for i in range(3)]
+    plain = write_all(AutoregressiveDecoder(model, vocabulary), rows)
+    decoder = make(model, vocabulary, lambda: Clairvoyant([r.tokens for r in plain], rows, vocabulary.eos_id))
+    steps = 0
+    writing = decoder.start()
+    writing.admit(dict(enumerate(rows)))
+    found: dict[int, Written] = {}
+    while len(writing):
+        found |= writing.step()
+        steps += 1
+    same([found[i] for i in range(3)], plain)
+    assert steps == 4  # 1 + 4 tokens in each
+
+
+def test_lookup_goes_on_as_the_text_did_before() -> None:
+    def proposed(text: list[int], room: int = 9) -> list[int]:
+        request = DraftRequest({7: text}, {7: room}, None, None, None)  # type: ignore[arg-type]
+        return LookupDrafter(3).propose(request)[0]
+
+    assert proposed([1, 2, 3, 4, 5, 6, 1, 2, 3]) == [4, 5, 6]
+    assert proposed([1, 2, 3, 4, 9, 2, 3]) == [4, 9, 2]
+    assert proposed([2, 3, 5, 9, 2, 3, 6, 7, 7, 2, 3]) == [6, 7, 7], "the latest place"
+    assert proposed([2, 3, 5, 9, 2, 3, 6, 7, 7, 2, 3], room=1) == [6]
+    assert proposed([1, 2, 3]) == []
+    assert proposed([1]) == []
