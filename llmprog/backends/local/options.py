@@ -67,6 +67,18 @@ class LocalOptions:
         default=None,
         metadata=_about("most MiB of keys and values kept of texts read before, >= 0 (default 512)", "autoregressive"),
     )
+    draft: str | None = field(
+        default=None,
+        metadata=_about(
+            "what guesses tokens ahead, for the model to check: lookup (the text so far) | diffusion (local:puzzles) | "
+            "the name or path of a smaller model; the text stays the same (default: nothing)",
+            "autoregressive",
+        ),
+    )
+    draft_tokens: int | None = field(
+        default=None,
+        metadata=_about("most tokens guessed ahead, 1..32 (default 4)", "autoregressive"),
+    )
     lines: int | None = field(
         default=None, metadata=_about(f"most lines of one proposal, 1..{MAX_LINES} (default: what the prompt asks for)")
     )
@@ -227,6 +239,8 @@ class LocalOptions:
             self._refuse(("steps", "block_length"), "alpha0=0", "a larger alpha0")
         elif self.sampler == "first_hitting":
             self._refuse(("steps",), "sampler='first_hitting'", "sampler=ancestral")
+        if self.draft is None:
+            self._refuse(("draft_tokens",), "no draft", "a draft")
         t_min, t_max = self.t_min or 0.4, self.t_max or 0.8
         if t_min > t_max:
             raise OptionError(f"option t_min={t_min!r}; allowed is a number up to t_max={t_max!r}")
@@ -368,6 +382,8 @@ _RULES: dict[str, _Rule] = {
     "max_batch_rows": _POSITIVE,
     "kv_memory": _POSITIVE,
     "prefix_memory": _in_range(int, 0, math.inf, "a whole number >= 0"),
+    "draft": (str, bool, "lookup | diffusion | the name or path of a model"),
+    "draft_tokens": _in_range(int, 1, 32, "a whole number in 1..32"),
     "lines": _in_range(int, 1, MAX_LINES, f"a whole number in 1..{MAX_LINES}"),
     "chat_template": _one_of(get_args(Toggle)),
     "block_length": _POSITIVE,
