@@ -12,6 +12,7 @@ from llmprog.backends.local.decoders.autoregressive import (
 from llmprog.backends.local.decoders.base import Decoder, Vocabulary
 from llmprog.backends.local.decoders.drafting import Drafter
 from llmprog.backends.local.decoders.hybrid import HybridDecoder
+from llmprog.backends.local.decoders.hybrid_a import HybridADecoder
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
 from llmprog.backends.local.decoders.mdlm import MDLMDecoder
 from llmprog.backends.local.decoders.remasking import CorrectionOptions
@@ -48,7 +49,8 @@ def make_decoder(
             return SpeculativeDecoder(model, vocabulary, make_drafter, **memory)
         return AutoregressiveDecoder(model, vocabulary, **memory)
     if options.decoder == "hybrid":
-        return HybridDecoder(
+        hybrid = HybridADecoder if options.variant == "a" else HybridDecoder
+        return hybrid(
             model,
             vocabulary,
             alpha0=0.1 if options.alpha0 is None else options.alpha0,
