@@ -31,11 +31,11 @@ from llmprog.backends.local.sampling import Sampler
 from llmprog.backends.local.transformer import Transformer
 
 
-class BlockWriting(ABC):
-    """A ``Writing`` whose decoder says what it feeds of a block and what it makes of the logits.
+class JoiningWriting(ABC):
+    """A ``Writing`` of rows in blocks that a subclass writes; they join and leave between steps.
 
     R rows, W columns: each row's prompt and canvas from column 0 on, so that a column is a position. K columns of the
-    longest block, V vocabulary.
+    longest block, S tokens in the cache, V vocabulary.
 
     Attributes:
         tokens: int64 [R, W]; ``mask_id`` where nothing is written yet.
@@ -45,6 +45,9 @@ class BlockWriting(ABC):
         age: int64 [R], steps each row has made.
         state: What the decoder keeps of each row between steps, [R] or [R, W, ...]; see ``_new_state``.
         sampler: The rows' parameters and random streams.
+        cache: Keys and values of tokens of every row; ``None`` where there is none.
+        cached: bool [R, S], which of them a row may see.
+        forbidden: float32 [R or 1, V], added to logits.
     """
 
     tokens: Tensor
@@ -56,37 +59,31 @@ class BlockWriting(ABC):
     state: dict[str, Tensor]
     sampler: Sampler
 
-    def __init__(self, model: Transformer, vocabulary: Vocabulary, *, use_cache: bool = True) -> None:
-        """A writing without rows; ``use_cache=False`` feeds the whole past in every step, for comparison."""
+    def __init__(self, model: Transformer, vocabulary: Vocabulary) -> None:
+        """A writing without rows."""
         self.model = model
         self.vocabulary = vocabulary
         self.device = model.embedding.weight.device
-        self._use_cache = use_cache
         self._rows: dict[int, Row] = {}
         self._batch: list[tuple[int, Row]] = []  # in the order of the tensors, those that left included
         self._settled_at_once: dict[int, Written] = {}
-        self._cache: KVCache | None = None
-        self._cached = torch.zeros(0, 0, dtype=torch.bool, device=self.device)  # [R, S], whose row may see what
-        self._fed = torch.zeros(0, dtype=torch.int64, device=self.device)  # [R], columns that are in the cache
+        self.cache: KVCache | None = None
+        self.cached = torch.zeros(0, 0, dtype=torch.bool, device=self.device)
         self._ends = torch.tensor(vocabulary.end_ids, device=self.device)
-        self._forbidden = torch.zeros(1, vocabulary.size, device=self.device)
+        self.forbidden = torch.zeros(1, vocabulary.size, device=self.device)
 
     @abstractmethod
-    def _noisy(self, columns: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What a step feeds at ``columns`` [R, K] of the rows' blocks.
-
-        Returns:
-            Tokens int64 [R, K], and float [R, K, d_model] that is added to their embeddings, or ``None``.
-        """
+    def _write(self) -> None:
+        """Make one step for every row: change ``tokens`` in place."""
 
     @abstractmethod
-    def _denoise(self, logits: Tensor, columns: Tensor, inside: Tensor) -> None:
-        """Make a step: ``tokens`` in place, without masks in a block that is finished by it.
+    def _begin(self, rows: Sequence[Row], tokens: Tensor, begin: Tensor) -> tuple[KVCache | None, Tensor]:
+        """The cache of rows that join, and what each may see of it, bool [R, S].
 
         Args:
-            logits: float32 [R, K, V], -inf where a token must not be written.
-            columns: int64 [R, K].
-            inside: bool [R, K], False in columns that are not of the row's block.
+            rows: They.
+            tokens: int64 [R, W].
+            begin: int64 [R], column of the first block with a mask.
         """
 
     def _new_state(self, rows: Sequence[Row], tokens: Tensor) -> dict[str, Tensor]:
@@ -114,32 +111,26 @@ class BlockWriting(ABC):
         block_length = torch.tensor([row.block_length for row in new], device=self.device)
         block = (first_true(tokens == mask_id) - start) // block_length
         state = self._new_state(new, tokens)
-        fed = torch.zeros_like(start)
-        cached = torch.zeros(len(new), 0, dtype=torch.bool, device=self.device)
-        cache: KVCache | None = None
-        if self._use_cache:
-            fed = start + block * block_length
-            cache, cached = self._prefill(
-                [(text[:count], row) for text, count, row in zip(texts, fed.tolist(), new, strict=True)]
-            )
+        cache, cached = self._begin(new, tokens, start + block * block_length)
         age = torch.zeros_like(start)
         if self._batch:
             width = max(self.tokens.shape[1], tokens.shape[1])
-            tokens = torch.cat([_wider(self.tokens, width, self.vocabulary.pad_id), _wider(tokens, width)])
+            pad_id = self.vocabulary.pad_id
+            tokens = torch.cat([_wider(self.tokens, width, pad_id), _wider(tokens, width, pad_id)])
             state = {
                 name: torch.cat([_wider(self.state[name], width), _wider(values, width)])
                 for name, values in state.items()
             }
             start, end = torch.cat([self.start, start]), torch.cat([self.end, end])
             block, block_length = torch.cat([self.block, block]), torch.cat([self.block_length, block_length])
-            age, fed = torch.cat([self.age, age]), torch.cat([self._fed, fed])
-            if cache is not None and self._cache is not None:
-                cache = self._cache.beside(cache)
-            columns = max(self._cached.shape[1], cached.shape[1])
-            cached = torch.cat([_wider(self._cached, columns), _wider(cached, columns)])
+            age = torch.cat([self.age, age])
+            if cache is not None and self.cache is not None:
+                cache = self.cache.beside(cache)
+            columns = max(self.cached.shape[1], cached.shape[1])
+            cached = torch.cat([_wider(self.cached, columns), _wider(cached, columns)])
         self.tokens, self.start, self.end, self.block, self.block_length = tokens, start, end, block, block_length
-        self.state, self.age, self._fed = state, age, fed
-        self._cache, self._cached = cache, cached
+        self.state, self.age = state, age
+        self.cache, self.cached = cache, cached
         self._batch += list(joining.items())
         self._describe_rows()
 
@@ -151,13 +142,7 @@ class BlockWriting(ABC):
         if not any(ticket in self._rows for ticket, _ in self._batch):
             self._batch = []
             return found
-        begin = self.start + self.block * self.block_length
-        longest = int(self.block_length.minimum(self.end - self.start).max())
-        columns = begin.unsqueeze(1) + torch.arange(longest, device=self.device)
-        inside = columns < (begin + self.block_length).minimum(self.end).unsqueeze(1)
-        columns = columns.clamp(max=self.tokens.shape[1] - 1)
-        logits = self._logits(begin, columns, inside)
-        self._denoise(logits + self._forbidden.unsqueeze(1), columns, inside)
+        self._write()
         self.age += 1
         masks = self.tokens == self.vocabulary.mask_id
         self.block = (first_true(masks).minimum(self.end - 1) - self.start) // self.block_length
@@ -187,62 +172,17 @@ class BlockWriting(ABC):
         """The rows in the order of the batch, those that have left it included until it shrinks."""
         return [row for _, row in self._batch]
 
-    def _logits(self, begin: Tensor, columns: Tensor, inside: Tensor) -> Tensor:
-        """Logits at ``columns`` [R, K], float32; what stands before ``begin`` [R] and is not cached is fed before."""
-        count = int((begin - self._fed).max())
-        past = self._fed.unsqueeze(1) + torch.arange(count, device=self.device)
-        is_past = past < begin.unsqueeze(1)
-        places = torch.cat([past.clamp(max=self.tokens.shape[1] - 1), columns], dim=1)
-        valid = torch.cat([is_past, inside], dim=1)
-        offset = places - self.start.unsqueeze(1)
-        blocks = torch.where(offset < 0, -1, offset // self.block_length.unsqueeze(1))
-        mask = attention_masks.block_causal(blocks, valid)
-        mask = torch.cat([self._cached.unsqueeze(1).expand(-1, mask.shape[1], -1), mask], dim=2)
-        tokens, added = self._noisy(columns)
-        if added is not None:
-            added = F.pad(added, (0, 0, count, 0))
-        # Padding may lie past the last position the model knows; nobody sees it.
-        logits: Tensor = self.model(
-            torch.cat([self.tokens.gather(1, places[:, :count]), tokens], dim=1),
-            places.clamp(max=self.model.config.max_positions - 1),
-            mask,
-            self._cache,
-            store=count if self._cache is not None else None,
-            output=slice(count, None),
-            added=added,
-        )
-        if self._cache is not None:
-            self._cached = torch.cat([self._cached, is_past], dim=1)
-            self._fed = begin
-            self._compact()
-        return logits.float()
-
-    def _prefill(self, heads: Sequence[tuple[tuple[int, ...], Row]]) -> tuple[KVCache, Tensor]:
-        """The cache of rows that begin with these tokens, equal ones computed once, and what is in it, bool [R, S]."""
-        shapes, index = distinct([(head, len(row.prompt), row.block_length) for head, row in heads], self.device)
-        tokens, lengths = pad_right([head for head, _, _ in shapes], self.vocabulary.pad_id, self.device)
-        width = tokens.shape[1]
-        start = torch.tensor([start for _, start, _ in shapes], device=self.device).unsqueeze(1)
-        length = torch.tensor([length for _, _, length in shapes], device=self.device).unsqueeze(1)
-        offset = torch.arange(width, device=self.device) - start
-        valid = attention_masks.lengths_to_valid(lengths, width)
-        mask = attention_masks.block_causal(torch.where(offset < 0, -1, offset // length), valid)
-        cache = self.model.make_cache(len(shapes), width)
-        positions = torch.arange(width, device=self.device).expand_as(tokens)
-        self.model.hidden(tokens, positions, mask, cache, output=slice(0, 0))
-        return cache.expand(index), valid[index]
-
     def _compact(self) -> None:
         """Close the gaps of the cache once they are most of it: a row leaves one where another finished a block."""
-        if self._cache is None:
+        if self.cache is None:
             return
-        counts = self._cached.sum(1)
+        counts = self.cached.sum(1)
         longest = int(counts.max())
-        if self._cached.shape[1] <= 2 * longest + 16:
+        if self.cached.shape[1] <= 2 * longest + 16:
             return
-        order = self._cached.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
-        self._cache = self._cache.gather(order)
-        self._cached = attention_masks.lengths_to_valid(counts, longest)
+        order = self.cached.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
+        self.cache = self.cache.gather(order)
+        self.cached = attention_masks.lengths_to_valid(counts, longest)
 
     def _leave(self, masks: Tensor) -> dict[int, Written]:
         """Give back the rows that are settled: no mask in front of their first end; their place stays for a while."""
@@ -270,7 +210,7 @@ class BlockWriting(ABC):
             return
         self._batch = [self._batch[place] for place in places]
         if not places:
-            self._cache = None
+            self.cache = None
             return
         index = torch.tensor(places, device=self.device)
         width = max(len(row.prompt) + len(row.canvas) for row in self.rows)
@@ -279,16 +219,106 @@ class BlockWriting(ABC):
             name: values[index, :width] if values.dim() > 1 else values[index] for name, values in self.state.items()
         }
         self.start, self.end, self.block = self.start[index], self.end[index], self.block[index]
-        self.block_length, self.age, self._fed = self.block_length[index], self.age[index], self._fed[index]
-        self._cached = self._cached[index]
-        if self._cache is not None:
-            self._cache = self._cache.expand(index)
+        self.block_length, self.age = self.block_length[index], self.age[index]
+        self.cached = self.cached[index]
+        if self.cache is not None:
+            self.cache = self.cache.expand(index)
         self._describe_rows()
 
     def _describe_rows(self) -> None:
         rows = self.rows
-        self._forbidden = forbidden_logits(self.vocabulary, rows, self.device)
+        self.forbidden = forbidden_logits(self.vocabulary, rows, self.device)
         self.sampler = Sampler.of([row.params for row in rows], [row.key for row in rows], self.device)
+
+
+class BlockWriting(JoiningWriting):
+    """A ``Writing`` under block-causal attention, whose decoder says what it feeds of a block and makes of the logits.
+
+    Letters and attributes as in ``JoiningWriting``. The cache holds a row's tokens up to the block that it writes; the
+    block before joins them in the first step of the next.
+    """
+
+    def __init__(self, model: Transformer, vocabulary: Vocabulary, *, use_cache: bool = True) -> None:
+        """A writing without rows; ``use_cache=False`` feeds the whole past in every step, for comparison."""
+        super().__init__(model, vocabulary)
+        self._use_cache = use_cache
+
+    @abstractmethod
+    def _noisy(self, columns: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What a step feeds at ``columns`` [R, K] of the rows' blocks.
+
+        Returns:
+            Tokens int64 [R, K], and float [R, K, d_model] that is added to their embeddings, or ``None``.
+        """
+
+    @abstractmethod
+    def _denoise(self, logits: Tensor, columns: Tensor, inside: Tensor) -> None:
+        """Make a step: ``tokens`` in place, without masks in a block that is finished by it.
+
+        Args:
+            logits: float32 [R, K, V], -inf where a token must not be written.
+            columns: int64 [R, K].
+            inside: bool [R, K], False in columns that are not of the row's block.
+        """
+
+    def _write(self) -> None:
+        begin = self.start + self.block * self.block_length
+        longest = int(self.block_length.minimum(self.end - self.start).max())
+        columns = begin.unsqueeze(1) + torch.arange(longest, device=self.device)
+        inside = columns < (begin + self.block_length).minimum(self.end).unsqueeze(1)
+        columns = columns.clamp(max=self.tokens.shape[1] - 1)
+        logits = self._logits(begin, columns, inside)
+        self._denoise(logits + self.forbidden.unsqueeze(1), columns, inside)
+
+    def _logits(self, begin: Tensor, columns: Tensor, inside: Tensor) -> Tensor:
+        """Logits at ``columns`` [R, K], float32; what stands before ``begin`` [R] and is not cached is fed before."""
+        fed = self.cached.sum(1)
+        count = int((begin - fed).max())
+        past = fed.unsqueeze(1) + torch.arange(count, device=self.device)
+        is_past = past < begin.unsqueeze(1)
+        places = torch.cat([past.clamp(max=self.tokens.shape[1] - 1), columns], dim=1)
+        valid = torch.cat([is_past, inside], dim=1)
+        offset = places - self.start.unsqueeze(1)
+        blocks = torch.where(offset < 0, -1, offset // self.block_length.unsqueeze(1))
+        mask = attention_masks.block_causal(blocks, valid)
+        mask = torch.cat([self.cached.unsqueeze(1).expand(-1, mask.shape[1], -1), mask], dim=2)
+        tokens, added = self._noisy(columns)
+        if added is not None:
+            added = F.pad(added, (0, 0, count, 0))
+        # Padding may lie past the last position the model knows; nobody sees it.
+        logits: Tensor = self.model(
+            torch.cat([self.tokens.gather(1, places[:, :count]), tokens], dim=1),
+            places.clamp(max=self.model.config.max_positions - 1),
+            mask,
+            self.cache,
+            store=count if self.cache is not None else None,
+            output=slice(count, None),
+            added=added,
+        )
+        if self.cache is not None:
+            self.cached = torch.cat([self.cached, is_past], dim=1)
+            self._compact()
+        return logits.float()
+
+    def _begin(self, rows: Sequence[Row], tokens: Tensor, begin: Tensor) -> tuple[KVCache | None, Tensor]:
+        """What stands before a row's first mask's block is computed now, once for rows that begin alike."""
+        if not self._use_cache:
+            return None, torch.zeros(len(rows), 0, dtype=torch.bool, device=self.device)
+        heads = [
+            (tuple(text[:count]), row) for text, count, row in zip(tokens.tolist(), begin.tolist(), rows, strict=True)
+        ]
+        shapes, index = distinct([(head, len(row.prompt), row.block_length) for head, row in heads], self.device)
+        tokens, lengths = pad_right([head for head, _, _ in shapes], self.vocabulary.pad_id, self.device)
+        width = tokens.shape[1]
+        start = torch.tensor([start for _, start, _ in shapes], device=self.device).unsqueeze(1)
+        length = torch.tensor([length for _, _, length in shapes], device=self.device).unsqueeze(1)
+        offset = torch.arange(width, device=self.device) - start
+        valid = attention_masks.lengths_to_valid(lengths, width)
+        mask = attention_masks.block_causal(torch.where(offset < 0, -1, offset // length), valid)
+        cache = self.model.make_cache(len(shapes), width)
+        positions = torch.arange(width, device=self.device).expand_as(tokens)
+        self.model.hidden(tokens, positions, mask, cache, output=slice(0, 0))
+        return cache.expand(index), valid[index]
 
 
 def _wider(values: Tensor, width: int, fill: int = 0) -> Tensor:

@@ -62,6 +62,22 @@ class Schedule:
         return Schedule(self.sigma[rows], self.start[rows], self.size[rows])
 
 
+def draw_phases(keys: Tensor, width: int, alpha0: float, steps: int) -> Tensor:
+    """When each of ``width`` positions is written, int64 [R, G]: a diffusion step, or ``steps`` + its own number.
+
+    Token draws count from 0, so negative counters are free. The draws of a position do not depend on the width.
+    """
+    times = uniform(keys, torch.full_like(keys, -1), width)
+    time = 1 - torch.arange(1, steps + 1, device=keys.device) / steps
+    alpha = alpha0 * (1 - (1 - SMALLEST_TIME_STEP) * time)
+    first = alpha0 * SMALLEST_TIME_STEP
+    reached = (alpha - first) / (1 - first)
+    if alpha0 == 1:
+        reached[-1] = 1.0  # nothing is left for a second phase, rounding or not
+    step = torch.searchsorted(reached, times, right=True)
+    return torch.where(step < steps, step, steps + torch.arange(width, device=keys.device))
+
+
 def draw_schedule(blank: Tensor, block_length: Tensor, keys: Tensor, alpha0: float, steps: int) -> Schedule:
     """A schedule for every row.
 
@@ -77,16 +93,8 @@ def draw_schedule(blank: Tensor, block_length: Tensor, keys: Tensor, alpha0: flo
     """
     rows, width = blank.shape
     position = torch.arange(width, device=blank.device)
-    # Token draws count from 0, so negative counters are free. The draws of a position do not depend on the width.
-    times, places = (uniform(keys, torch.full_like(keys, counter), width) for counter in (-1, -2))
-    time = 1 - torch.arange(1, steps + 1, device=blank.device) / steps
-    alpha = alpha0 * (1 - (1 - SMALLEST_TIME_STEP) * time)
-    first = alpha0 * SMALLEST_TIME_STEP
-    reached = (alpha - first) / (1 - first)
-    if alpha0 == 1:
-        reached[-1] = 1.0  # nothing is left for a second phase, rounding or not
-    step = torch.searchsorted(reached, times, right=True)
-    phase = torch.where(step < steps, step, steps + position)
+    phase = draw_phases(keys, width, alpha0, steps)
+    places = uniform(keys, torch.full_like(keys, -2), width)
     block = position // block_length.unsqueeze(1)
     group = torch.where(blank, block * (steps + width) + phase, torch.iinfo(torch.int64).max)
     shuffled = places.argsort(dim=1)
