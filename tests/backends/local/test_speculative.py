@@ -6,11 +6,15 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
+from llmprog.backends.local.backend import LocalBackend
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import Row, Vocabulary, Written, write_all
 from llmprog.backends.local.decoders.drafting import Drafter, DraftRequest, LookupDrafter, ModelDrafter
 from llmprog.backends.local.decoders.speculative import SpeculativeDecoder
+from llmprog.backends.local.options import LocalOptions
 from llmprog.backends.local.transformer import Transformer
+from llmprog.errors import OptionError
+from llmprog.types import Prompt, Request, SamplingParams
 
 
 class Reckless:
@@ -61,7 +65,9 @@ def other_model(model: Transformer) -> Transformer:
     torch.manual_seed(8)
     other = Transformer(model.config).eval()
     # Half of what the model thinks, so that some of its guesses hold.
-    state = {name: (a + b) / 2 for (name, a), b in zip(model.state_dict().items(), other.state_dict().values())}
+    state = {
+        name: (a + b) / 2 for (name, a), b in zip(model.state_dict().items(), other.state_dict().values(), strict=True)
+    }
     other.load_state_dict(state)
     return other
 
@@ -101,6 +107,54 @@ def test_a_drafter_that_is_right_saves_steps(
         steps += 1
     same([found[i] for i in range(3)], plain)
     assert steps == 4  # 1 + 4 tokens in each
+
+
+@pytest.mark.parametrize("draft", ["lookup", "diffusion"])
+async def test_drafts_change_no_reply_of_the_embedded_model(draft: str) -> None:
+    plain, drafted = LocalBackend.open(), LocalBackend.open(LocalOptions(draft=draft))
+    prompts = ("Input: 4 9 10 13\nPossible next steps:", "Question: What is (17 + 25) * 3 - 40?\nReasoning:")
+    try:
+        for text in prompts:
+            request = Request(
+                prompt=Prompt.from_text(text), params=SamplingParams(temperature=0.7, seed=3), num_samples=6
+            )
+            expected, found = await plain.generate(request), await drafted.generate(request)
+            assert [completion.text for completion in found] == [completion.text for completion in expected]
+        assert plain.statistics.draft_accepted is None
+        assert drafted.statistics.drafted_tokens
+        assert (drafted.statistics.draft_accepted or 0) > (0.3 if draft == "diffusion" else 0.02)
+        assert drafted.statistics.steps < plain.statistics.steps
+    finally:
+        await plain.aclose()
+        await drafted.aclose()
+
+
+async def test_a_text_model_checks_what_another_guesses() -> None:
+    request = Request(
+        prompt=Prompt.from_text("Repeat: the quick brown fox jumps over the lazy dog."),
+        params=SamplingParams(temperature=0.5, seed=2, max_tokens=24),
+        num_samples=2,
+    )
+    texts = []
+    for draft in (None, "smollm2"):
+        backend = LocalBackend.open(LocalOptions(draft=draft), model="smollm2", backend_id="local:smollm2")
+        texts.append([completion.text for completion in await backend.generate(request)])
+        statistics = backend.statistics
+        await backend.aclose()
+    assert texts[0] == texts[1]
+    assert (statistics.draft_accepted or 0) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "model", "complaint"),
+    [
+        (LocalOptions(draft="diffusion"), "smollm2", "do not denoise"),
+        (LocalOptions(draft="smollm2"), "puzzles", "is no model of text"),
+    ],
+)
+def test_a_drafter_that_speaks_another_language_is_refused(options: LocalOptions, model: str, complaint: str) -> None:
+    with pytest.raises(OptionError, match=complaint):
+        LocalBackend.open(options, model=model, backend_id=f"local:{model}")
 
 
 def test_lookup_goes_on_as_the_text_did_before() -> None:
