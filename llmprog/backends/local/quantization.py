@@ -14,16 +14,13 @@ Letters in shapes: N outputs, K inputs, Q = K / 32 groups of one projection.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from llmprog.backends.local.fused_layers import PackedProjection, fuse_layers, has_bfloat16_products, stored_projection
+from llmprog.backends.local.options import StoredWeights
 from llmprog.backends.local.transformer import Transformer
 from llmprog.errors import MissingExtraError, OptionError
-
-StoredWeights = Literal["int8", "int4"]
 
 GROUP = 32
 """Inputs that share a scale in int4. Groups of 64 made SmolLM2's divergence ten times as large."""
@@ -107,6 +104,28 @@ def dequantize_int4(codes: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
     groups = codes.view(codes.shape[0], -1, GROUP).float() - 8
     values = groups * scale.float().unsqueeze(-1) + offset.float().unsqueeze(-1)
     return values.flatten(1).to(torch.bfloat16)
+
+
+def prepare(model: object, weights: StoredWeights | None) -> None:
+    """Give a loaded model the form in which it runs fastest, in place.
+
+    Args:
+        model: On its device. Of networks that are not ours, nothing is changed.
+        weights: What its weights are rounded to; ``None`` leaves them as they are.
+
+    Raises:
+        OptionError: It cannot be quantised.
+        MissingExtraError: torchao is needed and not installed.
+    """
+    if not (isinstance(model, Transformer) and isinstance(getattr(model, "layers", None), nn.ModuleList)):
+        if weights is not None:
+            raise OptionError(
+                f"weights={weights!r} has no effect with a network that runs in transformers; leave it out"
+            )
+    elif weights is not None:
+        quantize(model, weights)
+    else:
+        fuse_layers(model)
 
 
 def quantize(model: Transformer, weights: StoredWeights) -> Transformer:
