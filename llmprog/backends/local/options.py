@@ -15,6 +15,7 @@ from llmprog.errors import OptionError
 DecoderName = Literal["autoregressive", "masked_diffusion", "hybrid", "uniform_diffusion", "mdlm", "score_entropy"]
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
+StoredWeights = Literal["int8", "int4"]
 UnmaskRule = Literal["quota", "threshold", "random", "factor", "margin", "entropy", "credit", "hierarchical"]
 Fallback = Literal["confident", "leftmost"]
 Variant = Literal["a", "b"]
@@ -53,6 +54,12 @@ class LocalOptions:
     )
     device: Device = field(default="auto", metadata=_about("cpu | cuda | auto: cuda where there is one (default auto)"))
     dtype: Dtype = field(default="float32", metadata=_about("float32 | bfloat16 (default float32)"))
+    weights: StoredWeights | None = field(
+        default=None,
+        metadata=_about(
+            "int8 | int4: weights are rounded to that when loaded, with dtype=bfloat16 (default: they are not)"
+        ),
+    )
     threads: int | None = field(
         default=None, metadata=_about("CPU threads of one operation, >= 1 (default: torch's choice)")
     )
@@ -226,6 +233,10 @@ class LocalOptions:
 
     def __post_init__(self) -> None:
         self._check_values()
+        if self.weights is not None and self.dtype != "bfloat16":
+            raise OptionError(
+                f"weights={self.weights!r} with dtype={self.dtype!r}: its kernels multiply bfloat16; add dtype=bfloat16"
+            )
         if self.decoder is None:
             return
         for option in fields(self):
@@ -378,6 +389,7 @@ _RULES: dict[str, _Rule] = {
     "decoder": _one_of(get_args(DecoderName)),
     "device": _one_of(get_args(Device)),
     "dtype": _one_of(get_args(Dtype)),
+    "weights": _one_of(get_args(StoredWeights)),
     "threads": _POSITIVE,
     "max_batch_rows": _POSITIVE,
     "kv_memory": _POSITIVE,
