@@ -34,6 +34,8 @@ GATHER_TURNS = 3
 """Turns of an idle event loop without a submission after which its submissions are handed over."""
 GATHER_WINDOW_S = 0.0003
 """The least time without a submission before that; a reply may pass through a thread before the next is asked for."""
+MOST_BESIDE = 2
+"""Writings under way at a time where rows cannot join them: what comes meanwhile is gathered for the next."""
 
 _log = Log("llmprog.local")
 
@@ -255,6 +257,8 @@ class Engine:
             free = self._max_batch_rows - sum(len(running.items) for running in self._running)
             items = self._next_items(free)
             if not items:
+                return
+            if not self._decoder.takes_joiners and len(self._running) >= MOST_BESIDE:
                 return
             running = self._open_for(items[0][0])
             rows = [job.items[i] for job, i in items]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import pytest
 import torch
 
+from llmprog.backends.local import engine as engine_module
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import Continuation, Row, Vocabulary, Written
 from llmprog.backends.local.engine import Engine
@@ -161,6 +162,23 @@ async def test_what_comes_later_is_written_between_the_steps_of_what_is_under_wa
     await long
     assert decoder.batches == ([3, 4, 4, 3, 3] if takes_joiners else [3, 3, 1, 3, 1, 3, 3])
     assert (engine.counts.rows, engine.counts.row_steps) == (4, 3 * 5 + 2)
+
+
+async def test_what_cannot_join_is_gathered_behind_what_is_under_way(
+    engine: Engine, decoder: EchoDecoder, make_row: Callable[..., Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "MOST_BESIDE", 1)
+    decoder.takes_joiners = False
+    decoder.steps = {7: 4}
+    decoder.gate.clear()
+    calls = [asyncio.create_task(engine.decode([make_row((7,))]))]
+    await until(decoder.started)
+    for _ in range(2):
+        calls.append(asyncio.create_task(engine.decode([make_row((8,))])))
+        await asyncio.sleep(0.01)
+    decoder.gate.set()
+    await asyncio.gather(*calls)
+    assert decoder.batches == [1, 1, 1, 1, 2]
 
 
 async def test_rows_for_which_there_is_no_room_wait_for_others_to_leave(
