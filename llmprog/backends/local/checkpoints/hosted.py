@@ -53,7 +53,7 @@ class HostedCheckpoint:
         found = sum(torch.Size(shape).numel() for shape in shapes.values())
         if needed > found:
             raise FaultyFileError(f"its files hold {found} numbers, and its config.json asks for {needed}")
-        self._config = _sizes(sketch)
+        self._config = sizes(sketch)
         self.language = LanguageNeeds(
             vocab_size=self._config.vocab_size, max_positions=self._config.max_positions, cut=None
         )
@@ -99,8 +99,12 @@ def _unreadable(values: Mapping[str, Any], error: Exception) -> FaultyFileError:
     return FaultyFileError(f"model_type is {kind!r}, which transformers cannot run as a causal language model: {error}")
 
 
-def _sizes(model: PreTrainedModel) -> TransformerConfig:
-    """What others ask about a network's shape; its layers know better."""
+def sizes(model: PreTrainedModel) -> TransformerConfig:
+    """What others ask about a network's shape: its vocabulary, its context, how many layers have a cache.
+
+    Raises:
+        FaultyFileError: They are not possible.
+    """
     text = model.config.get_text_config()
     width = model.get_input_embeddings().embedding_dim
     heads = getattr(text, "num_attention_heads", 1)
