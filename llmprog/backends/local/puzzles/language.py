@@ -139,10 +139,14 @@ class PuzzleTokenizer:
         """A prompt with its mode token; see ``encode_prompt``."""
         found = self.encode_prompt("\n".join(message.content for message in prompt.messages), lines=options.lines)
         return EncodedPrompt(
-            tokens=(self.mode_id(_mode_of(options)), *found.tokens),
+            tokens=(self.mode_token(options), *found.tokens),
             canvas_length=found.canvas_length,
             block_length=options.block_length or found.block_length,
         )
+
+    def mode_token(self, options: LocalOptions) -> int:
+        """The id of the token that stands before a prompt, by the decoder that is to answer it; see ``mode_id``."""
+        return self.mode_id(_mode_of(options))
 
     def mode_id(self, mode: str) -> int:
         """The id of the token that names one of ``MODES`` or ``FURTHER_MODES``.
