@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from llmprog.backends.local.checkpoints.llama_family import checked_config
 from llmprog.backends.local.checkpoints.recipe import (
+    FILLING,
     LanguageNeeds,
     Recipe,
     Tensors,
@@ -45,20 +46,20 @@ def mdlm_recipe(values: Mapping[str, Any]) -> Recipe:
         FaultyFileError: It asks for what is not known here, or a size is missing or impossible.
     """
     refuse_other_values(values, {"time_conditioning": False})
-    return _recipe(values, decoder="masked_diffusion")
+    return _recipe(values, decoders=("mdlm", *(name for name in FILLING if name != "mdlm")))
 
 
 def esolm_recipe(values: Mapping[str, Any]) -> Recipe:
-    """Eso-LM (arXiv 2506.01928), variant B, from a ``config.json``.
+    """Eso-LM (arXiv 2506.01928), from a ``config.json``, which does not say whether it is variant A or B.
 
     Raises:
         FaultyFileError: As for ``mdlm_recipe``.
     """
     refuse_other_values(values, {"time_conditioning": False})
-    return _recipe(values, decoder="hybrid")
+    return _recipe(values, decoders=("hybrid",))
 
 
-def _recipe(values: Mapping[str, Any], *, decoder: DecoderName) -> Recipe:
+def _recipe(values: Mapping[str, Any], *, decoders: tuple[DecoderName, ...]) -> Recipe:
     width = required(values, "hidden_dim", "hidden_size")
     config = checked_config(
         vocab_size=required(values, "vocab_size"),
@@ -85,7 +86,7 @@ def _recipe(values: Mapping[str, Any], *, decoder: DecoderName) -> Recipe:
             cut="gpt-2",
             begins_with_end=True,
         ),
-        decoders=(decoder,),
+        decoders=decoders,
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llmprog.backends.local.checkpoints.recipe import (
+    FILLING,
     LanguageNeeds,
     Recipe,
     Tensors,
@@ -111,7 +112,7 @@ def causal_recipe(values: Mapping[str, Any]) -> Recipe:
     kind = values["model_type"]
     config = _hugging_face_config(values, has_bias=kind == "qwen2", qk_norm=kind == "qwen3")
     cut: Literal["qwen2"] | None = "qwen2" if kind.startswith("qwen") else None
-    return _recipe(config, _HUGGING_FACE, "autoregressive", cut=cut)
+    return _recipe(config, _HUGGING_FACE, ("autoregressive",), cut=cut)
 
 
 def dream_recipe(values: Mapping[str, Any]) -> Recipe:
@@ -122,7 +123,7 @@ def dream_recipe(values: Mapping[str, Any]) -> Recipe:
     """
     config = _hugging_face_config(values, has_bias=True, qk_norm=False)
     mask_id = mask_of(values, config.vocab_size, "mask_token_id")
-    return _recipe(config, _HUGGING_FACE, "masked_diffusion", shift_logits=True, mask_id=mask_id, cut="qwen2")
+    return _recipe(config, _HUGGING_FACE, FILLING, shift_logits=True, mask_id=mask_id, cut="qwen2")
 
 
 def llada_recipe(values: Mapping[str, Any]) -> Recipe:
@@ -147,7 +148,7 @@ def llada_recipe(values: Mapping[str, Any]) -> Recipe:
         tied_embeddings=bool(values.get("weight_tying", True)),
     )
     mask_id = mask_of(values, config.vocab_size, "mask_token_id")
-    return _recipe(config, _LLADA, "masked_diffusion", mask_id=mask_id)
+    return _recipe(config, _LLADA, FILLING, mask_id=mask_id)
 
 
 def _hugging_face_config(values: Mapping[str, Any], *, has_bias: bool, qk_norm: bool) -> TransformerConfig:
@@ -177,7 +178,12 @@ def _hugging_face_config(values: Mapping[str, Any], *, has_bias: bool, qk_norm: 
 
 
 def _recipe(
-    config: TransformerConfig, theirs: int, decoder: DecoderName, *, shift_logits: bool = False, **language: Any
+    config: TransformerConfig,
+    theirs: int,
+    decoders: tuple[DecoderName, ...],
+    *,
+    shift_logits: bool = False,
+    **language: Any,
 ) -> Recipe:
     names = _names(config, theirs)
     wanted = wanted_shapes(config)
@@ -189,7 +195,7 @@ def _recipe(
         shapes={name: wanted[ours] for name, ours in names.items()},
         build=made,
         language=LanguageNeeds(vocab_size=config.vocab_size, max_positions=config.max_positions, **language),
-        decoders=(decoder,),
+        decoders=decoders,
         shift_logits=shift_logits,
     )
 

@@ -16,6 +16,9 @@ from llmprog.backends.local.transformer import Transformer
 Tensors = Iterator[tuple[str, Tensor]]
 """A checkpoint's tensors with its names of them, read one after the other."""
 
+FILLING: tuple[DecoderName, ...] = ("masked_diffusion", "mdlm", "score_entropy")
+"""Decoders for networks that predict masked tokens from all others."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageNeeds:

@@ -99,7 +99,7 @@ def test_lladas_network_is_that_of_the_paper(tmp_path):
     tokens = [0, 9, 33, MASK, 5, MASK, MASK, 2, 14]
     expected = written_out.llada_logits(tensors, LLADA, tokens)
     torch.testing.assert_close(full_logits(found.model, tokens), expected, rtol=1e-5, atol=1e-5)
-    assert (found.decoders, found.shift_logits) == (("masked_diffusion",), False)
+    assert (found.decoders, found.shift_logits) == (("masked_diffusion", "mdlm", "score_entropy"), False)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ async def test_a_llada_directory_is_a_backend_that_fills_blanks(tmp_path):
     (score,) = await backend.score(Prompt.from_text("HI"), ["AB"])
     assert score.is_bound
     await backend.aclose()
-    with pytest.raises(OptionError, match="use decoder=masked_diffusion"):
+    with pytest.raises(OptionError, match="use decoder=masked_diffusion or decoder=mdlm or decoder=score_entropy"):
         open_backend(f"local:{tmp_path}?decoder=autoregressive")
 
 
@@ -204,7 +204,7 @@ def test_dreams_network_is_qwens_without_its_causal_mask(tmp_path):
     with torch.inference_mode():
         expected = model(torch.tensor([tokens]), attention_mask=mask).logits[0]
     torch.testing.assert_close(full_logits(found.model, tokens), expected, rtol=1e-4, atol=1e-4)
-    assert (found.decoders, found.shift_logits) == (("masked_diffusion",), True)
+    assert (found.decoders, found.shift_logits) == (("masked_diffusion", "mdlm", "score_entropy"), True)
 
 
 def test_dream_reads_the_logits_one_place_before(tmp_path):
@@ -282,7 +282,7 @@ def test_what_is_folded_away_of_the_dit_is_only_the_time(tmp_path):
     # every modulation matters: without it the logits are others
     plain = {name: t * 0 if "adaLN" in name and "output" not in name else t for name, t in tensors.items()}
     assert (written_out.dit_logits(plain, MDLM, tokens) - expected).abs().max() > 0.1
-    assert found.decoders == ("masked_diffusion",)
+    assert found.decoders == ("mdlm", "masked_diffusion", "score_entropy")
     assert found.language.vocabulary.mask_id == 32
 
 
@@ -305,10 +305,21 @@ def test_the_dits_cache_is_exact_in_any_order_of_writing(tmp_path):
     torch.testing.assert_close(whole[0, natural], expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["mdlm", "EsoLM"])
-async def test_a_dit_directory_is_a_backend(tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("mdlm", ""),
+        ("mdlm", "&sampler=first_hitting"),
+        ("mdlm", "&decoder=masked_diffusion"),
+        ("mdlm", "&decoder=score_entropy&steps=4"),
+        ("EsoLM", ""),
+        ("EsoLM", "&alpha0=0.6"),
+        ("EsoLM", "&variant=a"),
+    ],
+)
+async def test_a_dit_directory_is_a_backend(tmp_path, kind, options):
     write_dit(tmp_path, model_type=kind)
-    backend = open_backend(f"local:{tmp_path}?threads=1")
+    backend = open_backend(f"local:{tmp_path}?threads=1{options}")
     request = Request(prompt=Prompt.from_text("+-"), params=SamplingParams(max_tokens=6, seed=1), num_samples=2)
     completions = await backend.generate(request)
     assert completions[0].usage.prompt_tokens == 3  # the token that ends a text stands before each
@@ -364,4 +375,4 @@ def test_the_shapes_of_the_published_models_fit():
         ),
         128,
     )
-    assert LocalOptions().for_model(mdlm.decoders, "local:mdlm").decoder == "masked_diffusion"
+    assert LocalOptions().for_model(mdlm.decoders, "local:mdlm").decoder == "mdlm"
