@@ -35,7 +35,7 @@ NO_SMOLLM2 = (
 )
 PUZZLES_WEIGHTS = Path(__file__).parent / "puzzles" / "puzzles.safetensors"
 FURTHER_WEIGHTS = PUZZLES_WEIGHTS.with_name("puzzles_diffusion.safetensors")
-INFILLING_DECODERS = ("masked_diffusion", "hybrid", "uniform_diffusion", "mdlm", "score_entropy")
+INFILLING_DECODERS = ("masked_diffusion", "block_diffusion", "hybrid", "uniform_diffusion", "mdlm", "score_entropy")
 
 
 def open_backend(name: str, options: Mapping[str, str]) -> LocalBackend:
@@ -324,8 +324,8 @@ class LocalBackend:
     async def score(self, prompt: Prompt, continuations: Sequence[str]) -> Sequence[Logprobs]:
         """The log-probability of each continuation, in the order given.
 
-        Autoregressive and hybrid: exact, from left to right, of a reply that begins with the continuation. Masked
-        diffusion: a Monte-Carlo estimate of LLaDA's lower bound, for a reply that is the continuation as a whole.
+        Autoregressive and hybrid: exact, from left to right, of a reply that begins with the continuation. Masked and
+        block diffusion: a Monte-Carlo estimate of a lower bound, for a reply that is the continuation as a whole.
 
         Raises:
             CapabilityError: The decoder is uniform diffusion.
@@ -343,7 +343,8 @@ class LocalBackend:
         for tokens in texts:
             self._check_length(len(head) + len(tokens) + 1)
         # Nothing to predict in an empty continuation: its log-probability is 0.
-        scores = iter(await self._engine.score([Continuation(head, tokens) for tokens in texts if tokens]))
+        asked = [Continuation(head, tokens, encoded.block_length) for tokens in texts if tokens]
+        scores = iter(await self._engine.score(asked))
         return [
             Logprobs(
                 tokens=self._words(tokens),

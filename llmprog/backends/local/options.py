@@ -12,7 +12,15 @@ from typing import Any, Literal, get_args
 
 from llmprog.errors import OptionError
 
-DecoderName = Literal["autoregressive", "masked_diffusion", "hybrid", "uniform_diffusion", "mdlm", "score_entropy"]
+DecoderName = Literal[
+    "autoregressive",
+    "masked_diffusion",
+    "block_diffusion",
+    "hybrid",
+    "uniform_diffusion",
+    "mdlm",
+    "score_entropy",
+]
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
 StoredWeights = Literal["int8", "int4"]
@@ -21,14 +29,16 @@ Fallback = Literal["confident", "leftmost"]
 Variant = Literal["a", "b"]
 ProcessSampler = Literal["ancestral", "first_hitting"]
 Predictor = Literal["analytic", "euler"]
+StepCache = Literal["prefix", "dual"]
 Remask = Literal["cap", "rescale", "conf", "switch", "loop"]
 Toggle = Literal["on", "off"]
 
 MAX_LINES = 8
 
 
-_IN_BLOCKS: tuple[DecoderName, ...] = ("masked_diffusion", "hybrid", "uniform_diffusion", "mdlm", "score_entropy")
-_BOUNDED: tuple[DecoderName, ...] = ("masked_diffusion", "mdlm", "score_entropy")
+_IN_BLOCKS: tuple[DecoderName, ...] = get_args(DecoderName)[1:]
+_BOUNDED: tuple[DecoderName, ...] = ("masked_diffusion", "block_diffusion", "mdlm", "score_entropy")
+_UNMASKING: tuple[DecoderName, ...] = ("masked_diffusion", "block_diffusion")
 
 
 def _about(description: str, *only: DecoderName) -> dict[str, Any]:
@@ -103,22 +113,22 @@ class LocalOptions:
     steps: int | None = field(
         default=None,
         metadata=_about(
-            "denoising steps per block, >= 1 (default: masked_diffusion: one per token; uniform_diffusion: at most 32; "
-            "hybrid, mdlm, score_entropy: 16)",
+            "denoising steps per block, >= 1 (default: masked and block diffusion: one per token; uniform_diffusion: at "
+            "most 32; hybrid, mdlm, score_entropy: 16)",
             *_IN_BLOCKS,
         ),
     )
     unmask: UnmaskRule | None = field(
         default=None,
         metadata=_about(
-            f"which tokens a step reveals: {' | '.join(get_args(UnmaskRule))} (default threshold)", "masked_diffusion"
+            f"which tokens a step reveals: {' | '.join(get_args(UnmaskRule))} (default threshold)", *_UNMASKING
         ),
     )
     threshold: float | None = field(
         default=None,
         metadata=_about(
             "confidence in [0, 1] from which unmask=threshold, credit or hierarchical reveals (default 0.99)",
-            "masked_diffusion",
+            *_UNMASKING,
         ),
     )
     fallback: Fallback | None = field(
@@ -126,7 +136,7 @@ class LocalOptions:
         metadata=_about(
             "what unmask=threshold and credit reveal besides: confident (the best one where none reaches the "
             "threshold) | leftmost (the first masked token, always) (default leftmost)",
-            "masked_diffusion",
+            *_UNMASKING,
         ),
     )
     factor: float | None = field(
@@ -134,15 +144,15 @@ class LocalOptions:
         metadata=_about(
             "unmask=factor reveals the n best, n the largest with (n + 1)(1 - confidence of the n-th) < factor, > 0 "
             "(default 0.1)",
-            "masked_diffusion",
+            *_UNMASKING,
         ),
     )
     entropy_bound: float | None = field(
         default=None,
         metadata=_about(
-            "joint uncertainty in nats, >= 0, that a step accepts; in masked_diffusion with unmask=entropy (default: a "
+            "joint uncertainty in nats, >= 0, that a step accepts; with unmask=entropy (default: a "
             "fixed number of tokens; uniform_diffusion: 0.1)",
-            "masked_diffusion",
+            *_UNMASKING,
             "uniform_diffusion",
         ),
     )
@@ -151,16 +161,16 @@ class LocalOptions:
         metadata=_about(
             "confidence in [0, 1] that the best token of a run of masks exceeds to be revealed by unmask=hierarchical "
             "(default 0.6)",
-            "masked_diffusion",
+            *_UNMASKING,
         ),
     )
     credit_weight: float | None = field(
         default=None,
-        metadata=_about("how much earlier predictions count in unmask=credit, >= 0 (default 0.7)", "masked_diffusion"),
+        metadata=_about("how much earlier predictions count in unmask=credit, >= 0 (default 0.7)", *_UNMASKING),
     )
     credit_decay: float | None = field(
         default=None,
-        metadata=_about("share in [0, 1] of their credit that is left after a step (default 0.8)", "masked_diffusion"),
+        metadata=_about("share in [0, 1] of their credit that is left after a step (default 0.8)", *_UNMASKING),
     )
     remask: Remask | None = field(
         default=None,
@@ -185,6 +195,21 @@ class LocalOptions:
     edit_steps: int | None = field(
         default=None,
         metadata=_about("most steps in which a full block is still edited, >= 1 (default 16)", "masked_diffusion"),
+    )
+    cache: StepCache | None = field(
+        default=None,
+        metadata=_about(
+            "what is kept between steps, approximately: prefix (all before the block) | dual (all but the block) "
+            "(default: nothing)",
+            "masked_diffusion",
+        ),
+    )
+    refresh_every: int | None = field(
+        default=None,
+        metadata=_about(
+            "steps of a block after which a cache is computed anew, >= 1 (default: when a block is begun)",
+            "masked_diffusion",
+        ),
     )
     guidance_scale: float | None = field(
         default=None, metadata=_about("weight >= 0 of classifier-free guidance (default 0)", "masked_diffusion")
@@ -244,7 +269,7 @@ class LocalOptions:
             if only and self.decoder not in only:
                 choices = " or ".join(f"decoder={name}" for name in only)
                 self._refuse((option.name,), f"decoder={self.decoder!r}", choices)
-        if self.decoder == "masked_diffusion":
+        if self.decoder in _UNMASKING:
             self._refuse_for_unmasking()
         elif self.alpha0 == 0:
             self._refuse(("steps", "block_length"), "alpha0=0", "a larger alpha0")
@@ -268,6 +293,13 @@ class LocalOptions:
             self._refuse(("remask_eta",), "no remask", f"remask={' or remask='.join(get_args(Remask))}")
         if self.edit_threshold is None:
             self._refuse(("edit_steps",), "no edit_threshold", "an edit_threshold")
+        if self.cache is None:
+            self._refuse(("refresh_every",), "no cache", "cache=prefix or cache=dual")
+        elif self.guidance_scale:
+            raise OptionError(
+                f"guidance_scale={self.guidance_scale!r} with cache={self.cache!r}: what the model says without the "
+                "prompt is not cached; use either of them"
+            )
 
     def for_model(self, decoders: Sequence[DecoderName], backend: str) -> LocalOptions:
         """These options with a decoder: the one asked for, or else the model's own.
@@ -412,6 +444,8 @@ _RULES: dict[str, _Rule] = {
     "remask_eta": _SHARE,
     "edit_threshold": _SHARE,
     "edit_steps": _POSITIVE,
+    "cache": _one_of(get_args(StepCache)),
+    "refresh_every": _POSITIVE,
     "guidance_scale": _NOT_NEGATIVE,
     "score_samples": _POSITIVE,
     "score_seed": _in_range(int, -math.inf, math.inf, "a whole number"),

@@ -28,7 +28,7 @@ def test_an_unknown_option_lists_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ({"decoder": "ar"}, "decoder='ar'; allowed is autoregressive | masked_diffusion | hybrid"),
+        ({"decoder": "ar"}, "decoder='ar'; allowed is autoregressive | masked_diffusion | block_diffusion | hybrid"),
         ({"device": "tpu"}, "allowed is auto | cpu | cuda"),
         ({"dtype": "float16"}, "allowed is float32 | bfloat16"),
         ({"threads": "0"}, "threads=0; allowed is a whole number >= 1"),
@@ -38,7 +38,7 @@ def test_an_unknown_option_lists_the_known_ones() -> None:
         ({"decoder": "hybrid", "alpha0": "nan"}, "alpha0=nan; allowed is a number in [0, 1]"),
         ({"decoder": "masked_diffusion", "guidance_scale": "inf"}, "a finite number >= 0"),
         ({"alpha0": "0.5"}, "alpha0=0.5 has no effect with decoder='autoregressive'"),
-        ({"steps": "4"}, "choose decoder=masked_diffusion or decoder=hybrid"),
+        ({"steps": "4"}, "choose decoder=masked_diffusion or decoder=block_diffusion or decoder=hybrid"),
         ({"decoder": "hybrid", "unmask": "quota"}, "unmask='quota' has no effect with decoder='hybrid'"),
         ({"decoder": "masked_diffusion", "steps": "4"}, "steps=4 has no effect with unmask='threshold'"),
         ({"decoder": "masked_diffusion", "unmask": "quota", "threshold": ".5"}, "no effect with unmask='quota'"),
@@ -57,6 +57,13 @@ def test_an_unknown_option_lists_the_known_ones() -> None:
         (
             {"decoder": "masked_diffusion", "remask_eta": ".5"},
             "no effect with no remask; leave it out, or choose",
+        ),
+        ({"decoder": "masked_diffusion", "refresh_every": "3"}, "or choose cache=prefix or cache=dual"),
+        ({"decoder": "block_diffusion", "cache": "dual"}, "no effect with decoder='block_diffusion'"),
+        ({"decoder": "block_diffusion", "steps": "3"}, "no effect with unmask='threshold'"),
+        (
+            {"decoder": "masked_diffusion", "cache": "dual", "guidance_scale": "1"},
+            "guidance_scale=1.0 with cache='dual': what the model says without the prompt is not cached",
         ),
         ({"decoder": "masked_diffusion", "edit_steps": "3"}, "or choose an edit_threshold"),
         ({"decoder": "hybrid", "alpha0": "0", "steps": "4"}, "steps=4 has no effect with alpha0=0"),

@@ -36,6 +36,8 @@ class BlockDiffusionDecoder:
 
     name = "block_diffusion"
     score_is_bound = True
+    keeps_tokens = True
+    takes_joiners = True
 
     def __init__(
         self,

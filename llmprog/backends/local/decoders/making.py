@@ -10,6 +10,8 @@ from llmprog.backends.local.decoders.autoregressive import (
     AutoregressiveDecoder,
 )
 from llmprog.backends.local.decoders.base import Decoder, Vocabulary
+from llmprog.backends.local.decoders.block_diffusion import BlockDiffusionDecoder
+from llmprog.backends.local.decoders.cached_diffusion import CacheOptions
 from llmprog.backends.local.decoders.drafting import Drafter
 from llmprog.backends.local.decoders.hybrid import HybridDecoder
 from llmprog.backends.local.decoders.hybrid_a import HybridADecoder
@@ -77,6 +79,14 @@ def make_decoder(
             shift_logits=shift_logits,
             **scoring,
         )
+    if options.decoder == "block_diffusion":
+        return BlockDiffusionDecoder(
+            model,
+            vocabulary,
+            _unmasking(options),
+            score_samples=scoring["score_samples"],
+            score_seed=scoring["score_seed"],
+        )
     return MaskedDiffusionDecoder(
         model,
         vocabulary,
@@ -87,6 +97,7 @@ def make_decoder(
             edit_threshold=options.edit_threshold,
             edit_steps=options.edit_steps or 16,
         ),
+        None if options.cache is None else CacheOptions(kind=options.cache, refresh_every=options.refresh_every),
         shift_logits=shift_logits,
         **scoring,
     )

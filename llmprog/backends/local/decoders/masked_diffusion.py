@@ -31,7 +31,6 @@ class MaskedDiffusionDecoder:
 
     name = "masked_diffusion"
     score_is_bound = True
-    keeps_tokens = True
     takes_joiners = True
 
     def __init__(
@@ -71,6 +70,7 @@ class MaskedDiffusionDecoder:
         self._vocabulary = vocabulary
         self._options = options or UnmaskOptions()
         self._correction = correction or CorrectionOptions()
+        self.keeps_tokens = not self._correction.is_used
         self._cache = cache
         self._score_samples = score_samples
         self._score_seed = score_seed

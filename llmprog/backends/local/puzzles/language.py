@@ -40,6 +40,7 @@ FURTHER_MODES = ("uniform", "block", "hybrid_a")
 _MODE_OF_DECODER: dict[DecoderName, str] = {
     "autoregressive": "ar",
     "masked_diffusion": "diffusion",
+    "block_diffusion": "block",
     "hybrid": "hybrid",
     "uniform_diffusion": "uniform",
     "mdlm": "diffusion",
