@@ -113,7 +113,7 @@ class LocalOptions:
     steps: int | None = field(
         default=None,
         metadata=_about(
-            "denoising steps per block, >= 1 (default: masked and block diffusion: one per token; uniform_diffusion: at "
+            "denoising steps per block, >= 1 (default: masked, block diffusion: one per token; uniform_diffusion: at "
             "most 32; hybrid, mdlm, score_entropy: 16)",
             *_IN_BLOCKS,
         ),
