@@ -26,6 +26,7 @@ from llmprog.backends.local.faults import FaultyFileError
 from llmprog.backends.local.kv_cache import Cache, KVShape
 from llmprog.backends.local.transformer import Transformer, TransformerConfig
 
+DIFFUSION = "diffusion_gemma"
 FULL, SLIDING = "full_attention", "sliding_attention"
 _FORMS = {"sdpa", "eager"}  # of attention, that take any mask
 
@@ -52,7 +53,7 @@ class HostedModel(Transformer):
         if not isinstance(embedding, nn.Embedding):
             raise FaultyFileError(f"its input embedding is a {type(embedding).__name__}, which is not known here")
         self.embedding = embedding
-        self._body = getattr(model, model.base_model_prefix)
+        self._body = body_of(model)
         self._head = _head_of(model)
         text = model.config.get_text_config()
         kinds = getattr(text, "layer_types", None)
@@ -90,11 +91,7 @@ class HostedModel(Transformer):
         ).last_hidden_state
         if cache is not None:
             cache.advance(kept)
-        if isinstance(output, slice):
-            return x[:, output]
-        if output is None:
-            return x
-        return x[:, output] if output.dim() == 1 else x.gather(1, output[..., None].expand(-1, -1, x.shape[-1]))
+        return selected(x, output)
 
     def unembed(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self._head(inputs_embeds=hidden).logits
@@ -134,6 +131,15 @@ class HostedModel(Transformer):
         if not recorder.widths:
             raise FaultyFileError("its network keeps no keys and values; networks of another kind are not run here")
         return recorder.widths
+
+
+def selected(x: Tensor, output: Tensor | slice | None) -> Tensor:
+    """The outputs [B, O, d_model] that are asked for of x [B, L, d_model]; see ``Transformer.forward``."""
+    if isinstance(output, slice):
+        return x[:, output]
+    if output is None:
+        return x
+    return x[:, output] if output.dim() == 1 else x.gather(1, output[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def within(mask: Tensor, window: int) -> Tensor:
@@ -189,6 +195,7 @@ class _LastLayer(MoeModelOutputWithPast):
     """What bodies return, of mixtures of experts and others."""
 
     cross_attentions: tuple[Tensor, ...] | None = None
+    encoder_last_hidden_state: Tensor | None = None
 
 
 class _Given(nn.Module):
@@ -196,6 +203,13 @@ class _Given(nn.Module):
 
     def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> _LastLayer:
         return _LastLayer(last_hidden_state=inputs_embeds)
+
+
+def body_of(model: PreTrainedModel) -> nn.Module:
+    """What of a network reads tokens and keeps keys and values."""
+    body: Any = getattr(model, model.base_model_prefix)
+    found: nn.Module = body.encoder.language_model if model.config.model_type == DIFFUSION else body
+    return found
 
 
 def _head_of(model: PreTrainedModel) -> PreTrainedModel:
@@ -212,8 +226,9 @@ def refuse_other_networks(model: PreTrainedModel) -> None:
         FaultyFileError: It takes none of these, or its layers or its attention are of an unknown kind.
     """
     kind = model.config.model_type
-    body = getattr(model, model.base_model_prefix, None)
-    names: Sequence[str] = () if body is None else list(inspect.signature(body.forward).parameters)
+    names: Sequence[str] = ()
+    if hasattr(model, model.base_model_prefix):
+        names = list(inspect.signature(body_of(model).forward).parameters)
     missing = [
         name for name in ("position_ids", "attention_mask", "past_key_values", "inputs_embeds") if name not in names
     ]

@@ -40,6 +40,7 @@ class TextLanguage:
         context_length: Tokens that the model has room for.
         mask_id: Stands for what is not written yet in models that know such a token; -1 in others, which are never
             fed it.
+        block_length: Tokens of a block where ``options`` do not say.
     """
 
     tokenizer: Tokenizer
@@ -50,6 +51,7 @@ class TextLanguage:
     begin: tuple[int, ...] = ()
     context_length: int
     mask_id: int = -1
+    block_length: int = DEFAULT_BLOCK
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -80,7 +82,7 @@ class TextLanguage:
         return EncodedPrompt(
             tokens=tuple(tokens),
             canvas_length=max(1, self.context_length - len(tokens)),
-            block_length=options.block_length or DEFAULT_BLOCK,
+            block_length=options.block_length or self.block_length,
         )
 
     def encode_text(self, text: str) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,10 @@ from llmprog.backends.local.checkpoints.hugging_face import find_tensors
 from llmprog.backends.local.checkpoints.llama_family import checked_config
 from llmprog.backends.local.checkpoints.recipe import LanguageNeeds
 from llmprog.backends.local.faults import FaultyFileError
-from llmprog.backends.local.hosted_model import HostedModel, refuse_other_networks
+from llmprog.backends.local.hosted_model import DIFFUSION, HostedModel, refuse_other_networks
 from llmprog.backends.local.options import DecoderName
 from llmprog.backends.local.transformer import TransformerConfig
 
-DECODERS: tuple[DecoderName, ...] = ("autoregressive",)
 _MOST_LAYERS = 512
 
 
@@ -26,9 +25,11 @@ class HostedCheckpoint:
 
     Attributes:
         language: What its tokenizer has to fit.
+        decoders: Those that fit its weights.
     """
 
     language: LanguageNeeds
+    decoders: tuple[DecoderName, ...]
 
     def __init__(self, directory: Path, values: Mapping[str, Any]) -> None:
         """The checkpoint in ``directory``, whose ``config.json`` holds ``values``.
@@ -43,9 +44,8 @@ class HostedCheckpoint:
             self._library_config: PreTrainedConfig = AutoConfig.from_pretrained(
                 directory, trust_remote_code=False, local_files_only=True
             )
-            make: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config
             with torch.device("meta"):
-                sketch = make(self._library_config, trust_remote_code=False)
+                sketch = _sketch(self._library_config)
         except Exception as error:
             raise _unreadable(values, error) from error
         refuse_other_networks(sketch)
@@ -54,8 +54,13 @@ class HostedCheckpoint:
         if needed > found:
             raise FaultyFileError(f"its files hold {found} numbers, and its config.json asks for {needed}")
         self._config = sizes(sketch)
+        self._is_diffusion = self._library_config.model_type == DIFFUSION
+        self.decoders = ("uniform_diffusion",) if self._is_diffusion else ("autoregressive",)
         self.language = LanguageNeeds(
-            vocab_size=self._config.vocab_size, max_positions=self._config.max_positions, cut=None
+            vocab_size=self._config.vocab_size,
+            max_positions=self._config.max_positions,
+            mask_id=_unwritten(self._library_config) if self._is_diffusion else None,
+            block_length=self._library_config.canvas_length if self._is_diffusion else None,
         )
 
     def load(self, device: torch.device | str, dtype: torch.dtype) -> HostedModel:
@@ -65,8 +70,7 @@ class HostedCheckpoint:
             FaultyFileError: A tensor is missing, unknown or of another shape, or decoders here cannot call it.
         """
         try:
-            load: Callable[..., Any] = AutoModelForCausalLM.from_pretrained
-            model, said = load(
+            model, said = _library_class(self._library_config).from_pretrained(
                 self._directory,
                 config=self._library_config,
                 trust_remote_code=False,
@@ -82,7 +86,33 @@ class HostedCheckpoint:
                 raise FaultyFileError(f"tensor {min(said[kind])!r} {problem} ({len(said[kind])} in all)")
         if said["mismatched_keys"]:
             raise FaultyFileError(f"tensor {min(said['mismatched_keys'])[0]!r} has another shape than config.json says")
-        return HostedModel(model.to(device).eval().requires_grad_(False), self._config)
+        model = model.to(device).eval().requires_grad_(False)
+        if self._is_diffusion:
+            from llmprog.backends.local.hosted_diffusion import HostedDiffusion
+
+            return HostedDiffusion(model, self._config)
+        return HostedModel(model, self._config)
+
+
+def _library_class(config: PreTrainedConfig) -> Any:
+    if config.model_type == DIFFUSION:
+        from transformers import DiffusionGemmaForBlockDiffusion
+
+        return DiffusionGemmaForBlockDiffusion
+    return AutoModelForCausalLM
+
+
+def _sketch(config: PreTrainedConfig) -> PreTrainedModel:
+    """The network on whatever device is torch's default."""
+    kind = _library_class(config)
+    found: PreTrainedModel = kind(config) if config.model_type == DIFFUSION else kind.from_config(config)
+    return found
+
+
+def _unwritten(config: PreTrainedConfig) -> int:
+    """A token that no text has, to stand for what is not written yet; the network is never shown it."""
+    pad = config.get_text_config().pad_token_id
+    return pad if isinstance(pad, int) and pad >= 0 else 0
 
 
 def _refuse_depths(values: Mapping[str, Any]) -> None:
@@ -106,16 +136,15 @@ def sizes(model: PreTrainedModel) -> TransformerConfig:
         FaultyFileError: They are not possible.
     """
     text = model.config.get_text_config()
-    width = model.get_input_embeddings().embedding_dim
-    heads = getattr(text, "num_attention_heads", 1)
+    embedding: Any = model.get_input_embeddings()
     return checked_config(
         vocab_size=text.vocab_size,
-        d_model=width,
+        d_model=embedding.embedding_dim,
         num_layers=text.num_hidden_layers,
-        num_heads=heads,
-        num_kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-        d_ff=getattr(text, "intermediate_size", None) or width,
+        num_heads=1,  # heads and widths may differ from layer to layer; the network itself knows them
+        num_kv_heads=1,
+        d_ff=embedding.embedding_dim,
         max_positions=getattr(text, "max_position_embeddings", None),
-        head_width=getattr(text, "head_dim", None),
+        head_width=2,
         tied_embeddings=bool(getattr(text, "tie_word_embeddings", False)),
     )

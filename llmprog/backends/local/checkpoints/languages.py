@@ -11,7 +11,7 @@ from llmprog.backends.local.checkpoints import tokenizers
 from llmprog.backends.local.checkpoints.hugging_face import read_json
 from llmprog.backends.local.checkpoints.recipe import LanguageNeeds
 from llmprog.backends.local.faults import FaultyFileError
-from llmprog.backends.local.text_language import TextLanguage
+from llmprog.backends.local.text_language import DEFAULT_BLOCK, TextLanguage
 from llmprog.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,7 +57,11 @@ def from_directory(directory: Path, needs: LanguageNeeds, backend: str) -> TextL
         directory, cut=needs.cut, added=added if isinstance(added, Mapping) else {}, special=_ENDS
     )
     words = {name: _content(about.get(name)) for name in ("bos_token", "eos_token")}
-    ends = generation.get("eos_token_id", read_json(directory / "config.json").get("eos_token_id"))
+    config = read_json(directory / "config.json")
+    inner = config.get("text_config")  # of models that read pictures as well
+    ends = generation.get("eos_token_id", config.get("eos_token_id"))
+    if ends is None and isinstance(inner, Mapping):
+        ends = inner.get("eos_token_id")
     ends = [*(ends if isinstance(ends, list) else [ends]), _id_of(tokenizer, words["eos_token"])]
     return _language(
         tokenizer,
@@ -123,4 +127,5 @@ def _language(
         begin=() if begin is None else (begin,),
         context_length=needs.max_positions,
         mask_id=-1 if needs.mask_id is None else needs.mask_id,
+        block_length=needs.block_length or DEFAULT_BLOCK,
     )

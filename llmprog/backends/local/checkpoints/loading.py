@@ -132,8 +132,8 @@ def _hosted(path: Path, values: Mapping[str, Any], wanted: _Wanted) -> LoadedMod
         )
     from llmprog.backends.local.checkpoints import hosted
 
-    choose_decoder(wanted.decoder, hosted.DECODERS, wanted.backend)
     checkpoint = hosted.HostedCheckpoint(path, values)
+    choose_decoder(wanted.decoder, checkpoint.decoders, wanted.backend)
     language = languages.from_directory(path, checkpoint.language, wanted.backend)
     model = checkpoint.load(wanted.device, wanted.dtype)
-    return LoadedModel(model=model, language=language, decoders=hosted.DECODERS)
+    return LoadedModel(model=model, language=language, decoders=checkpoint.decoders)

@@ -29,6 +29,7 @@ class LanguageNeeds:
         max_positions: Tokens that it has room for.
         mask_id: Stands for a token that is not written yet, if the network knows one.
         cut: The rule by which a tokenizer that comes as ``vocab.json`` and ``merges.txt`` cuts text before merging.
+        block_length: Tokens that it was trained to write together; ``None`` is the default.
         begins_with_end: Whether it was trained on texts with the token that ends a text in front of each.
     """
 
@@ -36,6 +37,7 @@ class LanguageNeeds:
     max_positions: int
     mask_id: int | None = None
     cut: Literal["gpt-2", "qwen2"] | None = None
+    block_length: int | None = None
     begins_with_end: bool = False
 
 

@@ -16,6 +16,7 @@ from llmprog.backends.local import attention_masks  # noqa: E402
 from llmprog.backends.local.checkpoints.loading import load_text_model  # noqa: E402
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder  # noqa: E402
 from llmprog.backends.local.decoders.base import Row, write_all  # noqa: E402
+from llmprog.backends.local.decoders.uniform_diffusion import UniformDiffusionDecoder, UniformOptions  # noqa: E402
 from llmprog.backends.local.hosted_model import within  # noqa: E402
 from llmprog.errors import ModelFileError, OptionError  # noqa: E402
 from llmprog.types import Request, SamplingParams  # noqa: E402
@@ -92,13 +93,17 @@ def write(directory, family):
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     model.save_pretrained(directory)
+    write_tokenizer(directory)
+    return model
+
+
+def write_tokenizer(directory):
     letters = ["<pad>", "<s>", "</s>", *map(chr, range(ord("!"), ord("!") + 59))]
     tokenizer = Tokenizer(models.WordLevel({letter: i for i, letter in enumerate(letters)}, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([AddedToken(word, special=True) for word in letters[:3]])
     tokenizer.save(str(directory / "tokenizer.json"))
-    return model
 
 
 def loaded(directory):
@@ -157,6 +162,89 @@ async def test_a_directory_is_a_backend(tmp_path):
     await backend.aclose()
     with pytest.raises(OptionError, match="use decoder=autoregressive"):
         open_backend(f"local:{tmp_path}?decoder=masked_diffusion")
+
+
+def write_diffusion_gemma(directory):
+    text = SIZES | {
+        "head_dim": 16,
+        "global_head_dim": 24,
+        "num_global_key_value_heads": 1,
+        "sliding_window": 6,
+        "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        "num_experts": 4,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 24,
+        "pad_token_id": 0,
+        "eos_token_id": 2,
+    }
+    sight = {"model_type": "gemma4_vision", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sight |= {"num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 16}
+    torch.manual_seed(3)
+    config = transformers.DiffusionGemmaConfig(text_config=text, vision_config=sight, canvas_length=8)
+    model = transformers.DiffusionGemmaForBlockDiffusion(config).eval()
+    for name, parameter in model.named_parameters():
+        torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.2)
+    write_tokenizer(directory)
+    model.save_pretrained(directory)
+    return model
+
+
+def test_diffusion_gemma_denoises_as_the_library_does(tmp_path):
+    reference = write_diffusion_gemma(tmp_path)
+    found = loaded(tmp_path)
+    model = found.model
+    generator = torch.Generator().manual_seed(1)
+    prompt, canvas, later = (torch.randint(3, 64, (2, n), generator=generator) for n in (11, 8, 8))
+    said = torch.randn(2, 8, 64, generator=generator)
+    shown = said.softmax(-1) @ model.embedding.weight
+
+    def fed(tokens, start, cache, store, added=None):
+        length = tokens.shape[1]
+        positions = torch.arange(start, start + length).unsqueeze(0)
+        mask = torch.ones(2, length, start + length, dtype=torch.bool)  # what is stored reads from left to right anyway
+        return model(tokens, positions, mask, cache, store, slice(store, None), added)
+
+    with torch.inference_mode():
+        cache = model.make_cache(2)
+        first = fed(torch.cat([prompt, canvas], 1), 0, cache, 11)
+        expected = reference(input_ids=prompt, decoder_input_ids=canvas)
+        torch.testing.assert_close(first, expected.logits, rtol=1e-4, atol=1e-4)
+        again = fed(canvas, 11, cache, 0, shown)
+        known = {"input_ids": prompt, "decoder_input_ids": canvas, "self_conditioning_logits": said}
+        torch.testing.assert_close(again, reference(**known).logits, rtol=1e-4, atol=1e-4)
+        assert (again - first).abs().max() > 0.01
+        # The canvas is written: the encoder reads it, and a second one sees both.
+        second = fed(torch.cat([canvas, later], 1), 11, cache, 8)
+        whole = reference(input_ids=torch.cat([prompt, canvas], 1), decoder_input_ids=later)
+        torch.testing.assert_close(second, whole.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_diffusion_gemma_writes_the_same_with_and_without_a_cache(tmp_path):
+    write_diffusion_gemma(tmp_path)
+    found = loaded(tmp_path)
+    vocabulary = found.language.vocabulary
+    assert (found.decoders, vocabulary.mask_id) == (("uniform_diffusion",), 0)
+    rows = [
+        Row(prompt=p, canvas=(0,) * 13, key=i, block_length=5, params=SamplingParams(temperature=1.0), may_end=False)
+        for i, p in enumerate([(5, 6, 7, 40, 8, 9, 11, 12, 3), (9,), (11, 3, 8, 20)])
+    ]
+    options = UniformOptions(steps=2)
+    written = [
+        write_all(UniformDiffusionDecoder(found.model, vocabulary, options, use_cache=use), rows)
+        for use in (True, False)
+    ]
+    assert written[0] == written[1]
+    assert written[0][2] == write_all(UniformDiffusionDecoder(found.model, vocabulary, options), rows[2:])[0]
+    assert all(0 not in result.tokens and len(result.tokens) == 13 for result in written[0])
+
+
+async def test_a_diffusion_gemma_directory_is_a_backend(tmp_path):
+    write_diffusion_gemma(tmp_path)
+    backend = open_backend(f"local:{tmp_path}?threads=1&steps=3")
+    request = Request(prompt=Prompt.from_text("HI"), params=SamplingParams(max_tokens=12, seed=1), num_samples=2)
+    completions = await backend.generate(request)
+    assert completions == await backend.generate(request)
+    await backend.aclose()
 
 
 def test_a_window_counts_the_keys_that_are_seen():
