@@ -15,6 +15,7 @@ from llmprog.types import (
     Request,
     SamplingParams,
     Template,
+    Usage,
     guided_kind,
 )
 
@@ -35,6 +36,7 @@ class Capabilities:
         guided: The kinds of guided output that can be asked for: ``json``, ``regex``, ``choices``.
         plain_text: Goes on with a text as it stands: a prompt without messages, whose ``prefix`` is the text. Models of
             conversations do not.
+        edit: Rewrites the doubtful parts of a text; such backends are ``EditingBackend``s.
     """
 
     n: bool = False
@@ -46,6 +48,39 @@ class Capabilities:
     stream: Literal["none", "append", "replace"] = "none"
     guided: frozenset[str] = frozenset()
     plain_text: bool = False
+    edit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EditedSpan:
+    """A run of tokens that an edit replaced.
+
+    Attributes:
+        start: Where ``new`` begins in the edited text, in characters.
+        old: What stood there in the draft.
+        new: What stands there now.
+    """
+
+    start: int
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """A draft after its doubtful tokens were written anew.
+
+    Attributes:
+        text: The edited text; the draft itself where nothing was replaced.
+        spans: What was replaced, from left to right.
+        rounds: How often tokens were written anew, the last time without gain included.
+        usage: What it cost.
+    """
+
+    text: str
+    spans: tuple[EditedSpan, ...]
+    rounds: int
+    usage: Usage
 
 
 @runtime_checkable
@@ -92,6 +127,33 @@ class StreamingBackend(Backend, Protocol):
         """``generate``, with every piece handed to ``on_delta`` as it comes.
 
         A call that has to be made again begins with a piece that replaces everything: an empty one.
+        """
+        ...
+
+
+@runtime_checkable
+class EditingBackend(Backend, Protocol):
+    """A backend that can rewrite the doubtful parts of a text."""
+
+    async def edit(
+        self,
+        prompt: Prompt,
+        draft: str,
+        params: SamplingParams | None = None,
+        *,
+        num_tokens: int | None = None,
+        share: float | None = None,
+        max_rounds: int | None = None,
+    ) -> Edit:
+        """``draft``, a reply to ``prompt``, with its least likely tokens written anew.
+
+        Args:
+            prompt: Kept as it is, its prefix included.
+            draft: The reply; the edited one has as many tokens.
+            params: How tokens are drawn; ``None`` is the likeliest.
+            num_tokens: How many tokens are written anew in a round.
+            share: The same as a share of the draft, in (0, 1]; without either it is a fifth.
+            max_rounds: Most rounds, at least 1, by default 4; it ends with the first that makes the text no likelier.
         """
         ...
 

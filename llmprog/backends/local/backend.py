@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from llmprog.backends.base import Capabilities, refuse_unsupported
+from llmprog.backends.base import Capabilities, Edit, refuse_unsupported
 from llmprog.backends.local.language import EncodedPrompt, Language
 from llmprog.backends.local.options import DecoderName, LocalOptions, describe_options
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
@@ -227,6 +227,7 @@ class LocalBackend:
             logprobs=self._options.decoder == "autoregressive",
             score=self._options.decoder != "uniform_diffusion",
             infill=self._options.decoder in INFILLING_DECODERS,
+            edit=self._options.decoder in INFILLING_DECODERS,
             seed=True,
             context_length=self._max_positions,
             stream="append" if self._options.decoder == "autoregressive" else "replace",
@@ -354,6 +355,40 @@ class LocalBackend:
             for tokens in texts
         ]
 
+    async def edit(
+        self,
+        prompt: Prompt,
+        draft: str,
+        params: SamplingParams | None = None,
+        *,
+        num_tokens: int | None = None,
+        share: float | None = None,
+        max_rounds: int | None = None,
+    ) -> Edit:
+        """See ``EditingBackend``. Uniform diffusion starts from the draft, and takes no number of tokens or rounds.
+
+        Raises:
+            CapabilityError: The decoder writes from left to right only.
+            InputError: The model does not understand the prompt or the draft, or they are too long.
+            OptionError: A number is not allowed, or has no effect; stop texts.
+        """
+        from llmprog.backends.local.editing import EditOptions, Reviser
+
+        params = params or SamplingParams(temperature=0.0)
+        self._refuse_filling(params)
+        options = EditOptions(num_tokens=num_tokens, share=share, max_rounds=max_rounds)
+        encoded, prefix = self._encode(prompt)
+        tokens = tuple(self._language.encode_text(draft))
+        self._check_length(len(encoded.tokens) + len(prefix) + len(tokens) + 1)
+
+        def make_row(canvas: tuple[int, ...], number: int) -> Row:
+            request = Request(prompt=prompt, params=params, first_sample=number)
+            return self._rows(request, encoded.tokens, canvas, encoded, may_end=False)[0]
+
+        decoder = self._options.decoder or "masked_diffusion"
+        reviser = Reviser(self._engine, self._vocabulary, decoder, make_row=make_row, read=partial(self._reply, prefix))
+        return await reviser.edit(prefix, tokens, draft, options)
+
     def most_usd(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Nothing: it runs on the user's own machine."""
         return 0.0
@@ -365,16 +400,7 @@ class LocalBackend:
     async def _fill(
         self, template: Template, params: SamplingParams, num_samples: int, first_sample: int
     ) -> Sequence[Completion]:
-        if self._options.decoder not in INFILLING_DECODERS:
-            raise CapabilityError(
-                f"decoder={self._options.decoder!r} writes from left to right and cannot fill in blanks; "
-                f"use decoder={' or decoder='.join(INFILLING_DECODERS)}",
-                backend=self._id,
-            )
-        if params.stop:
-            raise OptionError(
-                f"SamplingParams(stop={params.stop!r}) has no effect when blanks of fixed length are filled"
-            )
+        self._refuse_filling(params)
         encoded, prefix = self._encode(template.prompt)
         parts: list[tuple[int, ...]] = [
             (self._vocabulary.mask_id,) * part.num_tokens
@@ -400,6 +426,19 @@ class LocalBackend:
             )
             for i, result in enumerate(results)
         ]
+
+    def _refuse_filling(self, params: SamplingParams) -> None:
+        """Refuse what does not go with text that is given in part."""
+        if self._options.decoder not in INFILLING_DECODERS:
+            raise CapabilityError(
+                f"decoder={self._options.decoder!r} writes from left to right and cannot fill in or edit; "
+                f"use decoder={' or decoder='.join(INFILLING_DECODERS)}",
+                backend=self._id,
+            )
+        if params.stop:
+            raise OptionError(
+                f"SamplingParams(stop={params.stop!r}) has no effect when blanks of fixed length are filled"
+            )
 
     def _encode(self, prompt: Prompt) -> tuple[EncodedPrompt, tuple[int, ...]]:
         """The prompt's messages and its prefix as tokens."""
