@@ -40,6 +40,8 @@ def from_directory(
     Raises:
         FaultyFileError: It is missing or cannot be read.
     """
+    from tokenizers import normalizers
+
     if (directory / "tokenizer.json").exists():
         return _from_file(directory / "tokenizer.json")
     parts = [directory / name for name in ("vocab.json", "merges.txt")]
@@ -59,6 +61,8 @@ def from_directory(
     if not isinstance(vocab, dict) or not all(type(number) is int for number in vocab.values()):
         raise FaultyFileError("vocab.json is no object of token ids")
     tokenizer = _byte_level(vocab, merges, cut)
+    if cut == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
     _add(tokenizer, [word for word in special if word in vocab], special=True)
     for number, word, is_special in tokens:
         _add(tokenizer, [word], special=is_special)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -188,7 +189,7 @@ def write_dream(directory):
 
 def write_byte_level_tokenizer(directory):
     """Words and merges instead of a ``tokenizer.json``, as Dream comes."""
-    words = ["~", "}", "<|endoftext|>", *(chr(i) for i in range(ord("!"), ord("!") + 40)), "Ġ", "AB"]
+    words = ["Ã", "©", "<|endoftext|>", *(chr(i) for i in range(ord("!"), ord("!") + 40)), "Ġ", "AB"]
     (directory / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
     (directory / "merges.txt").write_text("#version: 0.2\nA B\n")
     added = {str(45 + i): {"content": word, "special": True} for i, word in enumerate(["<|im_end|>", "<|im_start|>"])}
@@ -239,6 +240,9 @@ def test_a_tokenizer_of_words_and_merges_is_rebuilt(tmp_path):
     language = loaded(tmp_path).language
     assert language.encode_text("CAB A") == [37, 44, 43, 35]
     assert language.decode([37, 44, 43, 35]) == "CAB A"
+    assert (
+        language.encode_text("\u00e9") == language.encode_text("e\u0301") == [0, 1]
+    )  # one letter, written in two ways
     assert {MASK, 47, 63} <= set(language.vocabulary.never_sampled)
     assert 44 not in language.vocabulary.never_sampled
     assert language.vocabulary.end_ids == (END, 45)
@@ -353,6 +357,49 @@ def test_a_config_that_does_not_fit_is_refused_before_anything_is_read(tmp_path,
     config = json.loads((tmp_path / "config.json").read_text()) | change
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelFileError, match=complaint):
+        loaded(tmp_path)
+
+
+def header_changed(change):
+    def apply(directory):
+        path = directory / "model.safetensors"
+        data = path.read_bytes()
+        size = struct.unpack("<Q", data[:8])[0]
+        header = json.loads(data[8 : 8 + size])
+        change(header)
+        text = json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
+
+    return apply
+
+
+def truncated(directory):
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (write_llada, "model.transformer.blocks.1.ff_proj.weight"),
+        (write_dit, "backbone.blocks.1.adaLN_modulation.weight"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda name: header_changed(lambda h: h.update(odd=h.pop(name))), "tensor 'odd' is unknown"),
+        (lambda name: header_changed(lambda h: h[name].update(shape=[2**40, 1])), "NAME"),
+        (lambda name: header_changed(lambda h: h[name].update(data_offsets=[0, 2**40])), "NAME"),
+        (lambda name: header_changed(lambda h: h[name].update(dtype="I8")), "NAME"),
+        (lambda name: truncated, "the file is truncated"),
+        (lambda name: lambda d: (d / "model.safetensors").rename(d / "pytorch_model.bin"), "other formats"),
+    ],
+)
+def test_damaged_weights_are_refused_by_the_tensors_name(tmp_path, write, name, damage, complaint):
+    write(tmp_path)
+    damage(name)(tmp_path)
+    with pytest.raises(ModelFileError, match=complaint.replace("NAME", f"'{name}' has")):
         loaded(tmp_path)
 
 
