@@ -106,7 +106,7 @@ def make_app(served: Served) -> Starlette:
             Route("/v1/score", CallEndpoint(calls, ScoreBody, score), methods=["POST"]),
         ],
         middleware=[Middleware(Guard, access=served.access)],
-        exception_handlers={HTTPException: _http_fault, RequestError: _fault},
+        exception_handlers={HTTPException: _http_fault, RequestError: _fault, Exception: _fault},
     )
 
 

@@ -54,8 +54,16 @@ def test_a_stream_is_the_reply_in_pieces(client):
 def test_a_stream_of_a_diffusion_model_is_its_reply(client):
     asked = {"model": "diffusion", "seed": 2}
     whole = ask(client, **asked).choices[0].message.content
-    pieces = [chunk.choices[0].delta.content or "" for chunk in ask(client, **asked, stream=True)]
-    assert "".join(pieces) == whole
+    pieces, canvases = [], []
+    for chunk in ask(client, **asked, stream=True, stream_options={"include_canvas": True}):
+        (choice,) = chunk.choices
+        pieces += [choice.delta.content] if choice.delta.content else []
+        canvases += [choice.llmprog["canvas"]] if hasattr(choice, "llmprog") else []
+    assert "".join(pieces) == canvases[-1] == whole
+    assert len(pieces) > 2  # what is before the first mask is sent while the rest is written
+    assert "▒" in canvases[0]
+    without = [chunk.choices[0].delta.content or "" for chunk in ask(client, **asked, stream=True)]
+    assert "".join(without) == whole
 
 
 def test_a_stop_text_ends_a_reply_streamed_or_not(client):
