@@ -18,16 +18,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import torch
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from smollm2 import in_transformers, smollm2_file
+from smollm2 import in_transformers, load_smollm2, smollm2_file
 
 from llmprog.backends.local.backend import LocalBackend
 from llmprog.backends.local.backend import open_backend as open_local
@@ -36,6 +39,7 @@ from llmprog.types import Prompt, Request, SamplingParams, total_usage
 
 PROMPT_TOKENS = 256
 NEW_TOKENS = 48
+PEERS = ("transformers bf16", "llama.cpp Q4_1")
 BATCHES = (1, 4, 16)
 
 Contender = Callable[[Sequence[list[int]], int], float]
@@ -73,7 +77,8 @@ class Ours:
 
 
 def transformers_contender() -> Contender:
-    model = in_transformers(torch.bfloat16)
+    with tempfile.TemporaryDirectory() as directory:
+        model = in_transformers(load_smollm2(torch.bfloat16), Path(directory), torch.bfloat16)
 
     @torch.inference_mode()
     def run(tokens: Sequence[list[int]], new: int) -> float:
@@ -182,31 +187,29 @@ def measure_models(threads: int, rounds: int, console: Console) -> None:
                 reading[name, batch] = max(reading.get((name, batch), 0), batch * PROMPT_TOKENS / first)
                 rest = batch * (NEW_TOKENS - 1) / (whole - first)
                 writing[name, batch] = max(writing.get((name, batch), 0), rest)
-    table = Table(
-        title=f"SmolLM2-135M, {PROMPT_TOKENS} tokens read and {NEW_TOKENS} written: tokens/s, {threads} threads"
-    )
-    table.add_column("")
-    for kind in ("prefill", "decode"):
+    table = Table(title=f"tokens/s on {threads} threads: {PROMPT_TOKENS} tokens read, {NEW_TOKENS} written", box=SIMPLE)
+    table.add_column("SmolLM2-135M")
+    for kind in ("read", "write"):
         for batch in BATCHES:
             table.add_column(f"{kind} ×{batch}", justify="right")
     for name in contenders:
         table.add_row(name, *(f"{found[name, batch]:.0f}" for found in (reading, writing) for batch in BATCHES))
-    for peer in ("transformers bf16", "llama.cpp Q4_1"):
+    for peer in PEERS:
         if peer in contenders:
             ratios = [
                 max(found[name, batch] for name in ours) / found[peer, batch]
                 for found in (reading, writing)
                 for batch in BATCHES
             ]
-            table.add_row(f"best of llmprog / {peer.split()[0]}", *(f"{ratio:.2f}" for ratio in ratios))
+            table.add_row(f"best / {peer.split()[0]}", *(f"{ratio:.2f}" for ratio in ratios))
     console.print(table)
     for contender in ours.values():
         asyncio.run(contender.backend.aclose())
 
 
 def measure_tree(threads: int, rounds: int, console: Console) -> None:
-    table = Table(title="a tree of thoughts, 2 levels of 5 × 8 samples of 24 tokens on a problem of some 400")
-    for name in ("", "seconds", "prompt tokens", "of these not computed"):
+    table = Table(title="a tree of thoughts, 2 levels of 5 × 8 samples", box=SIMPLE)
+    for name in ("", "seconds", "prompt tokens", "not computed"):
         table.add_column(name, justify="left" if not name else "right")
     for name, memory in (("texts read before are kept", 512), ("not kept", 0)):
         best, saved, tokens = float("inf"), 0.0, 0
@@ -238,9 +241,9 @@ async def grow_tree(backend: LocalBackend) -> None:
 
 
 def measure_puzzles(threads: int, rounds: int, console: Console) -> None:
-    table = Table(title="local:puzzles, 40 prompts with 8 samples: thoughts (lines proposed) per second")
+    table = Table(title="local:puzzles, 40 prompts with 8 samples", box=SIMPLE)
     table.add_column("decoder")
-    table.add_column("thoughts/s", justify="right")
+    table.add_column("lines proposed/s", justify="right")
     for decoder in get_args(DecoderName):
         backend = open_local("puzzles", {"decoder": decoder, "threads": str(threads)})
         best = max(asyncio.run(propose(backend)) for _ in range(rounds))
