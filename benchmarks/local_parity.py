@@ -12,6 +12,7 @@
   (``written_out.py``): the network's logits, and what is decoded by each rule.
 * *transformers' networks*: random tiny models of families that are not read natively, against their own forward.
 
+SmolLM2 and the embedded model have the form in which they run: fused layers, as ``LocalBackend.open`` makes them.
 Tokens have to be equal; logits may differ by rounding. A line that fails makes the exit status 1.
 """
 
@@ -49,6 +50,7 @@ from llmprog.backends.local.decoders.uniform_diffusion import UniformDiffusionDe
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
 from llmprog.backends.local.options import LocalOptions
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
+from llmprog.backends.local.quantization import prepare
 from llmprog.backends.local.sampling import Sampler, stream_key
 from llmprog.backends.local.transformer import Transformer, TransformerConfig
 from llmprog.backends.local.weights import load_weights
@@ -161,11 +163,12 @@ def smollm2(directory: Path) -> Iterator[Result]:
     loaded = load_smollm2()
     model, language = loaded.model, loaded.language
     vocabulary = language.vocabulary
+    reference = in_transformers(loaded, directory)
+    prepare(model, None)
     prompts = [language.encode(Prompt.from_text(question), LocalOptions()).tokens for question in QUESTIONS]
     rows = rows_of(prompts, REPLY, mask_id=-1)
     decoder = AutoregressiveDecoder(model, vocabulary)
     results = write_all(decoder, rows)
-    reference = in_transformers(loaded, directory)
     said, largest = [], 0.0
     with torch.inference_mode():
         for row, result in zip(rows, results, strict=True):
@@ -252,6 +255,7 @@ def caches() -> Iterator[Result]:
     tokenizer = PuzzleTokenizer()
     vocabulary = tokenizer.vocabulary
     model = load_weights(PUZZLES_WEIGHTS, backend="local:puzzles")
+    prepare(model, None)
     texts = ("Input: 4 9 10 13\nPossible next steps:", "Evaluate if these can reach 24.\n4 6 7", "Input: 1 2 3\nSteps:")
 
     def prompts(decoder: str) -> list[tuple[int, ...]]:
