@@ -33,12 +33,13 @@ class SelfConditionedInput(TrainingInput):
 
     def loss(self, model: Transformer) -> Tensor:
         """The weighted cross-entropy of ``model``, in float32; nothing is learnt from the first prediction."""
-        with torch.no_grad():
-            rows = self.conditioned
-            mask = self.mask[rows] if self.mask.shape[0] > 1 else self.mask
-            first = model(self.tokens[rows], self.positions[rows], mask, output=self.output)
-            added = torch.zeros(*self.tokens.shape, model.config.d_model)
-            added[rows, self.output] = expected_embedding(model, first).float()
+        added = torch.zeros(*self.tokens.shape, model.config.d_model)
+        rows = self.conditioned
+        if bool(rows.any()):
+            with torch.no_grad():
+                mask = self.mask[rows] if self.mask.shape[0] > 1 else self.mask
+                first = model(self.tokens[rows], self.positions[rows], mask, output=self.output)
+                added[rows, self.output] = expected_embedding(model, first).float()
         hidden = model.hidden(self.tokens, self.positions, self.mask, output=self.output, added=added)
         used = self.weights > 0
         logits = model.unembed(hidden[used])
