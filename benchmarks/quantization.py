@@ -19,8 +19,8 @@ from torch import Tensor
 from llmprog.backends.local.attention_masks import causal
 from llmprog.backends.local.backend import NO_SMOLLM2, SMOLLM2_PACKAGE
 from llmprog.backends.local.checkpoints.loading import load_text_model
-from llmprog.backends.local.options import StoredWeights
-from llmprog.backends.local.quantization import prepare
+from llmprog.backends.local.options import LocalOptions, StoredWeights
+from llmprog.backends.local.preparing import prepare
 from llmprog.backends.local.transformer import Transformer
 
 ROOT = Path(__file__).parents[1]
@@ -100,7 +100,7 @@ def main() -> None:
     for name, weights, is_prepared in kinds:
         model, _ = load(torch.bfloat16)
         if is_prepared:
-            prepare(model, weights)
+            prepare(model, LocalOptions(dtype="bfloat16", weights=weights))
         quality = compare(truth, logprobs(model, texts), texts)
         speeds = "".join(f"{tokens_per_s(model, texts[0], batch):>13.0f}" for batch in BATCHES)
         print(

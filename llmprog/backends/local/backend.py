@@ -182,7 +182,7 @@ class LocalBackend:
         try:
             import torch
 
-            from llmprog.backends.local.quantization import prepare
+            from llmprog.backends.local.preparing import prepare
             from llmprog.backends.local.weights import load_weights
         except ImportError as error:
             raise MissingExtraError("the local engine", error.name or "torch", "local") from error
@@ -194,7 +194,7 @@ class LocalBackend:
         if model == "puzzles":
             options.refuse_for_puzzles()
             loaded = load_weights(weights or PUZZLES_WEIGHTS, backend=backend_id, device=device, dtype=dtype)
-            prepare(loaded, options.weights)
+            loaded = prepare(loaded, options)
             return cls(loaded, PuzzleTokenizer(), options, backend_id=backend_id)
         options.refuse_for_text()
         try:
@@ -204,9 +204,9 @@ class LocalBackend:
         text = load_text_model(
             _path_of(model, backend_id), backend=backend_id, device=device, dtype=dtype, decoder=options.decoder
         )
-        prepare(text.model, options.weights)
+        network = prepare(text.model, options)
         return cls(
-            text.model,
+            network,
             text.language,
             options,
             backend_id=backend_id,

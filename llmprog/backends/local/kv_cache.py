@@ -309,6 +309,50 @@ class SlotFeed:
         for slot, count in enumerate(counts, start=self._slots.start):
             self._cache.lengths[slot] += count
 
+    @property
+    def covers_every_slot(self) -> bool:
+        """Whether nothing is stored in slots that this pass does not feed."""
+        return self._slots == slice(0, len(self._cache.lengths))
+
+    def fixed(self, columns: Tensor, width: int) -> FixedFeed:
+        """A feed of the first rows of the slab as it lies now, to be used again and again.
+
+        Args:
+            columns: int64 [B, L], read at each use: where the tokens fed are written.
+            width: S.
+        """
+        self._cache.reserve(columns.shape[0], width)
+        return FixedFeed(self._cache._keys, self._cache._values, columns, width)
+
+    def place(self, rows: int, width: int) -> tuple[int, ...]:
+        """Where the slab lies once it has room for so many slots and tokens: equal only while it has not moved."""
+        self._cache.reserve(rows, width)
+        keys, values = self._cache._keys, self._cache._values
+        return (keys.data_ptr(), values.data_ptr(), *keys.shape)
+
+
+class FixedFeed:
+    """A ``Cache`` whose memory and shapes stay the same from one forward pass to the next, as CUDA graphs need it."""
+
+    def __init__(self, keys: Tensor, values: Tensor, columns: Tensor, width: int) -> None:
+        """See ``SlotFeed.fixed``."""
+        self._slabs = keys, values
+        self._columns = columns
+        self._rows = torch.arange(columns.shape[0], device=columns.device).unsqueeze(1)
+        self._width = width
+
+    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Cache``."""
+        found = []
+        for slab, new in zip(self._slabs, (keys, values), strict=True):
+            slots = slab[layer, : len(self._rows)]
+            slots[self._rows, :, self._columns] = new.transpose(1, 2)
+            found.append(slots[:, :, : self._width])
+        return found[0], found[1]
+
+    def advance(self, count: int) -> None:
+        """Nothing: whoever uses it again counts what is stored."""
+
 
 def _grown(slab: Tensor, rows: int, capacity: int, used: int) -> Tensor:
     """``slab`` [layers, N, G, C, D] with more rows and columns."""

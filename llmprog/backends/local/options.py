@@ -32,6 +32,7 @@ Predictor = Literal["analytic", "euler"]
 StepCache = Literal["prefix", "dual"]
 Remask = Literal["cap", "rescale", "conf", "switch", "loop"]
 Toggle = Literal["on", "off"]
+CudaGraphs = Literal["auto", "on", "off"]
 
 MAX_LINES = 8
 
@@ -68,6 +69,13 @@ class LocalOptions:
         default=None,
         metadata=_about(
             "int8 | int4: weights are rounded to that when loaded, with dtype=bfloat16 (default: they are not)"
+        ),
+    )
+    cuda_graphs: CudaGraphs = field(
+        default="auto",
+        metadata=_about(
+            "on | off | auto: whether short forward passes on CUDA are recorded and replayed; auto: where that works "
+            "(default auto)"
         ),
     )
     threads: int | None = field(
@@ -422,6 +430,7 @@ _RULES: dict[str, _Rule] = {
     "device": _one_of(get_args(Device)),
     "dtype": _one_of(get_args(Dtype)),
     "weights": _one_of(get_args(StoredWeights)),
+    "cuda_graphs": _one_of(get_args(CudaGraphs)),
     "threads": _POSITIVE,
     "max_batch_rows": _POSITIVE,
     "kv_memory": _POSITIVE,

@@ -106,28 +106,6 @@ def dequantize_int4(codes: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
     return values.flatten(1).to(torch.bfloat16)
 
 
-def prepare(model: object, weights: StoredWeights | None) -> None:
-    """Give a loaded model the form in which it runs fastest, in place.
-
-    Args:
-        model: On its device. Of networks that are not ours, nothing is changed.
-        weights: What its weights are rounded to; ``None`` leaves them as they are.
-
-    Raises:
-        OptionError: It cannot be quantised.
-        MissingExtraError: torchao is needed and not installed.
-    """
-    if not (isinstance(model, Transformer) and isinstance(getattr(model, "layers", None), nn.ModuleList)):
-        if weights is not None:
-            raise OptionError(
-                f"weights={weights!r} has no effect with a network that runs in transformers; leave it out"
-            )
-    elif weights is not None:
-        quantize(model, weights)
-    else:
-        fuse_layers(model)
-
-
 def quantize(model: Transformer, weights: StoredWeights) -> Transformer:
     """``model``, changed in place: its layers fused, its projections and output head quantised, its embedding kept.
 

@@ -21,7 +21,6 @@ from llmprog.backends.local.quantization import (
     Int4Projection,
     Int8Projection,
     dequantize_int4,
-    prepare,
     quantize,
     quantize_int4,
     quantize_int8,
@@ -190,12 +189,3 @@ def test_a_quantised_puzzle_model_still_reaches_24():
     steps = [line.split(" (")[0] for line in reply.splitlines()]
     assert steps
     assert all(re.fullmatch(r"\d+ [-+*/] \d+ = \d+", step) for step in steps)
-
-
-def test_a_network_that_is_not_ours_is_left_alone_and_cannot_be_quantised():
-    other = nn.Linear(4, 4)
-    before = other.weight
-    prepare(other, None)
-    assert other.weight is before
-    with pytest.raises(OptionError, match="runs in transformers"):
-        prepare(other, "int8")
