@@ -13,6 +13,7 @@ from llmprog.backends.local.decoders.block_diffusion import BlockDiffusionDecode
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
 from llmprog.backends.local.sampling import Sampler
 from llmprog.backends.local.transformer import Transformer
+from llmprog.errors import OptionError
 
 RULES = {
     "quota": UnmaskOptions(unmask="quota", steps=2),
@@ -142,3 +143,8 @@ def test_each_token_can_be_judged_by_the_rest_of_its_block(model: Transformer, v
         canvas = [vocabulary.mask_id if i == j else token for j, token in enumerate(tokens[: i // 2 * 2 + 2])]
         logprobs = predict(model, vocabulary, (3, 5, 6), canvas, 2).log_softmax(-1)
         assert value == pytest.approx(float(logprobs[i, tokens[i]]), abs=1e-4)
+
+
+def test_guidance_is_refused(model: Transformer, vocabulary: Vocabulary) -> None:
+    with pytest.raises(OptionError, match="use decoder='masked_diffusion'"):
+        BlockDiffusionDecoder(model, vocabulary, UnmaskOptions(guidance_scale=0.5))

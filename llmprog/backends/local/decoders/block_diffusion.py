@@ -26,6 +26,7 @@ from llmprog.backends.local.decoders.canvas_writing import layout
 from llmprog.backends.local.decoders.unmask import UnmaskOptions, begin_step, make_rule, new_counts
 from llmprog.backends.local.sampling import stream_key, token_logprobs, uniform
 from llmprog.backends.local.transformer import Transformer
+from llmprog.errors import OptionError
 
 SCORE_ROWS = 128
 """Rows of one forward pass when scoring; each is the text twice."""
@@ -54,11 +55,19 @@ class BlockDiffusionDecoder:
         Args:
             model: Trained with block-causal attention; its output at i predicts token i.
             vocabulary: The model's.
-            options: Which tokens a step reveals; its ``guidance_scale`` is not read.
+            options: Which tokens a step reveals, without guidance.
             score_samples: Monte-Carlo samples per continuation scored.
             score_seed: Of the masks drawn for them.
             use_cache: False feeds the whole past in every step; the result is the same. It is there for comparison.
+
+        Raises:
+            OptionError: Guidance is asked for.
         """
+        if options is not None and options.guidance_scale:
+            raise OptionError(
+                f"guidance_scale={options.guidance_scale!r} with decoder={self.name!r}: the cache holds no prediction "
+                "without the prompt; use decoder='masked_diffusion'"
+            )
         self._model = model
         self._vocabulary = vocabulary
         self._options = options or UnmaskOptions()

@@ -59,18 +59,24 @@ class MaskedDiffusionDecoder:
                 before (Dream, arXiv 2508.15487). The first token of all is read from its own.
 
         Raises:
-            OptionError: Guidance with a cache.
+            OptionError: Guidance with a cache, or remasking by a rule that does not count tokens.
         """
-        if cache is not None and options is not None and options.guidance_scale:
+        options, correction = options or UnmaskOptions(), correction or CorrectionOptions()
+        if cache is not None and options.guidance_scale:
             raise OptionError(
                 f"guidance_scale={options.guidance_scale!r} with cache={cache.kind!r}: what the model says without the "
                 "prompt is not cached; use either of them"
             )
+        if correction.remask is not None and not options.is_counted:
+            raise OptionError(
+                f"remask={correction.remask!r} with unmask={options.unmask!r}: it goes with a rule that counts tokens; "
+                "use unmask='quota', 'random', 'margin' or 'entropy' without a bound"
+            )
         self._model = model
         self._vocabulary = vocabulary
-        self._options = options or UnmaskOptions()
-        self._correction = correction or CorrectionOptions()
-        self.keeps_tokens = not self._correction.is_used
+        self._options = options
+        self._correction = correction
+        self.keeps_tokens = not correction.is_used
         self._cache = cache
         self._score_samples = score_samples
         self._score_seed = score_seed

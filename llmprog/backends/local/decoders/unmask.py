@@ -62,6 +62,11 @@ class UnmaskOptions:
     credit_power: float = 0.2
     guidance_scale: float = 0.0
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether the rule reveals a number of tokens that is fixed beforehand."""
+        return self.unmask in ("quota", "random", "margin", "entropy") and self.entropy_bound is None
+
 
 @dataclass(slots=True, kw_only=True)
 class Step:
