@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from llmprog.backends.local.kv_cache import Cache, SlotFeed
+from llmprog.backends.local.kv_cache import Cache, FixedPlace, RecordableFeed, bucket
 from llmprog.backends.local.transformer import Transformer
 from llmprog.log import Log
 
@@ -53,19 +53,12 @@ def capture_on_cuda(run: Callable[[], Tensor]) -> Replay:
     return replay
 
 
-def bucket(size: int) -> int:
-    """The smallest size of a buffer that holds ``size``: powers of two up to 32, from there on multiples of 32."""
-    return 1 << max(0, size - 1).bit_length() if size <= 32 else -(-size // 32) * 32
-
-
 class _Key(NamedTuple):
     """What a recording is good for."""
 
-    rows: int
+    place: FixedPlace
     length: int
-    keys: int
     outputs: int
-    slab: tuple[int, ...]  # where the cache lies; empty without one
 
 
 class _Recording(NamedTuple):
@@ -75,12 +68,12 @@ class _Recording(NamedTuple):
     positions: Tensor
     mask: Tensor
     output: Tensor
-    columns: Tensor | None
+    columns: Tensor
     replay: Replay
 
 
 class GraphedTransformer(Transformer):
-    """A model whose short forward passes are replayed: without a cache, and on the slots of a ``SlotCache``."""
+    """A model whose short forward passes are replayed: without a cache, and on caches that can stay in place."""
 
     def __init__(self, model: Transformer, *, is_required: bool, capture: Capture = capture_on_cuda) -> None:
         """The same function as ``model``, for inference.
@@ -116,18 +109,19 @@ class GraphedTransformer(Transformer):
     ) -> Tensor:
         """See ``Transformer``."""
         rows, length = tokens.shape
-        slots = cache if isinstance(cache, SlotFeed) and cache.covers_every_slot else None
-        is_recordable = added is None and (cache is None or slots is not None) and rows * length <= MOST_TOKENS
-        if self._capture is None or not is_recordable:
+        feed = cache if isinstance(cache, RecordableFeed) else None
+        is_short = rows * length <= MOST_TOKENS and added is None and self._capture is not None
+        place = feed.fixed_place if feed is not None and is_short else None
+        if not is_short or (cache is not None and place is None):
             return self.inner(tokens, positions, mask, cache, store, output, added)  # type: ignore[no-any-return]
         places = _indices(output, length, rows, tokens.device)
-        recording = self._recorded(tokens, mask, places, slots)
+        recording = self._recorded(tokens, places, feed, place)
         if recording is None:
             return self.inner(tokens, positions, mask, cache, store, output, added)  # type: ignore[no-any-return]
-        _fill(recording, tokens, positions, mask, places, slots)
+        _fill(recording, tokens, positions, mask, places, feed)
         logits = recording.replay()[:rows, : places.shape[1]].clone()
-        if slots is not None:
-            slots.advance(length if store is None else store)
+        if cache is not None:
+            cache.advance(length if store is None else store)
         return logits
 
     def hidden(
@@ -147,19 +141,20 @@ class GraphedTransformer(Transformer):
         """See ``Transformer``; it is not recorded."""
         return self.inner.unembed(hidden)
 
-    def _recorded(self, tokens: Tensor, mask: Tensor, places: Tensor, slots: SlotFeed | None) -> _Recording | None:
+    def _recorded(
+        self, tokens: Tensor, places: Tensor, feed: RecordableFeed | None, place: FixedPlace | None
+    ) -> _Recording | None:
         """The recording that fits these inputs, made now if there is none; ``None`` if it cannot be made."""
-        rows, length = bucket(tokens.shape[0]), bucket(tokens.shape[1])
-        if slots is not None:
-            length = tokens.shape[1]  # every token fed takes a place in its slot, padding too
-        keys = length if slots is None else bucket(mask.shape[2])
-        # A slab that has grown has moved: what was recorded on the old one is found no more, and goes in time.
-        slab = () if slots is None else slots.place(rows, keys)
-        key = _Key(rows, length, keys, bucket(places.shape[1]), slab)
+        if place is None:
+            place = FixedPlace((), bucket(tokens.shape[0]), bucket(tokens.shape[1]))
+        # Every token fed takes a place in a cache, so there is no padding of them where there is one.
+        length = place.width if feed is None else tokens.shape[1]
+        # A cache that has grown has moved: what was recorded on its old memory is found no more, and goes in time.
+        key = _Key(place, length, bucket(places.shape[1]))
         found = self._recordings.get(key)
         if found is None:
             try:
-                found = self._record(key, tokens.device, slots)
+                found = self._record(key, tokens.device, feed)
             except RuntimeError as error:
                 if self._is_required:
                     raise
@@ -173,13 +168,13 @@ class GraphedTransformer(Transformer):
         self._recordings.move_to_end(key)
         return found
 
-    def _record(self, key: _Key, device: torch.device, slots: SlotFeed | None) -> _Recording:
-        tokens = torch.zeros(key.rows, key.length, dtype=torch.int64, device=device)
+    def _record(self, key: _Key, device: torch.device, feed: RecordableFeed | None) -> _Recording:
+        tokens = torch.zeros(key.place.rows, key.length, dtype=torch.int64, device=device)
         positions = torch.zeros_like(tokens)
-        mask = torch.ones(key.rows, key.length, key.keys, dtype=torch.bool, device=device)
-        output = torch.zeros(key.rows, key.outputs, dtype=torch.int64, device=device)
-        columns = None if slots is None else torch.zeros_like(tokens)
-        cache = None if slots is None or columns is None else slots.fixed(columns, key.keys)
+        mask = torch.ones(key.place.rows, key.length, key.place.width, dtype=torch.bool, device=device)
+        output = torch.zeros(key.place.rows, key.outputs, dtype=torch.int64, device=device)
+        columns = torch.zeros_like(tokens)
+        cache = None if feed is None else feed.fixed(key.place, columns)
         if self._capture is None:
             raise RuntimeError("recording is off")
         replay = self._capture(lambda: self.inner(tokens, positions, mask, cache, None, output))
@@ -187,7 +182,7 @@ class GraphedTransformer(Transformer):
 
 
 def _fill(
-    recording: _Recording, tokens: Tensor, positions: Tensor, mask: Tensor, places: Tensor, slots: SlotFeed | None
+    recording: _Recording, tokens: Tensor, positions: Tensor, mask: Tensor, places: Tensor, feed: RecordableFeed | None
 ) -> None:
     """Copy the inputs into a recording's buffers; padding is token 0 at position 0, seen by nobody, seeing one key."""
     rows, length = tokens.shape
@@ -197,10 +192,10 @@ def _fill(
     recording.mask.zero_()
     recording.mask[:, :, 0] = True  # a softmax over nothing is not a number
     recording.mask[:rows, :length, : mask.shape[2]] = mask
-    if recording.columns is not None and slots is not None:
-        # Rows of padding write into slots behind those in use.
+    if feed is not None:
+        # Rows of padding write into memory behind that in use.
         recording.columns.zero_()
-        recording.columns[:rows] = slots.positions
+        recording.columns[:rows] = feed.columns
 
 
 def _indices(output: Tensor | slice | None, length: int, rows: int, device: torch.device) -> Tensor:

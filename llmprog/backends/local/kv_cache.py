@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -30,6 +30,44 @@ class Cache(Protocol):
     def advance(self, count: int) -> None:
         """Count the leading ``count`` of the tokens fed as stored, after every layer has been updated."""
         ...
+
+
+class FixedPlace(NamedTuple):
+    """Memory and sizes that a recorded forward pass is good for.
+
+    Attributes:
+        address: Differs once the memory has moved or its layout changed.
+        rows: B as recorded, at least that of the pass.
+        width: S as recorded, likewise.
+    """
+
+    address: tuple[int, ...]
+    rows: int
+    width: int
+
+
+@runtime_checkable
+class RecordableFeed(Cache, Protocol):
+    """A cache whose passes can be recorded and replayed, because it can stay where it is."""
+
+    @property
+    def fixed_place(self) -> FixedPlace | None:
+        """Where this pass can be recorded, room for padding made; ``None``: nowhere."""
+        ...
+
+    @property
+    def columns(self) -> Tensor:
+        """int64 [B, L], where the tokens fed are written."""
+        ...
+
+    def fixed(self, place: FixedPlace, columns: Tensor) -> Cache:
+        """A feed of the memory as it lies now, to be used again and again; it reads ``columns`` [B, L] at each use."""
+        ...
+
+
+def bucket(size: int) -> int:
+    """The smallest size of a recording that holds ``size``: powers of two up to 32, then multiples of 32."""
+    return 1 << max(0, size - 1).bit_length() if size <= 32 else -(-size // 32) * 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,32 +348,30 @@ class SlotFeed:
             self._cache.lengths[slot] += count
 
     @property
-    def covers_every_slot(self) -> bool:
-        """Whether nothing is stored in slots that this pass does not feed."""
-        return self._slots == slice(0, len(self._cache.lengths))
-
-    def fixed(self, columns: Tensor, width: int) -> FixedFeed:
-        """A feed of the first rows of the slab as it lies now, to be used again and again.
-
-        Args:
-            columns: int64 [B, L], read at each use: where the tokens fed are written.
-            width: S.
-        """
-        self._cache.reserve(columns.shape[0], width)
-        return FixedFeed(self._cache._keys, self._cache._values, columns, width)
-
-    def place(self, rows: int, width: int) -> tuple[int, ...]:
-        """Where the slab lies once it has room for so many slots and tokens: equal only while it has not moved."""
+    def fixed_place(self) -> FixedPlace | None:
+        """See ``RecordableFeed``: the slab with room to spare, if nothing is stored in slots that are not fed."""
+        if self._slots != slice(0, len(self._cache.lengths)):
+            return None
+        rows, width = bucket(self._slots.stop), bucket(self._width)
         self._cache.reserve(rows, width)
         keys, values = self._cache._keys, self._cache._values
-        return (keys.data_ptr(), values.data_ptr(), *keys.shape)
+        return FixedPlace((keys.data_ptr(), values.data_ptr(), *keys.shape), rows, width)
+
+    @property
+    def columns(self) -> Tensor:
+        """See ``RecordableFeed``."""
+        return self._columns
+
+    def fixed(self, place: FixedPlace, columns: Tensor) -> FixedFeed:
+        """See ``RecordableFeed``."""
+        return FixedFeed(self._cache._keys, self._cache._values, columns, place.width)
 
 
 class FixedFeed:
     """A ``Cache`` whose memory and shapes stay the same from one forward pass to the next, as CUDA graphs need it."""
 
     def __init__(self, keys: Tensor, values: Tensor, columns: Tensor, width: int) -> None:
-        """See ``SlotFeed.fixed``."""
+        """A feed of the first rows of slabs; ``columns`` [B, L] is read at each use, ``width`` is S."""
         self._slabs = keys, values
         self._columns = columns
         self._rows = torch.arange(columns.shape[0], device=columns.device).unsqueeze(1)

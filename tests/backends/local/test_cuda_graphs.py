@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
 from llmprog.backends.local import attention_masks
-from llmprog.backends.local.cuda_graphs import MOST_GRAPHS, MOST_TOKENS, GraphedTransformer, bucket
+from llmprog.backends.local.cuda_graphs import MOST_GRAPHS, MOST_TOKENS, GraphedTransformer
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import write_all
+from llmprog.backends.local.decoders.cached_diffusion import CacheOptions
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
-from llmprog.backends.local.kv_cache import SlotCache
+from llmprog.backends.local.kv_cache import SlotCache, bucket
 
 
 class Eager:
@@ -173,7 +176,14 @@ def test_where_recording_is_required_its_failure_is_an_error(model):
         GraphedTransformer(model, is_required=True, capture=fail)(*inputs(2, 5))
 
 
-@pytest.mark.parametrize("kind", [AutoregressiveDecoder, MaskedDiffusionDecoder])
+def cached(kind):
+    return partial(MaskedDiffusionDecoder, cache=CacheOptions(kind=kind))
+
+
+KINDS = [AutoregressiveDecoder, MaskedDiffusionDecoder, cached("prefix"), cached("dual")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_decoders_write_the_same(model, graphed, vocabulary, mixed_rows, capture, kind):
     truth = write_all(kind(model, vocabulary), mixed_rows)
     assert [r.tokens for r in write_all(kind(graphed, vocabulary), mixed_rows)] == [r.tokens for r in truth]
@@ -181,7 +191,7 @@ def test_decoders_write_the_same(model, graphed, vocabulary, mixed_rows, capture
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kind", [AutoregressiveDecoder, MaskedDiffusionDecoder])
+@pytest.mark.parametrize("kind", KINDS)
 def test_decoders_write_the_same_by_cuda_graphs(model, vocabulary, mixed_rows, kind):
     import copy
 

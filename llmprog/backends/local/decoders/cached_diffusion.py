@@ -16,6 +16,7 @@ Letters in shapes: R rows, W columns, L columns fed, K columns of the current bl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +28,7 @@ from llmprog.backends.local.decoders.base import Vocabulary
 from llmprog.backends.local.decoders.masked_writing import MaskedWriting, shifted
 from llmprog.backends.local.decoders.remasking import CorrectionOptions
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
-from llmprog.backends.local.kv_cache import KVShape
+from llmprog.backends.local.kv_cache import FixedPlace, KVShape
 from llmprog.backends.local.transformer import Transformer
 
 CacheKind = Literal["prefix", "dual"]
@@ -89,6 +90,23 @@ class ColumnFeed:
 
     def advance(self, count: int) -> None:
         """See ``Cache``: columns have their places, so nothing is counted."""
+
+    @property
+    def fixed_place(self) -> FixedPlace | None:
+        """See ``RecordableFeed``: where the cache lies, if all of its rows are fed."""
+        if self._rows is not None:
+            return None
+        keys, values = self._cache.keys, self._cache.values
+        return FixedPlace((keys.data_ptr(), values.data_ptr(), *keys.shape), keys.shape[1], keys.shape[3])
+
+    @property
+    def columns(self) -> Tensor:
+        """See ``RecordableFeed``."""
+        return self._columns
+
+    def fixed(self, place: FixedPlace, columns: Tensor) -> ColumnFeed:
+        """See ``RecordableFeed``."""
+        return ColumnFeed(copy(self._cache), None, columns)
 
     def _put(self, slab: Tensor, new: Tensor) -> Tensor:
         rows = torch.arange(len(slab), device=slab.device) if self._rows is None else self._rows
