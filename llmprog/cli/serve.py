@@ -58,7 +58,7 @@ def serve(
     import asyncio
     from contextlib import ExitStack, closing
 
-    from llmprog.errors import MissingExtraError
+    from llmprog.errors import MissingExtraError, OptionError
     from llmprog.runs.budget import Budget
     from llmprog.runs.store import open_store
 
@@ -81,6 +81,8 @@ def serve(
         grace_s=grace,
         budget=None if budget is None else Budget.parse(budget),
     )
+    if trust and not program:
+        raise OptionError("--trust has no effect without --program; name the program files that it is for")
     programs = programs_of(program, tuple(trust or ())) if program else None
     with ExitStack() as stack:
         listening = stack.enter_context(closing(listen(host, port)))

@@ -11,11 +11,13 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from llmprog.log import Log
 from llmprog.serving.faults import RequestError
 
 OPEN_PATHS = frozenset({"/health"})
 """Paths that need no token: whether the server is alive is no secret."""
 
+_log = Log("llmprog.serving")
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _METHODS = "GET, POST, OPTIONS"
 _HEADERS = "authorization, content-type"
@@ -38,7 +40,7 @@ class Access:
         token: What every request must bring; ``None`` where only this machine reaches the server.
         hosts: Names that the ``Host`` header may have, beside those of this machine; empty and ``any_host`` unset:
             those of this machine only, so that no name that a page has pointed here (DNS rebinding) is answered.
-        any_host: Whether every name will do, which takes a token.
+        any_host: Whether every name will do; a token is what guards the server then.
         origins: Pages that may call from a browser, such as ``https://notes.example``; by default none.
     """
 
@@ -118,6 +120,7 @@ class Guard:
                 },
             )
         elif fault is not None:
+            _log.info("refused", path=ascii(scope["path"])[1:-1], status=fault.status, code=fault.code)
             response = JSONResponse(fault.body, status_code=fault.status, headers=dict(fault.headers))
         if origin is None or origin not in self._access.origins:
             await response(scope, receive, send)

@@ -42,7 +42,8 @@ class ServerOptions:
         host: Address to listen on; one that other machines reach needs a token.
         port: Port to listen on; 0 takes a free one.
         token: What requests must bring; ``None`` for none.
-        allow_hosts: Further names in the ``Host`` header, such as that of a proxy.
+        allow_hosts: Further names in the ``Host`` header, such as that of a proxy. Where other machines reach the
+            server and there is none, any name will do.
         allow_origins: Pages that may call from a browser.
         max_concurrency: Most calls in flight; those beyond are told to try again.
         grace_s: Seconds that calls have to end once the server is to stop.
@@ -80,7 +81,7 @@ class ServerOptions:
         return Access(
             token=self.token,
             hosts=frozenset(host.lower() for host in self.allow_hosts),
-            any_host=not is_loopback(self.host),
+            any_host=not is_loopback(self.host) and not self.allow_hosts,
             origins=frozenset(self.allow_origins),
         )
 

@@ -168,6 +168,9 @@ def test_hosts_that_others_reach_take_a_token():
     with pytest.raises(OptionError, match="takes a token"):
         ServerOptions(host="0.0.0.0")  # noqa: S104 - it is refused
     assert ServerOptions(host="0.0.0.0", token=TOKEN).access.any_host  # noqa: S104 - nothing listens
+    behind_a_proxy = ServerOptions(host="0.0.0.0", token=TOKEN, allow_hosts=("Proxy.example",))  # noqa: S104 - the same
+    assert not behind_a_proxy.access.any_host
+    assert behind_a_proxy.access.hosts == {"proxy.example"}
     for host in ("127.0.0.1", "localhost", "::1", "127.8.8.8"):
         assert not ServerOptions(host=host).access.any_host
 

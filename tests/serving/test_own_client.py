@@ -48,6 +48,11 @@ def test_conformance(check, remote):
     check.test(Trial(open=lambda: open_backend(remote("puzzles")), prompts=[STEPS]))
 
 
+@pytest.mark.parametrize("check", [c for c in CHECKS if c.name in ("infill", "stream")], ids=lambda check: check.name)
+def test_conformance_of_a_diffusion_model(check, remote):
+    check.test(Trial(open=lambda: open_backend(remote("diffusion")), prompts=[STEPS], template=SUDOKU))
+
+
 def test_a_reply_is_that_of_the_backend_in_process(remote):
     request = Request(prompt=STEPS, params=SamplingParams(seed=1, logprobs=True), num_samples=1)
     (here,) = through("local:puzzles?threads=1", lambda backend: backend.generate(request))
