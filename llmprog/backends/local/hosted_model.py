@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,12 +21,17 @@ from transformers import Cache as LibraryCache
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
+from llmprog.backends.local import attention_masks
 from llmprog.backends.local.faults import FaultyFileError
 from llmprog.backends.local.kv_cache import Cache, KVShape
 from llmprog.backends.local.transformer import Transformer, TransformerConfig
 
 DIFFUSION = "diffusion_gemma"
 FULL, SLIDING = "full_attention", "sliding_attention"
+_PROBE = 12
+"""Tokens of the text by which a network is tried when it is loaded."""
+_MOST_DIFFERENT = 0.1
+"""Share of the last layer that rounding may change, in bfloat16."""
 _FORMS = {"sdpa", "eager"}  # of attention, that take any mask
 
 
@@ -45,7 +49,8 @@ class HostedModel(Transformer):
             config: Its sizes as far as others ask for them: those of the vocabulary, the context and the caches.
 
         Raises:
-            FaultyFileError: It has no plain embedding, or keeps no keys and values.
+            FaultyFileError: It has no plain embedding, keeps no keys and values, or computes something else where it
+                is called as here.
         """
         nn.Module.__init__(self)  # the layers are not ours
         self.config = config
@@ -65,6 +70,7 @@ class HostedModel(Transformer):
         self._window = int(window or 0)
         self._is_additive = model.config._attn_implementation == "eager"
         self._widths = self._probed()
+        self._refuse_other_results()
 
     def hidden(
         self,
@@ -132,6 +138,23 @@ class HostedModel(Transformer):
             raise FaultyFileError("its network keeps no keys and values; networks of another kind are not run here")
         return recorder.widths
 
+    @torch.inference_mode()
+    def _refuse_other_results(self) -> None:
+        """Compare what it makes of a text by itself with what it makes of it in two parts, on our masks and cache."""
+        tokens = torch.arange(_PROBE, device=self.embedding.weight.device).unsqueeze(0) % self.config.vocab_size
+        expected: Tensor = self._body(input_ids=tokens).last_hidden_state
+        cache, parts, half = self.make_cache(1, _PROBE), [], _PROBE // 2
+        for start in (0, half):
+            positions = torch.arange(start, start + half, device=tokens.device).unsqueeze(0)
+            mask = attention_masks.causal(half, start, device=tokens.device)
+            parts.append(HostedModel.hidden(self, tokens[:, start : start + half], positions, mask, cache))
+        difference = (torch.cat(parts, dim=1) - expected).norm() / expected.norm()
+        if not difference < _MOST_DIFFERENT:
+            raise FaultyFileError(
+                "its network gives other results when it is fed in parts, with explicit masks: they differ by "
+                f"{difference:.2f} of what it computes by itself; it cannot be run here"
+            )
+
 
 def selected(x: Tensor, output: Tensor | slice | None) -> Tensor:
     """The outputs [B, O, d_model] that are asked for of x [B, L, d_model]; see ``Transformer.forward``."""
@@ -190,12 +213,12 @@ class _Bridge(LibraryCache):
         return 0  # positions and masks say it
 
 
-@dataclass
 class _LastLayer(MoeModelOutputWithPast):
-    """What bodies return, of mixtures of experts and others."""
+    """What a body returns: its last layer, and none of what else heads of some families pass on."""
 
-    cross_attentions: tuple[Tensor, ...] | None = None
-    encoder_last_hidden_state: Tensor | None = None
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
 
 
 class _Given(nn.Module):

@@ -18,6 +18,7 @@ from llmprog.backends.local.options import DecoderName
 from llmprog.backends.local.transformer import TransformerConfig
 
 _MOST_LAYERS = 512
+_LONGEST_REASON = 200  # of what the library says, which may list all its models
 
 
 class HostedCheckpoint:
@@ -125,8 +126,10 @@ def _refuse_depths(values: Mapping[str, Any]) -> None:
 
 
 def _unreadable(values: Mapping[str, Any], error: Exception) -> FaultyFileError:
-    kind = values.get("model_type")
-    return FaultyFileError(f"model_type is {kind!r}, which transformers cannot run as a causal language model: {error}")
+    kind, reason = values.get("model_type"), str(error).partition("\n")[0][:_LONGEST_REASON]
+    return FaultyFileError(
+        f"model_type is {kind!r}, which transformers cannot run as a causal language model: {reason}"
+    )
 
 
 def sizes(model: PreTrainedModel) -> TransformerConfig:

@@ -13,11 +13,13 @@ transformers = pytest.importorskip("transformers")
 from llmprog import Prompt  # noqa: E402 - behind what decides whether there is anything to test
 from llmprog.backends import open_backend  # noqa: E402
 from llmprog.backends.local import attention_masks  # noqa: E402
+from llmprog.backends.local.checkpoints.hosted import sizes  # noqa: E402
 from llmprog.backends.local.checkpoints.loading import load_text_model  # noqa: E402
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder  # noqa: E402
 from llmprog.backends.local.decoders.base import Row, write_all  # noqa: E402
 from llmprog.backends.local.decoders.uniform_diffusion import UniformDiffusionDecoder, UniformOptions  # noqa: E402
-from llmprog.backends.local.hosted_model import within  # noqa: E402
+from llmprog.backends.local.faults import FaultyFileError  # noqa: E402
+from llmprog.backends.local.hosted_model import HostedModel, within  # noqa: E402
 from llmprog.errors import ModelFileError, OptionError  # noqa: E402
 from llmprog.types import Request, SamplingParams  # noqa: E402
 
@@ -69,6 +71,41 @@ FAMILIES = {
     ),
     "mistral": ("MistralConfig", {"sliding_window": 6}),
     "gpt2": ("GPT2Config", {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 128}),
+    "yarn": (
+        "LlamaConfig",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 32,
+                "rope_theta": 10000.0,
+            }
+        },
+    ),
+    "gemma4": (
+        "Gemma4TextConfig",
+        {
+            "head_dim": 16,
+            "global_head_dim": 24,
+            "sliding_window": 6,
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_kv_shared_layers": 2,
+            "vocab_size_per_layer_input": 64,
+            "hidden_size_per_layer_input": 8,
+        },
+    ),
+    "gemma3 with pictures": (
+        "Gemma3Config",
+        {
+            "text_config": SIZES
+            | {"head_dim": 16, "sliding_window": 6, "layer_types": ["full_attention", "sliding_attention"] * 2}
+            | {"num_hidden_layers": 4},
+            "vision_config": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
+            | {"intermediate_size": 16, "patch_size": 14},
+            "mm_tokens_per_image": 4,
+        },
+    ),
     "gpt_oss": (
         "GptOssConfig",
         {
@@ -87,7 +124,9 @@ def write(directory, family):
     """A random model in ``directory`` with a tokenizer of letters, and the model itself."""
     name, options = FAMILIES[family]
     torch.manual_seed(3)
-    sizes = SIZES if family != "gpt2" else {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2}
+    sizes = {"bos_token_id": 1, "eos_token_id": 2} if "text_config" in options else SIZES
+    if family == "gpt2":
+        sizes = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2}
     config = getattr(transformers, name)(**sizes | options)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     for parameter in model.parameters():
@@ -284,6 +323,20 @@ def test_networks_that_cannot_be_told_positions_are_refused(tmp_path, name, opti
     model.save_pretrained(tmp_path)
     with pytest.raises(ModelFileError, match=complaint):
         loaded(tmp_path)
+
+
+def test_a_network_that_computes_something_else_in_parts_is_refused():
+    torch.manual_seed(3)
+    model = transformers.AutoModelForCausalLM.from_config(transformers.Qwen3Config(**SIZES, head_dim=16)).eval()
+    attend = model.model.layers[0].self_attn
+
+    def forward(self, hidden_states, **kwargs):  # looks at how much is fed, as networks with an indexer do
+        return type(self).forward(self, hidden_states * hidden_states.shape[1], **kwargs)
+
+    attend.forward = forward.__get__(attend)
+    HostedModel(transformers.AutoModelForCausalLM.from_config(model.config).eval(), sizes(model))
+    with pytest.raises(FaultyFileError, match="gives other results when it is fed in parts"):
+        HostedModel(model, sizes(model))
 
 
 def test_weights_that_are_pickled_are_never_read(tmp_path):
