@@ -17,6 +17,7 @@ from torch import Tensor
 from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import DRAWS_PER_STEP, Row, Vocabulary, draw_counter, first_true
 from llmprog.backends.local.decoders.canvas_writing import CanvasWriting
+from llmprog.backends.local.decoders.fused_step import FusedStep
 from llmprog.backends.local.decoders.remasking import CorrectionOptions, Remasking, edits
 from llmprog.backends.local.decoders.unmask import Step, UnmaskOptions, begin_step, make_rule, new_counts
 from llmprog.backends.local.sampling import token_logprobs, uniform
@@ -47,6 +48,7 @@ class MaskedWriting(CanvasWriting):
         self._model = model
         self._options = options
         self._rule = make_rule(options)
+        self._fused = FusedStep.of(options, correction, self.device)
         self._correction = correction
         self._remasking = Remasking(correction.remask, correction.remask_eta) if correction.remask else None
         self._shift_logits = shift_logits
@@ -87,6 +89,9 @@ class MaskedWriting(CanvasWriting):
 
         counters = draw_counter(self.age.unsqueeze(1), columns)
         step = begin_step(state, block, eligible=eligible, columns=columns, counters=counters, keys=self.sampler.keys)
+        if self._fused is not None and self._fused.fits(self.sampler, longest_block):
+            self._fused(canvas, self._logits(columns), self.forbidden, self.sampler, step)
+            return
         logits = self._rule.adjusted(self._logits(columns) + self.forbidden.unsqueeze(1), step)
         tokens = self.sampler.sample(logits, counters)
         if self._correction.is_used:
