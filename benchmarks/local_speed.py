@@ -8,7 +8,7 @@ models: SmolLM2-135M-Instruct, prompts of 256 tokens that share nothing, 48 new 
     decoding of the same file, whose weights are Q4_1.
 tree: a problem of some 400 tokens, 5 thoughts with 8 samples each, two levels deep: with the memory of texts read
     before, and without it.
-puzzles: proposals of the embedded model per second, 40 prompts with 8 samples, for each decoder.
+puzzles: proposals of the embedded model per second, 8 prompts with 8 samples, for each decoder.
 
 What is not installed is left out: pip install transformers; pip install llama-cpp-python.
 """
@@ -241,7 +241,7 @@ async def grow_tree(backend: LocalBackend) -> None:
 
 
 def measure_puzzles(threads: int, rounds: int, console: Console) -> None:
-    table = Table(title="local:puzzles, 40 prompts with 8 samples", box=SIMPLE)
+    table = Table(title="local:puzzles, 8 prompts with 8 samples", box=SIMPLE)
     table.add_column("decoder")
     table.add_column("lines proposed/s", justify="right")
     for decoder in get_args(DecoderName):
@@ -264,7 +264,7 @@ async def propose(backend: LocalBackend) -> float:
                     num_samples=8,
                 )
             )
-            for i in range(40)
+            for i in range(8)
         )
     )
     lines = sum(len(completion.text.strip().splitlines()) for answer in answers for completion in answer)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, get_args
 from llmprog.backends.base import Capabilities, Edit, refuse_unsupported
 from llmprog.backends.local.language import EncodedPrompt, Language
 from llmprog.backends.local.options import DecoderName, LocalOptions, describe_options
-from llmprog.backends.local.puzzles.language import PuzzleTokenizer
+from llmprog.backends.local.puzzles.language import PuzzleTokenizer, needs_further_modes
 from llmprog.backends.local.streaming import StreamedCompletion
 from llmprog.backends.registry import BackendInfo
 from llmprog.errors import CapabilityError, InputError, MissingExtraError, ModelFileError, OptionError
@@ -24,6 +24,7 @@ from llmprog.types import Blank, Completion, Delta, Logprobs, Prompt, Request, S
 
 if TYPE_CHECKING:
     from llmprog.backends.local.decoders.base import Row, Written
+    from llmprog.backends.local.decoders.drafting import Drafter
     from llmprog.backends.local.engine import Engine
     from llmprog.backends.local.transformer import Transformer
 
@@ -87,6 +88,8 @@ class LocalStatistics:
         prompt_tokens: Tokens of all prompts, the samples of one prompt sharing it; ``None`` for decoders without a
             cache of prompts.
         prefill_saved: Share of these in [0, 1] that was not computed, because a text that begins alike had been read.
+        drafted_tokens: Tokens guessed ahead; ``None`` without ``draft``.
+        draft_accepted: Share of these in [0, 1] that the model said too.
     """
 
     rows: int
@@ -95,6 +98,8 @@ class LocalStatistics:
     restarts: int
     prompt_tokens: int | None
     prefill_saved: float | None
+    drafted_tokens: int | None
+    draft_accepted: float | None
 
 
 class LocalBackend:
@@ -117,6 +122,7 @@ class LocalBackend:
         backend_id: str = "local:puzzles",
         decoders: Sequence[DecoderName] = get_args(DecoderName),
         shift_logits: bool = False,
+        make_drafter: Callable[[], Drafter] | None = None,
     ) -> None:
         """A backend on a loaded model; ``options.device`` and ``options.dtype`` are where the model already is.
 
@@ -127,6 +133,7 @@ class LocalBackend:
             backend_id: Id named in errors.
             decoders: Those that fit its weights, the default first.
             shift_logits: Whether its output at i predicts token i + 1 even where it writes by diffusion.
+            make_drafter: What guesses ahead, for ``options.draft``.
         """
         from llmprog.backends.local.decoders.making import make_decoder
         from llmprog.backends.local.engine import Engine
@@ -136,7 +143,7 @@ class LocalBackend:
         self._language = language
         self._vocabulary = language.vocabulary
         self._max_positions = model.config.max_positions
-        self._decoder = make_decoder(model, self._vocabulary, self._options, shift_logits)
+        self._decoder = make_decoder(model, self._vocabulary, self._options, shift_logits, make_drafter)
         self._engine: Engine = Engine(
             self._decoder,
             backend=backend_id,
@@ -147,9 +154,11 @@ class LocalBackend:
     @property
     def statistics(self) -> LocalStatistics:
         """What has been computed so far, and what of it was known."""
-        counts = self._engine.counts
         from llmprog.backends.local.decoders.prefill import RemembersPrompts
+        from llmprog.backends.local.decoders.speculative import SpeculativeDecoder
 
+        counts = self._engine.counts
+        drafts = self._decoder.draft_counts if isinstance(self._decoder, SpeculativeDecoder) else None
         prefill = self._decoder.prefill_counts if isinstance(self._decoder, RemembersPrompts) else None
         return LocalStatistics(
             rows=counts.rows,
@@ -158,6 +167,8 @@ class LocalBackend:
             restarts=counts.restarts,
             prompt_tokens=prefill.tokens if prefill else None,
             prefill_saved=prefill.saved if prefill else None,
+            drafted_tokens=drafts.drafted if drafts else None,
+            draft_accepted=drafts.share if drafts else None,
         )
 
     @classmethod
@@ -182,6 +193,7 @@ class LocalBackend:
         try:
             import torch
 
+            from llmprog.backends.local.drafters import drafter_of
             from llmprog.backends.local.preparing import prepare
             from llmprog.backends.local.weights import load_weights
         except ImportError as error:
@@ -190,12 +202,15 @@ class LocalBackend:
         if options.device == "cuda" and not has_cuda:
             raise OptionError("option device='cuda': torch finds no CUDA device; use device=cpu or device=auto")
         device = "cuda" if has_cuda and options.device != "cpu" else "cpu"
-        dtype = getattr(torch, options.dtype)
+        dtype = getattr(torch, _dtype_of(options, device, is_text=model != "puzzles"))
         if model == "puzzles":
             options.refuse_for_puzzles()
-            loaded = load_weights(weights or PUZZLES_WEIGHTS, backend=backend_id, device=device, dtype=dtype)
+            own = FURTHER_WEIGHTS if needs_further_modes(options) else PUZZLES_WEIGHTS
+            loaded = load_weights(weights or own, backend=backend_id, device=device, dtype=dtype)
             loaded = prepare(loaded, options)
-            return cls(loaded, PuzzleTokenizer(), options, backend_id=backend_id)
+            puzzles = PuzzleTokenizer.of(loaded.config.vocab_size)
+            make_drafter = drafter_of(options, loaded, puzzles, partial(_path_of, backend_id=backend_id), backend_id)
+            return cls(loaded, puzzles, options, backend_id=backend_id, make_drafter=make_drafter)
         options.refuse_for_text()
         try:
             from llmprog.backends.local.checkpoints.loading import load_text_model
@@ -203,6 +218,9 @@ class LocalBackend:
             raise MissingExtraError("the local engine", error.name or "tokenizers", "local") from error
         text = load_text_model(
             _path_of(model, backend_id), backend=backend_id, device=device, dtype=dtype, decoder=options.decoder
+        )
+        make_drafter = drafter_of(
+            options, text.model, text.language, partial(_path_of, backend_id=backend_id), backend_id
         )
         network = prepare(text.model, options)
         return cls(
@@ -212,6 +230,7 @@ class LocalBackend:
             backend_id=backend_id,
             decoders=text.decoders,
             shift_logits=text.shift_logits,
+            make_drafter=make_drafter,
         )
 
     @property
@@ -552,6 +571,13 @@ def _path_of(model: str, backend_id: str) -> Path:
     if found is None or not found.submodule_search_locations:
         raise ModelFileError(NO_SMOLLM2, backend=backend_id)
     return Path(next(iter(found.submodule_search_locations)))
+
+
+def _dtype_of(options: LocalOptions, device: str, *, is_text: bool) -> str:
+    """The name of the type that weights are computed in."""
+    if options.dtype != "auto":
+        return options.dtype
+    return "bfloat16" if options.weights is not None or (is_text and device == "cuda") else "float32"
 
 
 def _has_torch() -> bool:

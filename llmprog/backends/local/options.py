@@ -22,7 +22,7 @@ DecoderName = Literal[
     "score_entropy",
 ]
 Device = Literal["auto", "cpu", "cuda"]
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 StoredWeights = Literal["int8", "int4"]
 UnmaskRule = Literal["quota", "threshold", "random", "factor", "margin", "entropy", "credit", "hierarchical"]
 Fallback = Literal["confident", "leftmost"]
@@ -64,11 +64,17 @@ class LocalOptions:
         ),
     )
     device: Device = field(default="auto", metadata=_about("cpu | cuda | auto: cuda where there is one (default auto)"))
-    dtype: Dtype = field(default="float32", metadata=_about("float32 | bfloat16 (default float32)"))
+    dtype: Dtype = field(
+        default="auto",
+        metadata=_about(
+            "float32 | bfloat16 | float16 | auto: bfloat16 for models of text on cuda and for quantised weights, else "
+            "float32 (default auto)"
+        ),
+    )
     weights: StoredWeights | None = field(
         default=None,
         metadata=_about(
-            "int8 | int4: weights are rounded to that when loaded, with dtype=bfloat16 (default: they are not)"
+            "int8 | int4: weights are rounded to that when loaded, and multiplied in bfloat16 (default: they are not)"
         ),
     )
     cuda_graphs: CudaGraphs = field(
@@ -215,7 +221,7 @@ class LocalOptions:
     refresh_every: int | None = field(
         default=None,
         metadata=_about(
-            "steps of a block after which a cache is computed anew, >= 1 (default: when a block is begun)",
+            "steps of a block after which a cache is computed anew, >= 1 (default 8)",
             "masked_diffusion",
         ),
     )
@@ -266,9 +272,9 @@ class LocalOptions:
 
     def __post_init__(self) -> None:
         self._check_values()
-        if self.weights is not None and self.dtype != "bfloat16":
+        if self.weights is not None and self.dtype not in ("auto", "bfloat16"):
             raise OptionError(
-                f"weights={self.weights!r} with dtype={self.dtype!r}: its kernels multiply bfloat16; add dtype=bfloat16"
+                f"weights={self.weights!r} with dtype={self.dtype!r}: its kernels multiply bfloat16; leave dtype out"
             )
         if self.decoder is None:
             return

@@ -247,6 +247,7 @@ HYBRID = {"decoder": "hybrid"}
         (HYBRID, {"block_length": 40}),
         ({}, {"lines": 1}),
         ({}, {"dtype": "bfloat16"}),
+        ({}, {"dtype": "float16"}),
     ],
 )
 async def test_every_option_has_an_effect(opened: Opener, usual: dict[str, Any], changed: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ def test_an_unknown_option_lists_the_known_ones() -> None:
     [
         ({"decoder": "ar"}, "decoder='ar'; allowed is autoregressive | masked_diffusion | block_diffusion | hybrid"),
         ({"device": "tpu"}, "allowed is auto | cpu | cuda"),
-        ({"dtype": "float16"}, "allowed is float32 | bfloat16"),
+        ({"dtype": "float64"}, "allowed is auto | float32 | bfloat16 | float16"),
         ({"threads": "0"}, "threads=0; allowed is a whole number >= 1"),
         ({"threads": "two"}, "threads='two'; allowed is a whole number >= 1"),
         ({"lines": "9"}, "a whole number in 1..8"),

@@ -174,14 +174,14 @@ def test_a_real_model_hardly_notices(weights, most):
 
 def test_an_id_asks_for_quantised_weights():
     with pytest.raises(OptionError, match=re.escape("weights='int4' with dtype='float32'")):
-        LocalOptions(weights="int4")
+        LocalOptions(weights="int4", dtype="float32")
     with pytest.raises(OptionError, match=re.escape("allowed is int8 | int4")):
         LocalOptions(weights="int2", dtype="bfloat16")
 
 
 @needs_bfloat16
 def test_a_quantised_puzzle_model_still_reaches_24():
-    backend = LocalBackend.open(LocalOptions(weights="int4", dtype="bfloat16", device="cpu"))
+    backend = LocalBackend.open(LocalOptions(weights="int4", device="cpu"))
     prompt = Prompt.from_text("Input: 4 9 10 13\nPossible next 8 steps:")
     request = Request(prompt=prompt, params=SamplingParams(temperature=0.0))
     reply = asyncio.run(backend.generate(request))[0].text
