@@ -17,8 +17,9 @@ from llmprog.errors import InputError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+_END_OF_TEXT = "<|endoftext|>"
 # What ends a turn in the families that can be read, whatever the checkpoint says of it.
-_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>", "</s>")
+_ENDS = ("<|im_end|>", _END_OF_TEXT, "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>", "</s>")
 
 
 def from_gguf(metadata: Mapping[str, Any], needs: LanguageNeeds, backend: str) -> TextLanguage:
@@ -54,7 +55,7 @@ def from_directory(directory: Path, needs: LanguageNeeds, backend: str) -> TextL
     )
     added = about.get("added_tokens_decoder")
     tokenizer = tokenizers.from_directory(
-        directory, cut=needs.cut, added=added if isinstance(added, Mapping) else {}, special=_ENDS
+        directory, cut=needs.cut, added=added if isinstance(added, Mapping) else {}, special=(_END_OF_TEXT,)
     )
     words = {name: _content(about.get(name)) for name in ("bos_token", "eos_token")}
     config = read_json(directory / "config.json")
@@ -108,7 +109,8 @@ def _language(
     size = needs.vocab_size
     if max(tokenizer.get_vocab().values(), default=0) >= size:
         raise FaultyFileError(f"its tokenizer has {tokenizer.get_vocab_size()} tokens, the model {size}")
-    known = [tokenizer.token_to_id(token) for token in _ENDS]
+    added = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
+    known = [added.get(token) for token in _ENDS]  # a word of the plain vocabulary may be spelt like one
     found = list(dict.fromkeys(end for end in (*ends, *known) if end is not None))
     if not found or not all(isinstance(end, int) and 0 <= end < size for end in found):
         raise FaultyFileError(f"the tokens that end a reply are {found!r}; allowed are ids below {size}")

@@ -189,7 +189,7 @@ def write_dream(directory):
 
 def write_byte_level_tokenizer(directory):
     """Words and merges instead of a ``tokenizer.json``, as Dream comes."""
-    words = ["Ã", "©", "<|endoftext|>", *(chr(i) for i in range(ord("!"), ord("!") + 40)), "Ġ", "AB"]
+    words = ["Ã", "©", "<|endoftext|>", "</s>", *(chr(i) for i in range(ord("!") + 1, ord("!") + 40)), "Ġ", "AB"]
     (directory / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
     (directory / "merges.txt").write_text("#version: 0.2\nA B\n")
     added = {str(45 + i): {"content": word, "special": True} for i, word in enumerate(["<|im_end|>", "<|im_start|>"])}
@@ -245,7 +245,7 @@ def test_a_tokenizer_of_words_and_merges_is_rebuilt(tmp_path):
     )  # one letter, written in two ways
     assert {MASK, 47, 63} <= set(language.vocabulary.never_sampled)
     assert 44 not in language.vocabulary.never_sampled
-    assert language.vocabulary.end_ids == (END, 45)
+    assert language.vocabulary.end_ids == (END, 45)  # and not the plain word </s>
     assert 45 not in language.encode_text("<|im_end|>")
 
 
