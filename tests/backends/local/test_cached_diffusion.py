@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import Row, Vocabulary, Written, write_all
-from llmprog.backends.local.decoders.cached_diffusion import CacheOptions
+from llmprog.backends.local.decoders.cached_diffusion import CachedWriting, CacheOptions
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
 from llmprog.backends.local.decoders.remasking import CorrectionOptions
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
@@ -21,7 +21,7 @@ from llmprog.errors import OptionError
 STEPS = 3
 QUOTA = UnmaskOptions(unmask="quota", steps=STEPS)
 CACHES = [
-    CacheOptions(kind="prefix"),
+    CacheOptions(kind="prefix", refresh_every=1000),
     CacheOptions(kind="dual"),
     CacheOptions(kind="prefix", refresh_every=2),
     CacheOptions(kind="dual", refresh_every=2),
@@ -61,7 +61,7 @@ def slowly(
             ended = vocabulary.eos_id in canvas and mask_id not in canvas[: canvas.index(vocabulary.eos_id)]
             if not masked or ended:
                 break
-            if step == 0 or (cache.refresh_every and step % cache.refresh_every == 0):
+            if step % cache.refresh_every == 0:
                 kept = Overriding()
             end = start + block.stop if cache.kind == "dual" else None
             kept.fresh = slice(start + low - shift, end)
@@ -134,6 +134,25 @@ def test_rows_join_and_leave_with_their_keys_and_values(
         writing.admit({ticket: waiting.pop(ticket) for ticket in list(waiting)[:2]})
         found |= writing.step()
     assert [found[i] for i in range(len(mixed_rows))] == alone
+
+
+@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize("way", ["prefix", "dual", "remasked"])
+def test_rows_that_rest_until_all_are_refreshed_write_the_same(
+    model: Transformer, vocabulary: Vocabulary, mixed_rows: list[Row], way: str, shift: bool
+) -> None:
+    correction = CorrectionOptions(remask="cap", remask_eta=0.4) if way == "remasked" else CorrectionOptions()
+    cache = CacheOptions(kind="prefix" if way == "prefix" else "dual", refresh_every=2)
+    decoder = MaskedDiffusionDecoder(model, vocabulary, QUOTA, correction, cache, shift_logits=shift)
+    writing = decoder.start()
+    assert isinstance(writing, CachedWriting)
+    writing.look_every = 3
+    found: dict[int, Written] = {}
+    waiting = dict(enumerate(mixed_rows))
+    while waiting or len(writing):
+        writing.admit({ticket: waiting.pop(ticket) for ticket in list(waiting)[:5]})
+        found |= writing.step()
+    assert [found[i] for i in range(len(mixed_rows))] == write_all(decoder, mixed_rows)
 
 
 def test_guidance_is_refused(model: Transformer, vocabulary: Vocabulary) -> None:

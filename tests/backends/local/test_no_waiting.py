@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from llmprog.backends.local.decoders.base import Row, Vocabulary, Written, write_all
+from llmprog.backends.local.decoders.cached_diffusion import CacheOptions
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
 from llmprog.backends.local.decoders.masked_writing import MaskedWriting
 from llmprog.backends.local.decoders.remasking import CorrectionOptions
@@ -31,6 +32,8 @@ WAYS = {
     "hierarchical": (UnmaskOptions(unmask="hierarchical", low_threshold=0.2), CorrectionOptions()),
     "guided": (UnmaskOptions(unmask="quota", guidance_scale=0.5), CorrectionOptions()),
     "remasked": (UnmaskOptions(unmask="quota", steps=8), CorrectionOptions(remask="conf")),
+    "prefix cache": (UnmaskOptions(unmask="quota", steps=2), CorrectionOptions()),
+    "dual cache": (UnmaskOptions(unmask="credit", threshold=0.4), CorrectionOptions()),
     "edited": (UnmaskOptions(unmask="quota", steps=2), CorrectionOptions(edit_threshold=0.3)),
 }
 
@@ -46,7 +49,8 @@ def rarely_looked_at(decoder: MaskedDiffusionDecoder, every: int) -> MaskedWriti
 def test_a_step_reads_nothing_back(model: Transformer, vocabulary: Vocabulary, mixed_rows: list[Row], way: str) -> None:
     # Fake tensors have no values: whatever needs one on the host, or a shape that depends on one, raises.
     with FakeTensorMode(allow_non_fake_inputs=True):
-        writing = rarely_looked_at(MaskedDiffusionDecoder(model, vocabulary, *WAYS[way]), 4)
+        cache = CacheOptions(kind="dual" if way == "dual cache" else "prefix") if "cache" in way else None
+        writing = rarely_looked_at(MaskedDiffusionDecoder(model, vocabulary, *WAYS[way], cache), 4)
         writing.admit(dict(enumerate(mixed_rows)))
         writing._has_joined = False  # joining is looked at once, outside the loop
         for _ in range(3):

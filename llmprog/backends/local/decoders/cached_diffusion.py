@@ -7,8 +7,11 @@ is that of the last refresh. A row is refreshed, that is computed as a whole, wh
 - ``prefix``: the block and what stands behind it; prompt and finished blocks are kept.
 - ``dual``: the block alone.
 
-With ``refresh_every=1`` nothing is kept and the result is that without a cache. Rows at different points of their
-blocks are fed by two passes; to see which, the host reads one flag per row and step.
+With ``refresh_every=1`` nothing is kept and the result is that without a cache.
+
+On the CPU the host sees which rows are to be refreshed, and feeds the others apart from them. On CUDA it does not wait
+for that: all rows are refreshed together, every ``refresh_every`` steps, and a row that is ready for its next block
+before rests until then. A row makes the same steps either way.
 
 Letters in shapes: R rows, W columns, L columns fed, K columns of the current block, G key/value heads, D head width.
 """
@@ -40,11 +43,12 @@ class CacheOptions:
 
     Attributes:
         kind: ``prefix`` keeps what stands before the block, ``dual`` also what stands behind it.
-        refresh_every: Steps of a block after which everything is computed anew; ``None`` is only when it is begun.
+        refresh_every: Steps of a block after which everything is computed anew; what is more than a block takes is only
+            when it is begun, as in the paper.
     """
 
     kind: CacheKind = "prefix"
-    refresh_every: int | None = None
+    refresh_every: int = 8
 
 
 class ColumnCache:
@@ -133,21 +137,40 @@ class CachedWriting(MaskedWriting):
         self._cache: ColumnCache | None = None
         self._cached_tickets: list[int] = []
         self._cached_layout = (0, 0)  # columns of prompts, and of all
+        self._phase = 0  # steps since all rows were refreshed together
+
+    @torch.inference_mode()
+    def _denoise(self) -> None:
+        if self.look_every == 1:
+            super()._denoise()
+            return
+        canvas, state = self.canvas.clone(), {name: values.clone() for name, values in self.state.items()}
+        super()._denoise()
+        rests = self.state["block_step"] % self._cache_options.refresh_every != self._phase
+        self._phase = (self._phase + 1) % self._cache_options.refresh_every
+        self.canvas.copy_(torch.where(rests.unsqueeze(1), canvas, self.canvas))
+        self.state = {
+            name: torch.where(rests.view(-1, *[1] * (values.dim() - 1)), state[name], values)
+            for name, values in self.state.items()
+        }
+        self.age -= rests.long()
 
     def _logits(self, columns: Tensor) -> Tensor:
         cache = self._fitting_cache()
         prompts = self.tokens.shape[1] - self.width
         places = columns + prompts
         first = shifted(places[:, :1], self.positions) if self._shift_logits else places[:, :1]
-        step, every = self.state["block_step"], self._cache_options.refresh_every
-        stale = (step if every is None else step % every) == 0
+        most = (places.shape[1] if self._cache_options.kind == "dual" else self.width) + int(self._shift_logits)
+        if self.look_every > 1:
+            if self._phase == 0:
+                return self._rows_whole(cache, None, places)
+            return self._part(cache, None, places, first + torch.arange(most, device=self.device))
+        stale = self.state["block_step"] % self._cache_options.refresh_every == 0
         flags, starts = torch.stack([stale.long(), first.squeeze(1)]).tolist()
         if all(flags):
             return self._whole(cache, places)
-        count = self.tokens.shape[1] - min(start for flag, start in zip(flags, starts, strict=True) if not flag)
-        if self._cache_options.kind == "dual":
-            count = min(count, places.shape[1] + int(self._shift_logits))
-        fed = first + torch.arange(count, device=self.device)
+        left = self.tokens.shape[1] - min(start for flag, start in zip(flags, starts, strict=True) if not flag)
+        fed = first + torch.arange(min(most, left), device=self.device)
         if not any(flags):
             return self._part(cache, None, places, fed)
         whole, part = stale.nonzero().squeeze(1), (~stale).nonzero().squeeze(1)

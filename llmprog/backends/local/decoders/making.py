@@ -97,7 +97,7 @@ def make_decoder(
             edit_threshold=options.edit_threshold,
             edit_steps=options.edit_steps or 16,
         ),
-        None if options.cache is None else CacheOptions(kind=options.cache, refresh_every=options.refresh_every),
+        None if options.cache is None else CacheOptions(kind=options.cache, refresh_every=options.refresh_every or 8),
         shift_logits=shift_logits,
         **scoring,
     )
