@@ -72,7 +72,7 @@ def list_backends() -> Sequence[BackendInfo]:
             summary="SmolLM2-135M-Instruct, a small model of English",
             missing=missing or ("" if find_spec(SMOLLM2_PACKAGE) else NO_SMOLLM2),
         ),
-        BackendInfo(id="local:PATH", summary="a model of the Llama family: a Hugging Face directory or a GGUF file"),
+        BackendInfo(id="local:PATH", summary="a model of text: a Hugging Face directory (Llama, LLaDA, …) or a GGUF file"),
     ]
 
 

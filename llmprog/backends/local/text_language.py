@@ -99,7 +99,7 @@ class TextLanguage:
     @cached_property
     def _special_ids(self) -> Mapping[str, int]:
         found = self.tokenizer.get_added_tokens_decoder()
-        return {token.content: number for number, token in found.items() if token.special}
+        return {token.content: number for number, token in found.items() if token.special or number == self.mask_id}
 
     @cached_property
     def _special(self) -> re.Pattern[str]:
