@@ -72,7 +72,7 @@ def list_backends() -> Sequence[BackendInfo]:
             summary="SmolLM2-135M-Instruct, a small model of English",
             missing=missing or ("" if find_spec(SMOLLM2_PACKAGE) else NO_SMOLLM2),
         ),
-        BackendInfo(id="local:PATH", summary="a model of text: a Hugging Face directory (Llama, LLaDA, …) or a GGUF file"),
+        BackendInfo(id="local:PATH", summary="a model of text: a Hugging Face directory or a GGUF file"),
     ]
 
 
@@ -450,7 +450,7 @@ class LocalBackend:
         """Refuse what does not go with text that is given in part."""
         if self._options.decoder not in INFILLING_DECODERS:
             raise CapabilityError(
-                f"decoder={self._options.decoder!r} writes from left to right and cannot fill in or edit; "
+                f"decoder={self._options.decoder!r} writes from left to right and cannot fill in blanks or edit; "
                 f"use decoder={' or decoder='.join(INFILLING_DECODERS)}",
                 backend=self._id,
             )
