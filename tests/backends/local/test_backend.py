@@ -210,7 +210,7 @@ async def test_infill_keeps_given_text_character_for_character(opened: Opener, d
 
 async def test_what_infill_cannot_do_is_refused_by_name(opened: Opener) -> None:
     template = Template(SUDOKU, ("1 ", Blank(3), "\n"))
-    with pytest.raises(CapabilityError, match="use decoder=masked_diffusion or decoder=hybrid"):
+    with pytest.raises(CapabilityError, match="use decoder=masked_diffusion or decoder=block_diffusion or decoder=hybrid"):
         await opened().infill(template, SamplingParams())
     hybrid = opened(decoder="hybrid")
     with pytest.raises(OptionError, match="stop"):
