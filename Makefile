@@ -54,6 +54,10 @@ train: $(STAMP) ## Train the embedded model from scratch (hours on two cores)
 bench: $(STAMP) ## Run every benchmark and print its table
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
+.PHONY: gpu
+gpu: $(STAMP) ## Run all checks and benchmarks that need a GPU; without one, what can be done
+	$(BIN)/python benchmarks/gpu.py
+
 .PHONY: clean
 clean: ## Remove the virtual environment, caches and build outputs
 	rm -rf $(VENV) build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

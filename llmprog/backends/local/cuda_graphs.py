@@ -61,14 +61,42 @@ class _Key(NamedTuple):
     outputs: int
 
 
-class _Recording(NamedTuple):
-    """A recorded forward pass and the buffers that it reads."""
+class _Buffers(NamedTuple):
+    """What a recorded forward pass reads."""
 
     tokens: Tensor
     positions: Tensor
     mask: Tensor
     output: Tensor
     columns: Tensor
+
+    @classmethod
+    def of(cls, key: _Key, device: torch.device) -> _Buffers:
+        """Buffers of the sizes in ``key``."""
+        rows, width = key.place.rows, key.place.width
+        tokens = torch.zeros(rows, key.length, dtype=torch.int64, device=device)
+        mask = torch.zeros(rows, key.length, width, dtype=torch.bool, device=device)
+        output = torch.zeros(rows, key.outputs, dtype=torch.int64, device=device)
+        return cls(tokens, torch.zeros_like(tokens), mask, output, torch.zeros_like(tokens))
+
+    def fill(self, tokens: Tensor, positions: Tensor, mask: Tensor, output: Tensor, columns: Tensor | None) -> None:
+        """Copy inputs in; padding is seen by nobody, sees one key, and is written where nothing is."""
+        rows, length = tokens.shape
+        given = [(self.tokens, tokens), (self.positions, positions), (self.output, output)]
+        if columns is not None:
+            given.append((self.columns, columns))
+        for buffer, value in given:
+            buffer.zero_()
+            buffer[:rows, : value.shape[1]] = value
+        self.mask.zero_()
+        self.mask[:, :, 0] = True  # a softmax over nothing is not a number
+        self.mask[:rows, :length, : mask.shape[2]] = mask
+
+
+class _Recording(NamedTuple):
+    """A recorded forward pass."""
+
+    buffers: _Buffers
     replay: Replay
 
 
@@ -115,11 +143,14 @@ class GraphedTransformer(Transformer):
         if not is_short or (cache is not None and place is None):
             return self.inner(tokens, positions, mask, cache, store, output, added)  # type: ignore[no-any-return]
         places = _indices(output, length, rows, tokens.device)
-        recording = self._recorded(tokens, places, feed, place)
-        if recording is None:
+        key = self._key(tokens, places, place)
+        buffers = self._recordings[key].buffers if key in self._recordings else _Buffers.of(key, tokens.device)
+        # Filled before recording, too: the runs before it write into the cache what the replay will.
+        buffers.fill(tokens, positions, mask, places, None if feed is None else feed.columns)
+        replay = self._recorded(key, buffers, feed)
+        if replay is None:
             return self.inner(tokens, positions, mask, cache, store, output, added)  # type: ignore[no-any-return]
-        _fill(recording, tokens, positions, mask, places, feed)
-        logits = recording.replay()[:rows, : places.shape[1]].clone()
+        logits = replay()[:rows, : places.shape[1]].clone()
         if cache is not None:
             cache.advance(length if store is None else store)
         return logits
@@ -141,20 +172,24 @@ class GraphedTransformer(Transformer):
         """See ``Transformer``; it is not recorded."""
         return self.inner.unembed(hidden)
 
-    def _recorded(
-        self, tokens: Tensor, places: Tensor, feed: RecordableFeed | None, place: FixedPlace | None
-    ) -> _Recording | None:
-        """The recording that fits these inputs, made now if there is none; ``None`` if it cannot be made."""
+    def _key(self, tokens: Tensor, places: Tensor, place: FixedPlace | None) -> _Key:
+        """What a recording for these inputs has to be good for."""
         if place is None:
-            place = FixedPlace((), bucket(tokens.shape[0]), bucket(tokens.shape[1]))
-        # Every token fed takes a place in a cache, so there is no padding of them where there is one.
-        length = place.width if feed is None else tokens.shape[1]
+            length = bucket(tokens.shape[1])
+            return _Key(FixedPlace((), bucket(tokens.shape[0]), length), length, bucket(places.shape[1]))
+        # Every token fed takes a place in the cache, so there is no padding of them.
+        return _Key(place, tokens.shape[1], bucket(places.shape[1]))
+
+    def _recorded(self, key: _Key, buffers: _Buffers, feed: RecordableFeed | None) -> Replay | None:
+        """What replays the pass that fits ``key``, recorded now if it was not; ``None`` if that is not possible."""
         # A cache that has grown has moved: what was recorded on its old memory is found no more, and goes in time.
-        key = _Key(place, length, bucket(places.shape[1]))
         found = self._recordings.get(key)
-        if found is None:
+        if found is None and self._capture is not None:
+            cache = None if feed is None else feed.fixed(key.place, buffers.columns)
             try:
-                found = self._record(key, tokens.device, feed)
+                replay = self._capture(
+                    lambda: self.inner(buffers.tokens, buffers.positions, buffers.mask, cache, None, buffers.output)
+                )
             except RuntimeError as error:
                 if self._is_required:
                     raise
@@ -162,40 +197,13 @@ class GraphedTransformer(Transformer):
                 self._capture = None
                 self._recordings.clear()
                 return None
-            self._recordings[key] = found
+            found = self._recordings[key] = _Recording(buffers, replay)
             if len(self._recordings) > MOST_GRAPHS:
                 self._recordings.popitem(last=False)
+        if found is None:
+            return None
         self._recordings.move_to_end(key)
-        return found
-
-    def _record(self, key: _Key, device: torch.device, feed: RecordableFeed | None) -> _Recording:
-        tokens = torch.zeros(key.place.rows, key.length, dtype=torch.int64, device=device)
-        positions = torch.zeros_like(tokens)
-        mask = torch.ones(key.place.rows, key.length, key.place.width, dtype=torch.bool, device=device)
-        output = torch.zeros(key.place.rows, key.outputs, dtype=torch.int64, device=device)
-        columns = torch.zeros_like(tokens)
-        cache = None if feed is None else feed.fixed(key.place, columns)
-        if self._capture is None:
-            raise RuntimeError("recording is off")
-        replay = self._capture(lambda: self.inner(tokens, positions, mask, cache, None, output))
-        return _Recording(tokens, positions, mask, output, columns, replay)
-
-
-def _fill(
-    recording: _Recording, tokens: Tensor, positions: Tensor, mask: Tensor, places: Tensor, feed: RecordableFeed | None
-) -> None:
-    """Copy the inputs into a recording's buffers; padding is token 0 at position 0, seen by nobody, seeing one key."""
-    rows, length = tokens.shape
-    for buffer, value in ((recording.tokens, tokens), (recording.positions, positions), (recording.output, places)):
-        buffer.zero_()
-        buffer[:rows, : value.shape[1]] = value
-    recording.mask.zero_()
-    recording.mask[:, :, 0] = True  # a softmax over nothing is not a number
-    recording.mask[:rows, :length, : mask.shape[2]] = mask
-    if feed is not None:
-        # Rows of padding write into memory behind that in use.
-        recording.columns.zero_()
-        recording.columns[:rows] = feed.columns
+        return found.replay
 
 
 def _indices(output: Tensor | slice | None, length: int, rows: int, device: torch.device) -> Tensor:

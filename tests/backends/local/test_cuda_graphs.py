@@ -17,13 +17,14 @@ from llmprog.backends.local.kv_cache import SlotCache, bucket
 
 
 class Eager:
-    """Captures by remembering the function; counts how often it captured and replayed."""
+    """Captures by remembering the function, after running it as CUDA's capture does; counts captures and replays."""
 
     def __init__(self):
         self.captured = self.replayed = 0
 
     def __call__(self, run):
         self.captured += 1
+        run()
 
         def replay():
             self.replayed += 1
