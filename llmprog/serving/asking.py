@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llmprog.accounting import Spending
@@ -17,13 +18,14 @@ from llmprog.serving.faults import RequestError
 from llmprog.serving.sampling import (
     DEFAULT_CHAT_TOKENS,
     DEFAULT_TEXT_TOKENS,
+    asks_for,
     chat_prompt,
     context_prompt,
     sampling_params,
     text_prompt,
 )
 from llmprog.tasks import gather_or_cancel
-from llmprog.types import Blank, Completion, Delta, Logprobs, Prompt, Request, Template, Usage, total_usage
+from llmprog.types import Blank, Completion, Logprobs, Prompt, Request, Template, Usage, total_usage
 
 _NODE = "serve"  # what calls are called where they are traced
 MAX_ROWS = 1024
@@ -46,20 +48,7 @@ class BackendCalls:
         """The completions of all requests, those of one after those of the other; ``tell`` hears of their pieces."""
 
         async def one(request: Request, first: int) -> Sequence[Completion]:
-            def pass_on(event: CompletionDelta) -> None:
-                delta = event.delta
-                if tell is not None:
-                    tell(
-                        Delta(
-                            sample=first + event.request.first_sample + delta.sample,
-                            text=delta.text,
-                            replaces=delta.replaces,
-                            num_settled=delta.num_settled,
-                            is_reasoning=delta.is_reasoning,
-                        )
-                    )
-
-            on_delta = None if tell is None else pass_on
+            on_delta = None if tell is None else _numbered(tell, first)
             return await Scheduler(self._backend, accounts=self._accounts, on_delta=on_delta).generate(_NODE, request)
 
         firsts = [sum(request.num_samples for request in requests[:i]) for i in range(len(requests))]
@@ -71,6 +60,15 @@ class BackendCalls:
         if not self._backend.capabilities.score:
             raise RequestError(f"{self._backend.id} gives no likelihoods of given texts", code="unsupported")
         return await Scheduler(self._backend, accounts=self._accounts).score(_NODE, prompt, continuations)
+
+
+def _numbered(tell: Tell, first: int) -> Callable[[CompletionDelta], None]:
+    """Tells of the pieces of one request by the numbers of their choices, of which its own begin with ``first``."""
+
+    def pass_on(event: CompletionDelta) -> None:
+        tell(replace(event.delta, sample=first + event.request.first_sample + event.delta.sample))
+
+    return pass_on
 
 
 def chat_plan(body: ChatBody, backend: Backend, spending: Spending | None) -> Plan[Answer] | StreamPlan:
@@ -135,7 +133,6 @@ def text_plan(body: TextBody, backend: Backend, spending: Spending | None) -> Pl
     echoes: list[Echo] = []
 
     async def work(tell: Tell | None = None) -> Answer:
-        usage = Usage()
         if body.echo:
             scores: list[Logprobs | None] = [None] * len(body.prompts)
             if wants_logprobs:
@@ -146,7 +143,7 @@ def text_plan(body: TextBody, backend: Backend, spending: Spending | None) -> Pl
                 count = sum(len(score.tokens) for score in scores if score is not None)
                 none = Completion(text="", finish_reason="length")
                 return Answer(completions=[none] * len(echoes), usage=Usage(prompt_tokens=count))
-        return _answer(await calls.draw(requests, tell), usage)
+        return _answer(await calls.draw(requests, tell))
 
     return _reply(body, backend, TextForm(body.model, echoes), work)
 
@@ -172,8 +169,8 @@ def _check_text(body: TextBody) -> None:
 
 def _suffix_plan(body: TextBody, backend: Backend, calls: BackendCalls, max_tokens: int) -> Plan[Answer]:
     """One blank between two plain texts."""
-    for name in ("echo", "logprobs", "stream"):
-        if getattr(body, name):
+    for name in ("echo", "logprobs", "stream", "stream_options"):
+        if asks_for(body, name):
             raise RequestError(f"{name} with suffix is not supported; leave it out", param=name, code="unsupported")
     if len(body.prompts) > 1 or body.stops or max_tokens == 0:
         raise RequestError("suffix takes one prompt, max_tokens of 1 or more, and no stop", param="suffix")
@@ -191,13 +188,9 @@ def _suffix_plan(body: TextBody, backend: Backend, calls: BackendCalls, max_toke
 
     async def work() -> Answer:
         answer = _answer(await calls.draw([request]))
-        middles = [
-            Completion(
-                text=c.text.removeprefix(before).removesuffix(after), finish_reason=c.finish_reason, usage=c.usage
-            )
-            for c in answer.completions
-        ]
-        return Answer(completions=middles, usage=answer.usage)
+        given = [(completion, completion.text.removeprefix(before)) for completion in answer.completions]
+        middles = [replace(completion, text=text.removesuffix(after)) for completion, text in given]
+        return replace(answer, completions=middles)
 
     return Plan(work=work, whole=TextForm(body.model).whole)
 
@@ -241,8 +234,8 @@ def score_plan(body: ScoreBody, backend: Backend, spending: Spending | None) -> 
     return Plan(work=work, whole=whole)
 
 
-def _answer(completions: Sequence[Completion], usage: Usage = Usage()) -> Answer:
-    return Answer(completions=completions, usage=usage + total_usage(completions))
+def _answer(completions: Sequence[Completion]) -> Answer:
+    return Answer(completions=completions, usage=total_usage(completions))
 
 
 def _reply(body: ReplyBody, backend: Backend, form: Form, work: Callable[..., Any]) -> Plan[Answer] | StreamPlan:

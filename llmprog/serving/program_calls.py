@@ -18,7 +18,7 @@ from llmprog.serving.bodies import ChatBody, ReplyBody, TextBody
 from llmprog.serving.catalog import ServedProgram
 from llmprog.serving.exchange import Plan, StreamPlan, Tell
 from llmprog.serving.faults import RequestError, budget_spent
-from llmprog.serving.sampling import messages_of, refuse_penalties
+from llmprog.serving.sampling import asks_for, messages_of, refuse_penalties
 from llmprog.tasks import gather_or_cancel
 from llmprog.templates import format_value
 from llmprog.types import Completion, Usage, sample_seed
@@ -90,7 +90,7 @@ def program_plan(
 
 def _refuse(body: ReplyBody, name: str) -> None:
     for field in _OWN:
-        if getattr(body, field, None) not in (None, [], False):
+        if asks_for(body, field):
             raise RequestError(
                 f"{field} has no effect on {name}, which decides how it asks its model; leave it out (the server's "
                 f"operator sets parameters of a program: --program 'NAME={name.partition(':')[2]}?KEY=VALUE')",

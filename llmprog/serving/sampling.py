@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from llmprog.backends.base import Backend
 from llmprog.serving.bodies import (
+    Body,
     ChatBody,
     ChatMessage,
     ContextBody,
@@ -89,6 +90,12 @@ def sampling_params(
         logprobs=logprobs,
         guided=guided,
     )
+
+
+def asks_for(body: Body, name: str) -> bool:
+    """Whether a body has a field, and in it a value that asks for something; 0 does, ``False`` and nothing do not."""
+    value = getattr(body, name, None)
+    return value is not None and value is not False and value != []
 
 
 def refuse_penalties(body: ReplyBody) -> None:

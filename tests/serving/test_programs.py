@@ -87,6 +87,11 @@ def test_what_a_program_sets_itself_is_refused(client, option):
     assert refused.value.param == option
 
 
+def test_zero_asks_for_something_too(client):
+    with pytest.raises(openai.BadRequestError, match="temperature has no effect on program:game24"):
+        ask(client, temperature=0)
+
+
 def test_an_input_it_cannot_use_is_the_clients_fault(client):
     with pytest.raises(openai.BadRequestError, match="'ten' is not a whole number"):
         ask(client, "4 9 ten 13")

@@ -7,7 +7,9 @@ import importlib.util
 import openai
 import pytest
 
+from llmprog.backends import Capabilities, ScriptedBackend
 from llmprog.serving.background import serving
+from llmprog.types import Blank, Completion, Prompt, Template
 
 PROPOSE = "Input: 4 9 10 13\nPossible next steps:"
 FRANCE = "The capital of France is"
@@ -81,6 +83,30 @@ def test_what_cannot_be_honoured_is_refused_by_name(client, options, param, says
     with pytest.raises(openai.BadRequestError, match=says) as refused:
         client.completions.create(**{"model": "puzzles", "prompt": PROPOSE, **options})
     assert refused.value.param == param
+
+
+class Filler(ScriptedBackend):
+    """Fills a blank of n tokens with as many stars."""
+
+    def __init__(self):
+        super().__init__({})
+        self.capabilities = Capabilities(n=True, infill=True, plain_text=True)
+
+    async def infill(self, template, params, num_samples=1):
+        self.requests.append(template)
+        text = "".join(part if isinstance(part, str) else "*" * part.num_tokens for part in template.parts)
+        return [Completion(text=text)] * num_samples
+
+
+def test_a_suffix_is_a_blank_between_two_texts():
+    filler = Filler()
+    with serving({"m": filler}, {}) as base, openai.OpenAI(base_url=base, api_key="none", max_retries=0) as client:
+        asked = {"model": "m", "prompt": "2 + ", "suffix": " = 4", "max_tokens": 3}
+        assert [choice.text for choice in client.completions.create(**asked, n=2).choices] == ["***", "***"]
+        for refused in ({"echo": True}, {"logprobs": 0}, {"stream": True}, {"stop": "x"}, {"prompt": ["a", "b"]}):
+            with pytest.raises(openai.BadRequestError, match="suffix"):
+                client.completions.create(**asked | refused)
+    assert filler.requests == [Template(Prompt(()), ("2 + ", Blank(3), " = 4"))]
 
 
 def test_blanks_are_filled_and_given_text_stays(http):
