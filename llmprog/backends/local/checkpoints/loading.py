@@ -18,7 +18,7 @@ from llmprog.backends.local.faults import FaultyFileError, UnknownHereError
 from llmprog.backends.local.options import DecoderName, choose_decoder
 from llmprog.backends.local.text_language import TextLanguage
 from llmprog.backends.local.transformer import Transformer
-from llmprog.errors import ModelFileError
+from llmprog.errors import MissingExtraError, ModelFileError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +56,7 @@ def load_text_model(
         decoder: One that has to fit; ``None`` takes any model.
 
     Raises:
+        MissingExtraError: The network is one of transformers', which is not installed.
         ModelFileError: There is no model that can be read; the message says what is wrong with it.
         OptionError: ``decoder`` does not fit it. Nothing was allocated.
     """
@@ -105,13 +106,13 @@ def _from_directory(path: Path, wanted: _Wanted) -> LoadedModel:
     values = hugging_face.read_json(path / "config.json")
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        return _hosted(path, values, wanted)
+        return _hosted(path, values, wanted, f"model_type {kind!r} is none of {', '.join(FAMILIES)}")
     try:
         recipe = FAMILIES[kind](values)
-    except UnknownHereError:
-        if kind not in CAUSAL or importlib.util.find_spec("transformers") is None:
+    except UnknownHereError as reason:
+        if kind not in CAUSAL:
             raise
-        return _hosted(path, values, wanted)
+        return _hosted(path, values, wanted, str(reason))
     choose_decoder(wanted.decoder, recipe.decoders, wanted.backend)
     places = hugging_face.check_model(path, recipe)
     language = languages.from_directory(path, recipe.language, wanted.backend)
@@ -123,13 +124,10 @@ def _from_directory(path: Path, wanted: _Wanted) -> LoadedModel:
     )
 
 
-def _hosted(path: Path, values: Mapping[str, Any], wanted: _Wanted) -> LoadedModel:
-    """A model whose network is the ``transformers`` library's."""
+def _hosted(path: Path, values: Mapping[str, Any], wanted: _Wanted, why: str) -> LoadedModel:
+    """A model whose network is the ``transformers`` library's, which our own is not, because of ``why``."""
     if importlib.util.find_spec("transformers") is None:
-        raise FaultyFileError(
-            f"model_type is {values.get('model_type')!r}; {', '.join(FAMILIES)} are read natively, others with the "
-            'package transformers; run: pip install "llmprog[hf]"'
-        )
+        raise MissingExtraError(f"checkpoint {path.name!r} ({why})", "transformers", "hf")
     from llmprog.backends.local.checkpoints import hosted
 
     checkpoint = hosted.HostedCheckpoint(path, values)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -337,6 +339,27 @@ def test_a_network_that_computes_something_else_in_parts_is_refused():
     HostedModel(transformers.AutoModelForCausalLM.from_config(model.config).eval(), sizes(model))
     with pytest.raises(FaultyFileError, match="gives other results when it is fed in parts"):
         HostedModel(model, sizes(model))
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [("deepseek_v3", "model_type 'deepseek_v3' is none of llama, "), ("mistral", "through a sliding window")],
+)
+def test_without_transformers_the_command_that_installs_it_is_named(tmp_path, family, reason):
+    write(tmp_path, family)
+    program = f"""
+import sys
+sys.modules["transformers"] = None
+from llmprog.backends import open_backend
+from llmprog.errors import MissingExtraError
+try:
+    open_backend("local:{tmp_path}")
+except MissingExtraError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert reason in done.stdout
+    assert done.stdout.endswith('is not installed; run: pip install "llmprog[hf]"\n')
 
 
 def test_weights_that_are_pickled_are_never_read(tmp_path):
