@@ -26,12 +26,11 @@ DECODERS = ("autoregressive", "masked_diffusion", "hybrid")
 Opener = Callable[..., LocalBackend]
 
 
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of the embedded model's kind that has learned nothing."""
+def untrained(tokenizer: PuzzleTokenizer, path: Path) -> Path:
+    """A file of a model of the embedded model's kind that has learned nothing."""
     torch.manual_seed(1)
     config = TransformerConfig(
-        vocab_size=PuzzleTokenizer().vocab_size,
+        vocab_size=tokenizer.vocab_size,
         d_model=32,
         num_layers=2,
         num_heads=4,
@@ -39,12 +38,16 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         d_ff=48,
         max_positions=160,
     )
-    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
     model = Transformer(config)
     with torch.no_grad():
         model.embedding.weight.mul_(0.5)
     save_weights(model, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return untrained(PuzzleTokenizer(), tmp_path_factory.mktemp("weights") / "random.safetensors")
 
 
 @pytest.fixture
@@ -183,9 +186,10 @@ async def test_scores_are_given_in_order_and_say_whether_they_are_bounds(opened:
         await backend.score(JUDGE, ["certainly"])
 
 
-@pytest.mark.parametrize("decoder", ["masked_diffusion", "hybrid"])
-async def test_infill_keeps_given_text_character_for_character(opened: Opener, decoder: str) -> None:
-    backend = opened(decoder=decoder)
+@pytest.mark.parametrize("decoder", local.INFILLING_DECODERS)
+async def test_infill_keeps_given_text_character_for_character(tmp_path: Path, decoder: str) -> None:
+    weights = untrained(PuzzleTokenizer(further_modes=True), tmp_path / "all_modes.safetensors")
+    backend = LocalBackend.open(LocalOptions(device="cpu", decoder=decoder), weights=weights)
     template = Template(SUDOKU, ("1 ", Blank(2), "  4\n", Blank(1), " 4 1 ", Blank(1), "\n2", Blank(3), "4\n"))
     params = SamplingParams(seed=1, temperature=1.0)
     completions = await backend.infill(template, params, 4)
@@ -206,11 +210,12 @@ async def test_infill_keeps_given_text_character_for_character(opened: Opener, d
     assert [c.text for c in asked] == [c.text for c in completions]
     second = await backend.generate(Request(prompt=template, params=params, first_sample=1))
     assert second[0].text == completions[1].text
+    await backend.aclose()
 
 
 async def test_what_infill_cannot_do_is_refused_by_name(opened: Opener) -> None:
     template = Template(SUDOKU, ("1 ", Blank(3), "\n"))
-    with pytest.raises(CapabilityError, match="use decoder=masked_diffusion or decoder=block_diffusion or decoder=hybrid"):
+    with pytest.raises(CapabilityError, match="use decoder=masked_diffusion or decoder=block_diffusion"):
         await opened().infill(template, SamplingParams())
     hybrid = opened(decoder="hybrid")
     with pytest.raises(OptionError, match="stop"):
