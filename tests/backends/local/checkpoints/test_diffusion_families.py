@@ -354,6 +354,18 @@ async def test_a_dit_directory_is_a_backend(tmp_path, kind, options):
     await backend.aclose()
 
 
+@pytest.mark.parametrize("write", [write_llada, write_dit])
+async def test_they_run_in_bfloat16(tmp_path, write):
+    write(tmp_path)
+    backend = open_backend(f"local:{tmp_path}?threads=1&dtype=bfloat16")
+    request = Request(prompt=Prompt.from_text("+-"), params=SamplingParams(max_tokens=6, seed=1))
+    (completion,) = await backend.generate(request)
+    assert completion.usage.completion_tokens <= 6
+    (score,) = await backend.score(Prompt.from_text("+-"), ["AB"])
+    assert score.total < 0
+    await backend.aclose()
+
+
 @pytest.mark.parametrize(
     ("write", "change", "complaint"),
     [

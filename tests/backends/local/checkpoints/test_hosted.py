@@ -201,6 +201,9 @@ async def test_a_directory_is_a_backend(tmp_path):
     assert not score.is_bound
     assert backend.capabilities.context_length == 128
     await backend.aclose()
+    rounded = open_backend(f"local:{tmp_path}?threads=1&dtype=bfloat16")
+    assert len(await rounded.generate(request)) == 3
+    await rounded.aclose()
     with pytest.raises(OptionError, match="use decoder=autoregressive"):
         open_backend(f"local:{tmp_path}?decoder=masked_diffusion")
 
