@@ -43,7 +43,8 @@ def capture_on_cuda(run: Callable[[], Tensor]) -> Replay:
             run()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Another thread may use the device meanwhile: what it does there is no part of this.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         result = run()
 
     def replay() -> Tensor:
@@ -191,7 +192,8 @@ class GraphedTransformer(Transformer):
                     lambda: self.inner(buffers.tokens, buffers.positions, buffers.mask, cache, None, buffers.output)
                 )
             except RuntimeError as error:
-                if self._is_required:
+                # Memory that is short is the engine's business: it makes the batch smaller.
+                if self._is_required or isinstance(error, torch.OutOfMemoryError):
                     raise
                 _LOG.warning("cuda_graphs.off", error=str(error))
                 self._capture = None

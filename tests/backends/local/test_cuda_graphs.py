@@ -184,6 +184,16 @@ def cached(kind):
 KINDS = [AutoregressiveDecoder, MaskedDiffusionDecoder, cached("prefix"), cached("dual")]
 
 
+def run_out_of_memory(run):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_lack_of_memory_is_left_to_the_engine(model):
+    graphed = GraphedTransformer(model, is_required=False, capture=run_out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        graphed(*inputs(2, 5))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_decoders_write_the_same(model, graphed, vocabulary, mixed_rows, capture, kind):
     truth = write_all(kind(model, vocabulary), mixed_rows)
