@@ -38,7 +38,7 @@ FURTHER = Recipe(
     further_modes=True,
 )
 OPTIONS = TrainingOptions(
-    steps=520, warmup_steps=50, decay_steps=120, matrix_lr=3e-3, vector_lr=2e-3, workers=1, flag_weight=2.0, seed=25
+    steps=480, warmup_steps=50, decay_steps=72, matrix_lr=3e-3, vector_lr=2e-3, workers=1, flag_weight=2.0, seed=25
 )
 
 
