@@ -53,7 +53,11 @@ class BackendCalls:
 
         firsts = [sum(request.num_samples for request in requests[:i]) for i in range(len(requests))]
         found = await gather_or_cancel(map(one, requests, firsts))
-        return [completion for completions in found for completion in completions]
+        return [
+            completion if request.params.logprobs else replace(completion, logprobs=None)  # some report them unasked
+            for request, completions in zip(requests, found, strict=True)
+            for completion in completions
+        ]
 
     async def score(self, prompt: Prompt, continuations: Sequence[str]) -> Sequence[Logprobs]:
         """The likelihoods of texts after a prompt."""

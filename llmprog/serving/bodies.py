@@ -24,6 +24,7 @@ IGNORED = frozenset(
 MAX_SAMPLES = 128
 MAX_PROMPTS = 128
 MAX_STOPS = 64
+MAX_TEMPERATURE = 100.0  # beyond it every token is as likely as any other, and then numbers overflow
 _MAX_TOKENS = 2**31
 
 Count = Annotated[int, Field(ge=1, le=_MAX_TOKENS)]
@@ -91,7 +92,7 @@ class SamplingBody(Body):
     """The fields that say how replies are drawn."""
 
     model: str
-    temperature: Annotated[float, Field(ge=0)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, lt=1)] | None = None

@@ -18,6 +18,7 @@ def test_a_reply_and_its_usage(client):
     (choice,) = reply.choices
     assert " = " in choice.message.content
     assert (reply.model, choice.finish_reason) == ("puzzles", "length")
+    assert choice.logprobs is None
     assert reply.usage.completion_tokens == 24
     assert reply.usage.total_tokens == reply.usage.prompt_tokens + 24
 
@@ -103,6 +104,7 @@ def test_the_last_message_can_begin_the_reply(client):
     ("options", "param", "says"),
     [
         ({"temperature": -1}, "temperature", "greater than or equal to 0"),
+        ({"temperature": 1e300}, "temperature", "less than or equal to 100"),
         ({"n": 0}, "n", "greater than or equal to 1"),
         ({"top_logprobs": 2, "logprobs": True}, "top_logprobs", "chosen tokens only"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "not supported"),
