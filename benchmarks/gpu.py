@@ -25,7 +25,7 @@ from roofline import LLADA_8B, Speed, forward_s, seconds_of, speed_of
 from torch import Tensor
 
 from llmprog.backends.local import kernels
-from llmprog.backends.local.cuda_graphs import GraphedTransformer
+from llmprog.backends.local.cuda_graphs import GraphedTransformer, capture_on_cuda
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import Decoder, Row, Vocabulary, write_all
 from llmprog.backends.local.decoders.cached_diffusion import CacheOptions
@@ -35,12 +35,15 @@ from llmprog.backends.local.fused_layers import fuse_layers
 from llmprog.backends.local.kernels import compiler, predict, reveal
 from llmprog.backends.local.kernels.predict import reference as predict_reference
 from llmprog.backends.local.kernels.reveal import reference as reveal_reference
+from llmprog.backends.local.options import StoredWeights
+from llmprog.backends.local.quantization import quantize
 from llmprog.backends.local.transformer import Transformer, TransformerConfig, rope_tables
-from llmprog.errors import MissingExtraError
+from llmprog.errors import MissingExtraError, OptionError
 from llmprog.types import SamplingParams
 
 ROOT = Path(__file__).parents[1]
 SEED = 0
+QUANTISED: dict[StoredWeights, float] = {"int8": 1.0, "int4": 0.625}  # bytes of a weight, its scales included
 KV_MIB = 64 * 1024  # 64 rows at context 1024 take half of it
 
 
@@ -138,8 +141,8 @@ def compare_kernels(size: Size, device: torch.device) -> None:
 
 
 @torch.no_grad()
-def random_model(config: TransformerConfig, device: torch.device) -> Transformer:
-    """A model with random bfloat16 weights, made where they stay."""
+def random_model(config: TransformerConfig, device: torch.device, weights: StoredWeights | None = None) -> Transformer:
+    """A model with random bfloat16 weights, made where they stay, or with what they are rounded to."""
     with torch.device("meta"):
         model = Transformer(config).to(torch.bfloat16).requires_grad_(False).eval()
     model.to_empty(device=device)
@@ -151,7 +154,7 @@ def random_model(config: TransformerConfig, device: torch.device) -> Transformer
             weight.normal_(std=1 / math.sqrt(weight.shape[-1]))
     cos, sin = rope_tables(config)
     model.rope_cos, model.rope_sin = cos.to(device), sin.to(device)
-    return fuse_layers(model)
+    return fuse_layers(model) if weights is None else quantize(model, weights)
 
 
 def eager(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -204,19 +207,20 @@ def measure_diffusion(size: Size, models: dict[str, Transformer], speed: Speed, 
                 report(what, found, revealed / least)
 
 
-def measure_autoregressive(size: Size, models: dict[str, Transformer], speed: Speed, device: torch.device) -> None:
+def measure_autoregressive(
+    size: Size, model: Transformer, what: str, speed: Speed, device: torch.device, weight_bytes: float = 2.0
+) -> None:
     """Rows from left to right; the time of the prompts is measured with one token and taken away."""
     vocabulary = vocabulary_of(size.config)
+    decoder = AutoregressiveDecoder(model, vocabulary, kv_memory=KV_MIB, prefix_memory=0)
     for count in size.batches:
-        least = forward_s(size.config, speed, fed=1, attended=size.context, rows=count)
-        for name, model in models.items():
-            decoder = AutoregressiveDecoder(model, vocabulary, kv_memory=KV_MIB, prefix_memory=0)
-            rows = rows_of(size, vocabulary, count, size.reply)
-            short = [replace(row, canvas=row.canvas[:1]) for row in rows]
-            whole = seconds_of(lambda d=decoder, r=rows: write_all(d, r), device, repeats=1)
-            prompts = seconds_of(lambda d=decoder, r=short: write_all(d, r), device, repeats=1)
-            found = count * (size.reply - 1) / max(whole - prompts, 1e-9)
-            report(f"left to right, {count} rows, {name}", found, count / least)
+        least = forward_s(size.config, speed, fed=1, attended=size.context, rows=count, weight_bytes=weight_bytes)
+        rows = rows_of(size, vocabulary, count, size.reply)
+        short = [replace(row, canvas=row.canvas[:1]) for row in rows]
+        whole = seconds_of(lambda r=rows: write_all(decoder, r), device, repeats=1)
+        prompts = seconds_of(lambda r=short: write_all(decoder, r), device, repeats=1)
+        found = count * (size.reply - 1) / max(whole - prompts, 1e-9)
+        report(f"left to right, {count} rows, {what}", found, count / least)
 
 
 def report(what: str, found: float, bound: float) -> None:
@@ -245,15 +249,21 @@ def main() -> None:
     source = "measured" if speed.is_measured else "data sheet"
     line("memory, products", f"{speed.bytes_per_s / 1e12:.2f} TB/s", f"{speed.flops_per_s / 1e12:.0f} TFLOP/s", source)
     compare_kernels(size, device)
+    capture = capture_on_cuda if on_cuda else eager
     model = random_model(size.config, device)
-    graphed = (
-        GraphedTransformer(model, is_required=True)
-        if on_cuda
-        else GraphedTransformer(model, is_required=True, capture=eager)
-    )
-    models = {"eager": model, "graphs": graphed}
-    measure_diffusion(size, models, speed, device)
-    measure_autoregressive(size, models, speed, device)
+    graphed = GraphedTransformer(model, is_required=True, capture=capture)
+    measure_diffusion(size, {"eager": model, "graphs": graphed}, speed, device)
+    measure_autoregressive(size, model, "eager", speed, device)
+    measure_autoregressive(size, graphed, "graphs", speed, device)
+    del model, graphed
+    for weights, weight_bytes in QUANTISED.items():
+        try:
+            model = random_model(size.config, device, weights)
+        except (MissingExtraError, OptionError) as error:
+            line(f"left to right, {weights}", "not done", str(error))
+            continue
+        quantised = GraphedTransformer(model, is_required=True, capture=capture)
+        measure_autoregressive(size, quantised, f"{weights}, graphs", speed, device, weight_bytes)
     if on_cuda:
         line("most GPU memory taken", f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB")
 

@@ -84,7 +84,9 @@ def num_weights(config: TransformerConfig) -> int:
     return config.num_layers * config.d_model * (heads + 3 * config.d_ff) + config.vocab_size * config.d_model
 
 
-def forward_s(config: TransformerConfig, speed: Speed, *, fed: int, attended: int, rows: int = 1) -> float:
+def forward_s(
+    config: TransformerConfig, speed: Speed, *, fed: int, attended: int, rows: int = 1, weight_bytes: float = BYTES
+) -> float:
     """Least seconds of a forward pass: of reading weights and cache, and of multiplying, the longer.
 
     Args:
@@ -93,12 +95,13 @@ def forward_s(config: TransformerConfig, speed: Speed, *, fed: int, attended: in
         fed: Tokens fed per row.
         attended: Tokens that each of them attends.
         rows: Rows fed together.
+        weight_bytes: Memory of a weight.
     """
     weights = num_weights(config)
     cached = 2 * config.num_layers * config.num_kv_heads * config.head_dim * attended * rows
     products = 2 * weights * fed * rows
     products += 4 * config.num_layers * config.num_heads * config.head_dim * fed * attended * rows
-    return max(BYTES * (weights + cached) / speed.bytes_per_s, products / speed.flops_per_s)
+    return max((weight_bytes * weights + BYTES * cached) / speed.bytes_per_s, products / speed.flops_per_s)
 
 
 def main() -> None:
