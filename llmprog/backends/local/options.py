@@ -337,13 +337,18 @@ class LocalOptions:
             raise OptionError(f"lines={self.lines!r} has no effect with a model of text; it belongs to local:puzzles")
 
     def refuse_for_puzzles(self) -> None:
-        """Refuse what the embedded model would ignore.
+        """Refuse what the embedded model would ignore or be ruined by.
 
         Raises:
             OptionError: It is asked for.
         """
         if self.chat_template is not None:
             raise OptionError(f"chat_template={self.chat_template!r} has no effect with local:puzzles")
+        if self.edit_threshold is not None:
+            raise OptionError(
+                f"edit_threshold={self.edit_threshold!r} with local:puzzles: it was not trained to predict tokens that it "
+                "is shown, and would replace right ones; use remask, or edit a finished text with LocalBackend.edit"
+            )
 
     def _refuse(self, names: tuple[str, ...], setting: str, instead: str) -> None:
         """Raise if one of these options is set although ``setting`` leaves it without effect."""

@@ -90,6 +90,13 @@ def test_a_model_brings_its_own_decoder_unless_another_that_fits_is_asked_for() 
         LocalOptions(decoder="autoregressive").for_model(fitting, "local:x?a=b")
 
 
+def test_editing_while_writing_is_refused_for_a_model_that_was_not_trained_to() -> None:
+    options = LocalOptions(decoder="masked_diffusion", edit_threshold=0.9)
+    with pytest.raises(OptionError, match=r"edit_threshold=0\.9 with local:puzzles: it was not trained to predict"):
+        options.refuse_for_puzzles()
+    options.refuse_for_text()
+
+
 def test_values_of_a_wrong_type_are_refused() -> None:
     with pytest.raises(OptionError, match="threads='2'; allowed is a whole number"):
         LocalOptions(threads="2")
