@@ -346,8 +346,8 @@ class LocalOptions:
             raise OptionError(f"chat_template={self.chat_template!r} has no effect with local:puzzles")
         if self.edit_threshold is not None:
             raise OptionError(
-                f"edit_threshold={self.edit_threshold!r} with local:puzzles: it was not trained to predict tokens that it "
-                "is shown, and would replace right ones; use remask, or edit a finished text with LocalBackend.edit"
+                f"edit_threshold={self.edit_threshold!r} with local:puzzles: it was not trained to predict tokens that "
+                "it is shown, and would replace right ones; use remask, or edit a finished text with LocalBackend.edit"
             )
 
     def _refuse(self, names: tuple[str, ...], setting: str, instead: str) -> None:
