@@ -27,6 +27,8 @@ MOST_TOKENS = 1024
 """A forward pass of more tokens keeps the device busy by itself; it is not recorded."""
 MOST_GRAPHS = 32
 """How many recordings are kept; the one not used for longest goes first."""
+MOST_MET = 256
+"""How many shapes that came once are remembered; a pass is recorded when it comes again."""
 _WARM_UPS = 2
 
 Replay = Callable[[], Tensor]
@@ -119,6 +121,7 @@ class GraphedTransformer(Transformer):
         self._capture: Capture | None = capture
         self._is_required = is_required
         self._recordings: OrderedDict[_Key, _Recording] = OrderedDict()
+        self._met: OrderedDict[_Key, None] = OrderedDict()
 
     @property
     def num_recordings(self) -> int:
@@ -145,6 +148,8 @@ class GraphedTransformer(Transformer):
             return self.inner(tokens, positions, mask, cache, store, output, added)  # type: ignore[no-any-return]
         places = _indices(output, length, rows, tokens.device)
         key = self._key(tokens, places, place)
+        if key not in self._recordings and not self._recurs(key):
+            return self.inner(tokens, positions, mask, cache, store, output, added)  # type: ignore[no-any-return]
         buffers = self._recordings[key].buffers if key in self._recordings else _Buffers.of(key, tokens.device)
         # Filled before recording, too: the runs before it write into the cache what the replay will.
         buffers.fill(tokens, positions, mask, places, None if feed is None else feed.columns)
@@ -180,6 +185,16 @@ class GraphedTransformer(Transformer):
             return _Key(FixedPlace((), bucket(tokens.shape[0]), length), length, bucket(places.shape[1]))
         # Every token fed takes a place in the cache, so there is no padding of them.
         return _Key(place, tokens.shape[1], bucket(places.shape[1]))
+
+    def _recurs(self, key: _Key) -> bool:
+        """Whether a pass like this came before: prompts of some length come once, steps again and again."""
+        if key in self._met:
+            del self._met[key]
+            return True
+        self._met[key] = None
+        if len(self._met) > MOST_MET:
+            self._met.popitem(last=False)
+        return False
 
     def _recorded(self, key: _Key, buffers: _Buffers, feed: RecordableFeed | None) -> Replay | None:
         """What replays the pass that fits ``key``, recorded now if it was not; ``None`` if that is not possible."""

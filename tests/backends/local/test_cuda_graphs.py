@@ -69,8 +69,10 @@ def test_without_a_cache_logits_are_the_model_s(model, graphed, rows, length, ki
         "indices of rows": torch.randint(0, length, (rows, 3)),
     }
     arguments = inputs(rows, length, seed=rows)
-    got = graphed(*arguments, output=outputs[kind])
-    torch.testing.assert_close(got, model(*arguments, output=outputs[kind]), rtol=1e-4, atol=1e-4)
+    truth = model(*arguments, output=outputs[kind])
+    for _ in range(3):
+        torch.testing.assert_close(graphed(*arguments, output=outputs[kind]), truth, rtol=1e-4, atol=1e-4)
+    assert graphed.num_recordings == 1
 
 
 @torch.inference_mode()
@@ -79,11 +81,19 @@ def test_what_falls_into_one_bucket_is_recorded_once_and_nothing_is_left_of_the_
         arguments = inputs(rows, length, seed=length)
         torch.testing.assert_close(graphed(*arguments), model(*arguments), rtol=1e-4, atol=1e-4)
     assert capture.captured == graphed.num_recordings == 1
-    assert capture.replayed == 4
+    assert capture.replayed == 3
+
+
+@torch.inference_mode()
+def test_a_pass_is_recorded_when_it_comes_again(graphed, capture):
+    for length in range(1, 17):
+        graphed(*inputs(1, length))
+    assert capture.captured == graphed.num_recordings == 3  # 3 and 4, 5 to 8, 9 to 16
 
 
 @torch.inference_mode()
 def test_a_result_is_not_overwritten_by_the_next_replay(graphed):
+    graphed(*inputs(2, 4, seed=1))
     first = graphed(*inputs(2, 4, seed=1))
     kept = first.clone()
     graphed(*inputs(2, 4, seed=2))
@@ -107,27 +117,30 @@ def test_slots_are_fed_as_without_recording_while_the_slab_grows(model, graphed,
             results.append(network(tokens, feed.positions, feed.mask, feed))
         torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=1e-3)
         assert caches[0].lengths == caches[1].lengths
-    assert 4 <= capture.captured < capture.replayed == 40
+    assert 4 <= capture.captured < capture.replayed < 40
 
 
 @torch.inference_mode()
 def test_only_the_tokens_to_be_stored_are_counted(graphed, model):
     cache = SlotCache(model.kv_shape, device="cpu", dtype=torch.float32)
     cache.add([[], []])
-    feed = cache.feed(0, 2, 3)
-    graphed(torch.full((2, 3), 5), feed.positions, feed.mask, feed, store=1)
-    assert cache.lengths == [1, 1]
+    for stored in (1, 2, 3):
+        feed = cache.feed(0, 2, 3)
+        graphed(torch.full((2, 3), 5), feed.positions, feed.mask, feed, store=1)
+        assert cache.lengths == [stored, stored]
 
 
 @torch.inference_mode()
 def test_slots_that_are_not_fed_are_not_written_by_padding(model, graphed, capture):
     cache = SlotCache(model.kv_shape, device="cpu", dtype=torch.float32)
     cache.add([[] for _ in range(5)])
-    feed = cache.feed(0, 5, 2)
-    graphed(torch.full((5, 2), 6), feed.positions, feed.mask, feed)
+    for _ in range(3):
+        feed = cache.feed(0, 5, 2)
+        graphed(torch.full((5, 2), 6), feed.positions, feed.mask, feed, store=1)
     before = cache.segment(3, 0, 2)
-    feed = cache.feed(0, 3, 1)  # a bucket of four rows would reach into the fourth slot
-    graphed(torch.full((3, 1), 7), feed.positions, feed.mask, feed)
+    for _ in range(2):
+        feed = cache.feed(0, 3, 1)  # a bucket of four rows would reach into the fourth slot
+        graphed(torch.full((3, 1), 7), feed.positions, feed.mask, feed)
     after = cache.segment(3, 0, 2)
     assert torch.equal(before.keys, after.keys)
     assert torch.equal(before.values, after.values)
@@ -137,25 +150,27 @@ def test_slots_that_are_not_fed_are_not_written_by_padding(model, graphed, captu
 @torch.inference_mode()
 def test_what_is_long_or_kept_elsewhere_is_not_recorded(model, graphed, capture):
     rows = MOST_TOKENS // 32 + 1
-    graphed(*inputs(rows, 32))
-    cache = model.make_cache(1, 8)
-    graphed(torch.tensor([[5]]), torch.tensor([[0]]), torch.ones(1, 1, 1, dtype=torch.bool), cache)
-    assert cache.length == 1
     tokens, positions, mask = inputs(2, 4)
-    graphed(tokens, positions, mask, added=torch.zeros(2, 4, model.config.d_model))
+    for _ in range(2):
+        graphed(*inputs(rows, 32))
+        cache = model.make_cache(1, 8)
+        graphed(torch.tensor([[5]]), torch.tensor([[0]]), torch.ones(1, 1, 1, dtype=torch.bool), cache)
+        assert cache.length == 1
+        graphed(tokens, positions, mask, added=torch.zeros(2, 4, model.config.d_model))
     assert capture.captured == 0
 
 
 @torch.inference_mode()
 def test_the_recordings_kept_are_bounded_and_the_oldest_goes(graphed, capture):
     shapes = [(rows, length) for rows in (1, 2, 4, 8, 16) for length in (1, 2, 4, 8, 16, 32, 48)]
-    for rows, length in shapes:
+    for rows, length in shapes * 2:
         graphed(*inputs(rows, length))
     assert graphed.num_recordings == MOST_GRAPHS < len(shapes)
     captured = capture.captured
     graphed(*inputs(*shapes[-1]))
     assert capture.captured == captured
-    graphed(*inputs(*shapes[0]))
+    for _ in range(2):
+        graphed(*inputs(*shapes[0]))
     assert capture.captured == captured + 1
 
 
@@ -167,14 +182,16 @@ def fail(run):
 def test_where_recording_fails_the_model_goes_on_without(model):
     arguments = inputs(2, 5)
     graphed = GraphedTransformer(model, is_required=False, capture=fail)
-    for _ in range(2):
+    for _ in range(3):
         torch.testing.assert_close(graphed(*arguments), model(*arguments))
     assert graphed.num_recordings == 0
 
 
 def test_where_recording_is_required_its_failure_is_an_error(model):
+    graphed = GraphedTransformer(model, is_required=True, capture=fail)
+    graphed(*inputs(2, 5))
     with pytest.raises(RuntimeError, match="not permitted"):
-        GraphedTransformer(model, is_required=True, capture=fail)(*inputs(2, 5))
+        graphed(*inputs(2, 5))
 
 
 def cached(kind):
@@ -190,6 +207,7 @@ def run_out_of_memory(run):
 
 def test_a_lack_of_memory_is_left_to_the_engine(model):
     graphed = GraphedTransformer(model, is_required=False, capture=run_out_of_memory)
+    graphed(*inputs(2, 5))
     with pytest.raises(torch.OutOfMemoryError):
         graphed(*inputs(2, 5))
 
