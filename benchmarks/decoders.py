@@ -28,9 +28,9 @@ from random import Random
 import torch
 from torch import nn
 
-from llmprog.backends.local.backend import FURTHER_WEIGHTS
 from llmprog.backends.local.decoders.base import Decoder, Row, Written
 from llmprog.backends.local.decoders.making import make_decoder
+from llmprog.backends.local.models import FURTHER_WEIGHTS
 from llmprog.backends.local.options import LocalOptions
 from llmprog.backends.local.puzzles.data import ExampleStream, random_question, sudoku_grids
 from llmprog.backends.local.puzzles.language import PuzzlePrompt, PuzzleTokenizer

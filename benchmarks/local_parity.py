@@ -37,7 +37,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llmprog.backends.local import attention_masks
-from llmprog.backends.local.backend import PUZZLES_WEIGHTS
 from llmprog.backends.local.checkpoints.families import FAMILIES
 from llmprog.backends.local.checkpoints.llama_family import causal_recipe
 from llmprog.backends.local.checkpoints.loading import LoadedModel, load_text_model
@@ -48,6 +47,7 @@ from llmprog.backends.local.decoders.hybrid import HybridDecoder
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
 from llmprog.backends.local.decoders.uniform_diffusion import UniformDiffusionDecoder
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
+from llmprog.backends.local.models import PUZZLES_WEIGHTS
 from llmprog.backends.local.options import LocalOptions
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
 from llmprog.backends.local.quantization import prepare

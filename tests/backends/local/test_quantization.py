@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from llmprog.backends.local.backend import NO_SMOLLM2, SMOLLM2_PACKAGE, LocalBackend, LocalOptions, _path_of
+from llmprog.backends.local.backend import LocalBackend, LocalOptions
 from llmprog.backends.local.fused_layers import has_bfloat16_products
+from llmprog.backends.local.models import NO_SMOLLM2, SMOLLM2_PACKAGE, path_of
 from llmprog.backends.local.quantization import (
     FEW_ROWS,
     GROUP,
@@ -160,7 +161,7 @@ TEXT = (
 def test_a_real_model_hardly_notices(weights, most):
     from llmprog.backends.local.checkpoints.loading import load_text_model
 
-    loaded = load_text_model(_path_of("smollm2", ""), backend="", device="cpu", dtype=torch.bfloat16)
+    loaded = load_text_model(path_of("smollm2", ""), backend="", device="cpu", dtype=torch.bfloat16)
     tokens = torch.tensor([loaded.language.encode_text(TEXT)])
     positions = torch.arange(tokens.shape[1]).unsqueeze(0)
     mask = torch.ones(1, tokens.shape[1], tokens.shape[1], dtype=torch.bool).tril()

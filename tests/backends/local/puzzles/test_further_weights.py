@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from llmprog.backends import open_backend
-from llmprog.backends.local.backend import FURTHER_WEIGHTS, PUZZLES_WEIGHTS, LocalBackend
+from llmprog.backends.local.backend import LocalBackend
 from llmprog.backends.local.decoders.base import Row, write_all
 from llmprog.backends.local.decoders.uniform_diffusion import UniformDiffusionDecoder
+from llmprog.backends.local.models import FURTHER_WEIGHTS, PUZZLES_WEIGHTS
 from llmprog.backends.local.options import LocalOptions
 from llmprog.backends.local.puzzles.data import ExampleStream, sudoku_grids
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
