@@ -18,6 +18,8 @@ from llmprog.backends.local.options import DecoderName
 from llmprog.errors import OptionError
 from llmprog.types import Usage
 
+_PART_OF_A_CHARACTER = "\ufffd"
+
 DEFAULT_ROUNDS = 4
 DEFAULT_SHARE = 0.2
 """Of a draft's tokens, written anew in a round unless it is said how many."""
@@ -150,17 +152,28 @@ class Reviser:
 def edited_spans(
     old: Sequence[int], new: Sequence[int], read: Callable[[Sequence[int]], str]
 ) -> tuple[EditedSpan, ...]:
-    """The runs of tokens in which ``new`` differs from ``old``, which is as long; ``read`` gives tokens' text."""
+    """The runs of tokens in which ``new`` differs from ``old``, which is as long; ``read`` gives tokens' text.
+
+    A run is made longer where it would begin or end within a character: a token may be a part of one.
+    """
+
+    def is_whole(place: int) -> bool:
+        return not any(read(tokens[:place]).endswith(_PART_OF_A_CHARACTER) for tokens in (old, new))
+
     spans: list[EditedSpan] = []
     place = 0
     while place < len(old):
-        end = place
-        while end < len(old) and old[end] != new[end]:
+        if old[place] == new[place]:
+            place += 1
+            continue
+        begin, end = place, place + 1
+        while not is_whole(begin):
+            begin -= 1
+        while end < len(old) and (old[end] != new[end] or not is_whole(end)):
             end += 1
-        if end > place:
-            before_old, before_new = read(old[:place]), read(new[:place])
-            was, now = read(old[:end])[len(before_old) :], read(new[:end])[len(before_new) :]
-            space = len(now) - len(now.lstrip(" "))
-            spans.append(EditedSpan(len(before_new) + space, was.removeprefix(" "), now[space:]))
-        place = end + 1
+        before = len(read(new[:begin]))
+        was, now = read(old[:end])[len(read(old[:begin])) :], read(new[:end])[before:]
+        space = len(now) - len(now.lstrip(" "))
+        spans.append(EditedSpan(before + space, was.removeprefix(" "), now[space:]))
+        place = end
     return tuple(spans)

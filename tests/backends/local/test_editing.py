@@ -123,3 +123,13 @@ def test_spans_are_runs_of_tokens_that_differ() -> None:
     spans = edited_spans((0, 1, 2, 3, 4), (0, 5, 6, 3, 7), read)
     assert spans == (EditedSpan(2, "b c", "f g"), EditedSpan(8, "e", "h"))
     assert edited_spans((1, 2), (1, 2), read) == ()
+
+
+def test_spans_do_not_cut_characters() -> None:
+    def read(tokens: tuple[int, ...]) -> str:
+        return bytes(tokens).decode("utf-8", "replace")
+
+    old, new = tuple("aé-ö".encode()), tuple("aè-ö".encode())
+    assert sum(a != b for a, b in zip(old, new, strict=True)) == 1
+    assert edited_spans(old, new, read) == (EditedSpan(1, "é", "è"),)
+    assert edited_spans(tuple("éa".encode()), tuple("êb".encode()), read) == (EditedSpan(0, "éa", "êb"),)
