@@ -10,6 +10,7 @@ Letters in shapes: R rows, G canvas columns, K columns of the current block, V v
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,11 +18,13 @@ from torch import Tensor
 from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import DRAWS_PER_STEP, Row, Vocabulary, draw_counter, first_true
 from llmprog.backends.local.decoders.canvas_writing import CanvasWriting
-from llmprog.backends.local.decoders.fused_step import FusedStep
 from llmprog.backends.local.decoders.remasking import CorrectionOptions, Remasking, edits
 from llmprog.backends.local.decoders.unmask import Step, UnmaskOptions, begin_step, make_rule, new_counts
 from llmprog.backends.local.sampling import token_logprobs, uniform
 from llmprog.backends.local.transformer import Transformer
+
+if TYPE_CHECKING:
+    from llmprog.backends.local.decoders.fused_step import FusedStep
 
 _REMASK_DRAWS = DRAWS_PER_STEP // 4 * 3  # behind those of the tokens and of ``unmask=random``
 
@@ -48,7 +51,12 @@ class MaskedWriting(CanvasWriting):
         self._model = model
         self._options = options
         self._rule = make_rule(options)
-        self._fused = FusedStep.of(options, correction, self.device)
+        self._fused: FusedStep | None = None
+        if self.device.type == "cuda":
+            # Registering its operators takes a while, which nobody needs to wait for on a CPU.
+            from llmprog.backends.local.decoders.fused_step import FusedStep
+
+            self._fused = FusedStep.of(options, correction, self.device)
         self._correction = correction
         self._remasking = Remasking(correction.remask, correction.remask_eta) if correction.remask else None
         self._shift_logits = shift_logits
