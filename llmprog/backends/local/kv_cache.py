@@ -311,6 +311,7 @@ class SlotFeed:
     Attributes:
         positions: int64 [B, L], of the tokens fed.
         mask: bool [B, L, S]: each token sees its slot's tokens up to itself.
+        begins: Whether the slots were empty, so that the tokens fed are all there is to see.
     """
 
     def __init__(self, cache: SlotCache, first: int, last: int, num_tokens: int) -> None:
@@ -323,6 +324,7 @@ class SlotFeed:
         self._columns = torch.tensor(starts, device=device).unsqueeze(1) + torch.arange(num_tokens, device=device)
         self._start = starts[0] if min(starts) == max(starts) else None  # where all write, if they write alike
         self._row = torch.arange(last - first, device=device).unsqueeze(1)
+        self.begins = self._start == 0
         self.positions = self._columns
         self.mask = torch.arange(self._width, device=device) <= self._columns.unsqueeze(2)
 

@@ -21,7 +21,9 @@ from llmprog.types import SamplingParams
 
 GOLDEN_GAMMA = -0x61C8864680B583EB
 """SplitMix64's increment, 0x9E3779B97F4A7C15 as a signed 64-bit integer."""
-_PART = 1 << 14
+HOTTEST = 1e6
+"""Temperatures above are this one: all that may be written is equally likely, and still no infinity is computed."""
+_PART = 1 << 14  # draws made at a time
 _MIX_1 = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
 _MIX_2 = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
 
@@ -152,7 +154,7 @@ class Sampler:
 
         return cls(
             torch.tensor(keys, dtype=torch.int64, device=device),
-            floats([p.temperature for p in params]),
+            floats([min(p.temperature, HOTTEST) for p in params]),
             torch.tensor([p.top_k for p in params], device=device) if any(p.top_k for p in params) else None,
             floats([p.top_p for p in params]) if any(p.top_p < 1 for p in params) else None,
             floats([p.min_p for p in params]) if any(p.min_p for p in params) else None,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmprog.backends.local.kv_cache import Cache, KVCache, KVShape
+from llmprog.backends.local.kv_cache import Cache, KVCache, KVShape, SlotFeed
 from llmprog.errors import OptionError
 
 
@@ -106,9 +106,9 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: Cache | None, layer: int
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache | None, layer: int
     ) -> Tensor:
-        """Attend. x: [B, L, d_model]; rotary: cos and sin, [B, 1, L, D]; mask: ``shared_mask``'s."""
+        """Attend. x: [B, L, d_model]; rotary: cos and sin, [B, 1, L, D]; mask: ``_attend``'s."""
         batch, length, _ = x.shape
         q, k, v = self.project(x, rotary)
         if cache is not None:
@@ -152,7 +152,7 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: Cache | None, layer: int
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache | None, layer: int
     ) -> Tensor:
         """x: [B, L, d_model] to the same shape; the other arguments are ``Attention``'s."""
         x = x + self.attention(self.attention_norm(x), rotary, mask, cache, layer)
@@ -225,9 +225,12 @@ class Transformer(nn.Module):
             self.rope_cos[positions].unsqueeze(1).to(dtype),
             self.rope_sin[positions].unsqueeze(1).to(dtype),
         )
-        mask = shared_mask(mask, self.config.num_heads // self.config.num_kv_heads, dtype)
+        groups = self.config.num_heads // self.config.num_kv_heads
+        # What is fed to empty slots sees what is fed before it: attention knows that without being shown.
+        is_causal = isinstance(cache, SlotFeed) and cache.begins and not torch.is_grad_enabled()
+        shown = None if is_causal else shared_mask(mask, groups, dtype)
         for index, layer in enumerate(self.layers):
-            x = layer(x, rotary, mask, cache, index)
+            x = layer(x, rotary, shown, cache, index)
         if cache is not None:
             cache.advance(kept)
         if isinstance(output, slice):
@@ -302,8 +305,16 @@ def shared_mask(mask: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
     return mask.repeat(1, groups, 1).unsqueeze(1) if groups > 1 else mask.unsqueeze(1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attention of q [B, H, L, D] to k and v [B, G, S, D]; mask: ``shared_mask``'s."""
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of q [B, H, L, D] to k and v [B, G, S, D].
+
+    The mask is ``shared_mask``'s; ``None``, for as many keys as queries, is that of text from left to right.
+    """
+    if mask is None:
+        shared = q.shape[1] // k.shape[1]
+        if shared > 1:
+            k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     slow_backward = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
     if slow_backward:
         # The fused CPU kernel's backward is ten times slower in bfloat16 than in float32.

@@ -139,3 +139,10 @@ def test_token_logprobs_are_normalised() -> None:
     logits = torch.randn(2, 3, 5)
     every = torch.stack([token_logprobs(logits, torch.full((2, 3), t)) for t in range(5)])
     assert torch.allclose(every.exp().sum(0), torch.ones(2, 3))
+
+
+def test_no_temperature_is_so_high_that_a_forbidden_token_is_drawn() -> None:
+    logits = torch.tensor([[0.0, -torch.inf, 5.0, -torch.inf]]).expand(200, -1)
+    sampler = Sampler.of([SamplingParams(temperature=1e308)] * 200, [*range(200)], torch.device("cpu"))
+    tokens = sampler.sample(logits, 0)
+    assert set(tokens.tolist()) == {0, 2}
