@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmprog.backends.local.checkpoints.llama_family import checked_config
+from llmprog.backends.local.checkpoints.llama_family import checked_config, sketch
 from llmprog.backends.local.checkpoints.recipe import (
     FILLING,
     LanguageNeeds,
@@ -30,7 +30,7 @@ from llmprog.backends.local.checkpoints.recipe import (
 )
 from llmprog.backends.local.dit import DiT
 from llmprog.backends.local.options import DecoderName
-from llmprog.backends.local.transformer import TransformerConfig, rope_tables
+from llmprog.backends.local.transformer import Transformer, TransformerConfig, rope_tables
 from llmprog.backends.local.weights import refuse_impossible_size
 
 _FREQUENCIES = 256  # width of the sinusoidal embedding of the noise level
@@ -73,7 +73,7 @@ def _recipe(values: Mapping[str, Any], *, decoders: tuple[DecoderName, ...]) -> 
     )
     condition = refuse_impossible_size("cond_dim", values.get("cond_dim", _DEFAULT_CONDITION))
 
-    def made(tensors: Tensors, device: torch.device | str, dtype: torch.dtype) -> DiT:
+    def made(tensors: Tensors, device: torch.device | str, dtype: torch.dtype) -> Transformer:
         return build(config, dict(tensors), device=device, dtype=dtype)
 
     return Recipe(
@@ -129,7 +129,7 @@ def shapes(config: TransformerConfig, condition: int) -> dict[str, tuple[int, ..
 
 def build(
     config: TransformerConfig, tensors: Mapping[str, Tensor], *, device: torch.device | str, dtype: torch.dtype
-) -> DiT:
+) -> Transformer:
     """The network in evaluation mode, its modulation folded into its weights.
 
     Args:
@@ -151,8 +151,7 @@ def build(
         "out.weight": tensors[f"{output}linear.weight"],
         "out.bias": tensors[f"{output}linear.bias"],
     }
-    with torch.device("meta"):
-        model = DiT(config)
+    model = sketch(config, DiT)
     model.load_state_dict({name: tensor.to(device=device, dtype=dtype) for name, tensor in state.items()}, assign=True)
     cos, sin = rope_tables(config)
     model.rope_cos, model.rope_sin = cos.to(device), sin.to(device)

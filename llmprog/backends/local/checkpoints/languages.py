@@ -31,7 +31,11 @@ def from_gguf(metadata: Mapping[str, Any], needs: LanguageNeeds, backend: str) -
     tokenizer = tokenizers.from_gguf(metadata)
     said = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "eot", "eom")}
     ids = {name: number for name, number in said.items() if isinstance(number, int)}
-    words = {f"{name}_token": tokenizer.id_to_token(ids[name]) for name in ("bos", "eos") if name in ids}
+    words = {
+        f"{name}_token": tokenizer.id_to_token(ids[name])
+        for name in ("bos", "eos")
+        if 0 <= ids.get(name, -1) < needs.vocab_size
+    }
     return _language(
         tokenizer,
         needs,
@@ -114,6 +118,8 @@ def _language(
     found = list(dict.fromkeys(end for end in (*ends, *known) if end is not None))
     if not found or not all(isinstance(end, int) and 0 <= end < size for end in found):
         raise FaultyFileError(f"the tokens that end a reply are {found!r}; allowed are ids below {size}")
+    if begin is not None and not 0 <= begin < size:
+        raise FaultyFileError(f"the token that begins a text is {begin!r}; allowed is an id below {size}")
     if begin is None and needs.begins_with_end:
         begin = found[0]
     try:

@@ -6,6 +6,7 @@ LLaDA and Dream, which write by masked diffusion, are of the same architecture: 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -52,6 +53,8 @@ _LAYER = ("layers.{}.", "blk.{}.", "model.layers.{}.", "model.transformer.blocks
 _OUTSIDE = ("", "", "", "model.transformer.")
 _OURS, _GGUF, _HUGGING_FACE, _LLADA = range(4)
 
+_LARGEST_TABLE = 2**28  # entries of the rotary tables
+
 GGUF_ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _LLADA_KNOWN = {
     "activation_type": "silu",
@@ -93,7 +96,7 @@ def gguf_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Tran
         num_heads=heads,
         num_kv_heads=of("attention.head_count_kv", heads),
         d_ff=of("feed_forward_length"),
-        rope_theta=float(of("rope.freq_base", 10000.0)),
+        rope_theta=_theta(of("rope.freq_base", 10000.0)),
         norm_eps=of("attention.layer_norm_rms_epsilon"),
         max_positions=of("context_length"),
         head_width=metadata.get(f"{architecture}.attention.key_length"),
@@ -133,7 +136,6 @@ def llada_recipe(values: Mapping[str, Any]) -> Recipe:
         FaultyFileError: As for ``causal_recipe``, or the mask is no token id.
     """
     refuse_other_values(values, _LLADA_KNOWN | {"clip_qkv": None})
-    theta = values.get("rope_theta", 10000.0)
     config = checked_config(
         vocab_size=required(values, "embedding_size", "vocab_size"),
         d_model=required(values, "d_model"),
@@ -141,7 +143,7 @@ def llada_recipe(values: Mapping[str, Any]) -> Recipe:
         num_heads=required(values, "n_heads"),
         num_kv_heads=required(values, "n_kv_heads", "n_heads"),
         d_ff=required(values, "mlp_hidden_size"),
-        rope_theta=float(theta) if isinstance(theta, int | float) else theta,
+        rope_theta=_theta(values.get("rope_theta", 10000.0)),
         norm_eps=values.get("rms_norm_eps", 1e-5),
         max_positions=required(values, "max_sequence_length"),
         attention_bias=bool(values.get("include_qkv_bias", False)),
@@ -157,8 +159,7 @@ def _hugging_face_config(values: Mapping[str, Any], *, has_bias: bool, qk_norm: 
                                     "allowed are silu, and no bias")  # fmt: skip
     if values.get("use_sliding_window") or (values["model_type"] == "mistral" and values.get("sliding_window")):
         raise UnknownHereError("its attention looks back through a sliding window, which is not known here")
-    rope = values.get("rope_parameters") or {}
-    theta = rope.get("rope_theta", values.get("rope_theta", 10000.0))
+    rope = _object(values, "rope_parameters")
     return checked_config(
         vocab_size=required(values, "vocab_size"),
         d_model=required(values, "hidden_size"),
@@ -166,14 +167,14 @@ def _hugging_face_config(values: Mapping[str, Any], *, has_bias: bool, qk_norm: 
         num_heads=required(values, "num_attention_heads"),
         num_kv_heads=values.get("num_key_value_heads") or required(values, "num_attention_heads"),
         d_ff=required(values, "intermediate_size"),
-        rope_theta=float(theta) if isinstance(theta, int | float) else theta,
+        rope_theta=_theta(rope.get("rope_theta", values.get("rope_theta", 10000.0))),
         norm_eps=required(values, "rms_norm_eps"),
         max_positions=required(values, "max_position_embeddings"),
         head_width=values.get("head_dim"),
         attention_bias=bool(values.get("attention_bias", has_bias)),
         qk_norm=qk_norm,
         tied_embeddings=bool(values.get("tie_word_embeddings", False)),
-        rope_scaling=_scaling(values.get("rope_scaling") or rope),
+        rope_scaling=_scaling(_object(values, "rope_scaling") or rope),
     )
 
 
@@ -198,6 +199,18 @@ def _recipe(
         decoders=decoders,
         shift_logits=shift_logits,
     )
+
+
+def _theta(value: Any) -> Any:
+    """``value`` as a float where it is a number; what it is otherwise is refused with the other sizes."""
+    return float(value) if type(value) in (int, float) and abs(value) < _LARGEST_TABLE else value
+
+
+def _object(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = values.get(name) or {}
+    if not isinstance(found, Mapping):
+        raise FaultyFileError(f"{name}={found!r:.100}; allowed is an object")
+    return found
 
 
 def _scaling(values: Mapping[str, Any]) -> RopeScaling | None:
@@ -226,6 +239,8 @@ def checked_config(**sizes: Any) -> TransformerConfig:
     try:
         config = TransformerConfig(**sizes)
         refuse_impossible(config)
+        if config.max_positions * config.head_dim > _LARGEST_TABLE:
+            raise ValueError(f"max_positions={config.max_positions!r} with heads of width {config.head_dim}")
     except (TypeError, ValueError, OptionError) as error:
         raise FaultyFileError(f"its sizes are not possible: {error}") from error
     return config
@@ -251,8 +266,15 @@ def _names(config: TransformerConfig, theirs: int) -> dict[str, str]:
 
 def wanted_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
     """The shapes of the model's tensors, by our names."""
+    return {name: tuple(tensor.shape) for name, tensor in sketch(config).state_dict().items()}
+
+
+def sketch(config: TransformerConfig, kind: type[Transformer] = Transformer) -> Transformer:
+    """A network without memory: its tensors are on the device ``meta``, its rotary tables are for one position."""
     with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in Transformer(config).state_dict().items()}
+        model = kind(replace(config, max_positions=1))
+    model.config = config
+    return model
 
 
 def refuse_other_tensors(shapes: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
@@ -292,8 +314,7 @@ def build(
         change: Applied to each tensor as it was stored, with our name of it.
         rope_divisors: See ``rope_tables``.
     """
-    with torch.device("meta"):
-        model = Transformer(config)
+    model = sketch(config)
     changed = ((name, tensor if change is None else change(name, tensor)) for name, tensor in tensors)
     state = {name: tensor.to(device=device, dtype=dtype) for name, tensor in changed}
     model.load_state_dict(state, assign=True)
