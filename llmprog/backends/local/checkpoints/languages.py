@@ -92,7 +92,10 @@ def _id_of(tokenizer: Tokenizer, token: str | None) -> int | None:
 def _template(directory: Path, about: Mapping[str, Any]) -> str | None:
     file = directory / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FaultyFileError(f"{file.name} cannot be read: {error}") from error
     found = about.get("chat_template")
     if isinstance(found, list):  # several by name
         named = {item.get("name"): item.get("template") for item in found if isinstance(item, Mapping)}
@@ -115,9 +118,10 @@ def _language(
         raise FaultyFileError(f"its tokenizer has {tokenizer.get_vocab_size()} tokens, the model {size}")
     added = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
     known = [added.get(token) for token in _ENDS]  # a word of the plain vocabulary may be spelt like one
-    found = list(dict.fromkeys(end for end in (*ends, *known) if end is not None))
-    if not found or not all(isinstance(end, int) and 0 <= end < size for end in found):
-        raise FaultyFileError(f"the tokens that end a reply are {found!r}; allowed are ids below {size}")
+    found = [end for end in (*ends, *known) if end is not None]
+    if not found or not all(type(end) is int and 0 <= end < size for end in found):
+        raise FaultyFileError(f"the tokens that end a reply are {found!r:.200}; allowed are ids below {size}")
+    found = list(dict.fromkeys(found))
     if begin is not None and not 0 <= begin < size:
         raise FaultyFileError(f"the token that begins a text is {begin!r}; allowed is an id below {size}")
     if begin is None and needs.begins_with_end:

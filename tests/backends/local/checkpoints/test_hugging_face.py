@@ -212,6 +212,10 @@ config_json = edited("config.json")
         (header_changed(offsets_lied), "'model.norm.weight'|overlap"),
         (lambda d: (d / "tokenizer.json").unlink(), "tokenizer is missing: there is no tokenizer.json"),
         (lambda d: (d / "tokenizer.json").write_text("{}"), "tokenizer.json cannot be read"),
+        (lambda d: (d / "chat_template.jinja").write_bytes(b"\xff"), "chat_template.jinja cannot be read"),
+        (lambda d: (d / "generation_config.json").write_text('{"eos_token_id": [[1]]}'), "that end a reply are"),
+        (lambda d: (d / "generation_config.json").write_text('{"eos_token_id": -3}'), "that end a reply are"),
+        (lambda d: (d / "tokenizer_config.json").write_text("[]"), "tokenizer_config.json is no JSON object"),
     ],
 )
 def test_a_damaged_directory_is_refused_by_name_of_the_fault(directory, damage, complaint):
