@@ -10,6 +10,7 @@ import torch
 from llmprog.backends.local.decoders.drafting import DiffusionDrafter, Drafter, LookupDrafter, ModelDrafter
 from llmprog.backends.local.language import Language
 from llmprog.backends.local.options import LocalOptions
+from llmprog.backends.local.preparing import prepare
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
 from llmprog.backends.local.text_language import TextLanguage
 from llmprog.backends.local.transformer import Transformer
@@ -57,7 +58,7 @@ def drafter_of(
     )
     if small.language.tokenizer.get_vocab() != language.tokenizer.get_vocab():
         raise OptionError(f"draft={draft!r}: its tokens are not those of {backend}; use a model of the same family")
-    smaller, vocabulary = small.model, language.vocabulary
+    smaller, vocabulary = prepare(small.model, options), language.vocabulary
     if smaller.config.vocab_size != vocabulary.size:
         raise OptionError(
             f"draft={draft!r}: it has {smaller.config.vocab_size} token ids, {backend} {vocabulary.size}; "
