@@ -49,8 +49,8 @@ from llmprog.backends.local.decoders.uniform_diffusion import UniformDiffusionDe
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
 from llmprog.backends.local.models import PUZZLES_WEIGHTS
 from llmprog.backends.local.options import LocalOptions
+from llmprog.backends.local.preparing import prepare
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
-from llmprog.backends.local.quantization import prepare
 from llmprog.backends.local.sampling import Sampler, stream_key
 from llmprog.backends.local.transformer import Transformer, TransformerConfig
 from llmprog.backends.local.weights import load_weights
@@ -164,7 +164,7 @@ def smollm2(directory: Path) -> Iterator[Result]:
     model, language = loaded.model, loaded.language
     vocabulary = language.vocabulary
     reference = in_transformers(loaded, directory)
-    prepare(model, None)
+    model = prepare(model, LocalOptions())
     prompts = [language.encode(Prompt.from_text(question), LocalOptions()).tokens for question in QUESTIONS]
     rows = rows_of(prompts, REPLY, mask_id=-1)
     decoder = AutoregressiveDecoder(model, vocabulary)
@@ -255,7 +255,7 @@ def caches() -> Iterator[Result]:
     tokenizer = PuzzleTokenizer()
     vocabulary = tokenizer.vocabulary
     model = load_weights(PUZZLES_WEIGHTS, backend="local:puzzles")
-    prepare(model, None)
+    model = prepare(model, LocalOptions())
     texts = ("Input: 4 9 10 13\nPossible next steps:", "Evaluate if these can reach 24.\n4 6 7", "Input: 1 2 3\nSteps:")
 
     def prompts(decoder: str) -> list[tuple[int, ...]]:
