@@ -17,7 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from llmprog.backends.local.kv_cache import Cache, FixedPlace, RecordableFeed, bucket
+from llmprog.backends.local.kv_cache import Cache
+from llmprog.backends.local.recordable_feed import FixedPlace, RecordableFeed, bucket
 from llmprog.backends.local.transformer import Transformer
 from llmprog.log import Log
 

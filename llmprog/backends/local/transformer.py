@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmprog.backends.local.kv_cache import Cache, KVCache, KVShape, SlotFeed
+from llmprog.backends.local.kv_cache import Cache, KVCache, KVShape
+from llmprog.backends.local.slot_cache import SlotFeed
 from llmprog.errors import OptionError
 
 

@@ -13,7 +13,8 @@ from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import write_all
 from llmprog.backends.local.decoders.cached_diffusion import CacheOptions
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
-from llmprog.backends.local.kv_cache import SlotCache, bucket
+from llmprog.backends.local.recordable_feed import bucket
+from llmprog.backends.local.slot_cache import SlotCache
 
 
 class Eager:

@@ -25,9 +25,9 @@ from llmprog.backends.local.decoders.base import (
     written,
 )
 from llmprog.backends.local.decoders.prefill import PrefillCounts, Prefiller
-from llmprog.backends.local.kv_cache import SlotCache
 from llmprog.backends.local.prefix_cache import PrefixCache
 from llmprog.backends.local.sampling import Sampler, token_logprobs
+from llmprog.backends.local.slot_cache import SlotCache
 from llmprog.backends.local.transformer import Transformer
 from llmprog.errors import InputError
 

@@ -31,7 +31,8 @@ from llmprog.backends.local.decoders.base import Vocabulary
 from llmprog.backends.local.decoders.masked_writing import MaskedWriting, shifted
 from llmprog.backends.local.decoders.remasking import CorrectionOptions
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
-from llmprog.backends.local.kv_cache import FixedPlace, KVShape
+from llmprog.backends.local.kv_cache import KVShape
+from llmprog.backends.local.recordable_feed import FixedPlace
 from llmprog.backends.local.transformer import Transformer
 
 CacheKind = Literal["prefix", "dual"]
