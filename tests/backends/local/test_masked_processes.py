@@ -241,6 +241,13 @@ def test_the_staggered_score_times_the_transition_written_out() -> None:
     assert sum(expected) == pytest.approx(1)
 
 
+def test_with_even_noise_both_predictors_agree() -> None:
+    log_probs = torch.tensor([[[0.2, 0.5, 0.3]]]).log()
+    before, after = torch.tensor([0.7], dtype=torch.float64), torch.tensor([0.4], dtype=torch.float64)
+    found = [transition(log_probs, before, after, predictor).exp() for predictor in ("analytic", "euler")]
+    assert torch.allclose(*found, atol=1e-5)
+
+
 def test_times_go_from_one_to_zero() -> None:
     pairs = [tuple(float(t) for t in times(4, torch.tensor([k]))) for k in range(4)]
     assert pairs[0][0] == 1

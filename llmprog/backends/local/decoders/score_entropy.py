@@ -9,6 +9,9 @@ analytic  (Tweedie tau-leaping): to y by the staggered ratio s(y) e^d times the 
           its staggered ratio, 1 + (1 - e^d) times the sum of all s(y).
 euler     (reverse rates): to y by s(y) sigma'(t) (t - s); the mask stays by what is missing to 1.
 
+With this noise alpha_t falls evenly, so that the rate at the beginning of a step is that of the whole step, and both
+predictors have the law of MDLM's ancestral sampler; they differ for schedules of other shapes.
+
 The last step goes from t = 1e-5 to 0 and leaves out the mask's column, so that everything is written.
 """
 
