@@ -29,6 +29,7 @@ Fallback = Literal["confident", "leftmost"]
 Variant = Literal["a", "b"]
 ProcessSampler = Literal["ancestral", "first_hitting"]
 Predictor = Literal["analytic", "euler"]
+Noise = Literal["loglinear", "geometric"]
 StepCache = Literal["prefix", "dual"]
 Remask = Literal["cap", "rescale", "conf", "switch", "loop"]
 Toggle = Literal["on", "off"]
@@ -269,6 +270,10 @@ class LocalOptions:
         default=None,
         metadata=_about("how a step uses the ratios: analytic | euler (default analytic)", "score_entropy"),
     )
+    noise: Noise | None = field(
+        default=None,
+        metadata=_about("of the process in time: loglinear | geometric (default loglinear)", "score_entropy"),
+    )
 
     def __post_init__(self) -> None:
         self._check_values()
@@ -476,6 +481,7 @@ _RULES: dict[str, _Rule] = {
     "stop_entropy": _NOT_NEGATIVE,
     "sampler": _one_of(get_args(ProcessSampler)),
     "predictor": _one_of(get_args(Predictor)),
+    "noise": _one_of(get_args(Noise)),
 }
 
 

@@ -106,6 +106,19 @@ def euler_shares(steps: int) -> list[float]:
     return [*(min(1.0, rate) for rate in rates), 1.0]
 
 
+def geometric_shares(steps: int, *, euler: bool) -> list[float]:
+    def total(time: float) -> float:
+        return 1e-4 ** (1 - time) * 20.0**time
+
+    points = [1 - k * (1 - 1e-5) / (steps - 1) for k in range(steps)]
+    shares = []
+    for t, s in itertools.pairwise(points):
+        ratio = math.exp(-total(t)) / (1 - math.exp(-total(t)))
+        change = total(t) * math.log(20 / 1e-4) * (t - s) if euler else math.exp(total(t) - total(s)) - 1
+        shares.append(min(1.0, ratio * change))
+    return [*shares, 1.0]
+
+
 def sampled(decoder: Decoder, count: int) -> Counter[Text]:
     rows = [
         Row(
@@ -138,6 +151,14 @@ CASES: dict[str, Case] = {
     "analytic in 4": (
         lambda model: ScoreEntropyDecoder(model, VOCABULARY, steps=4),
         lambda model: by_steps(model, analytic_shares(4)),
+    ),
+    "geometric, analytic": (
+        lambda model: ScoreEntropyDecoder(model, VOCABULARY, steps=12, noise="geometric"),
+        lambda model: by_steps(model, geometric_shares(12, euler=False)),
+    ),
+    "geometric, euler": (
+        lambda model: ScoreEntropyDecoder(model, VOCABULARY, steps=12, noise="geometric", predictor="euler"),
+        lambda model: by_steps(model, geometric_shares(12, euler=True)),
     ),
     "euler in 5": (
         lambda model: ScoreEntropyDecoder(model, VOCABULARY, steps=5, predictor="euler"),

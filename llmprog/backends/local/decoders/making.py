@@ -75,6 +75,7 @@ def make_decoder(
             model,
             vocabulary,
             predictor=options.predictor or "analytic",
+            noise=options.noise or "loglinear",
             steps=options.steps or 16,
             shift_logits=shift_logits,
             **scoring,
