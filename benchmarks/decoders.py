@@ -65,7 +65,9 @@ SETTINGS: dict[str, list[str]] = {
     + ["decoder=hybrid&variant=a&alpha0=0"],
     "MDLM": [f"decoder=mdlm&steps={s}" for s in (2, 4, 8, 16)] + ["decoder=mdlm&sampler=first_hitting"],
     "score entropy": [f"decoder=score_entropy&steps={s}" for s in (2, 4, 8, 16)],
-    "score entropy, Euler": [f"decoder=score_entropy&predictor=euler&steps={s}" for s in (2, 4, 8, 16)],
+    "score entropy, geometric": [
+        f"decoder=score_entropy&noise=geometric&predictor=euler&steps={s}" for s in (4, 8, 16, 32)
+    ],
 }
 """Series of the plot and their settings, as in an id's query."""
 QUICK = ("autoregressive", "quota", "threshold", "uniform", "Eso-LM A", "MDLM")
