@@ -36,6 +36,8 @@ GATHER_WINDOW_S = 0.0003
 """The least time without a submission before that; a reply may pass through a thread before the next is asked for."""
 MOST_BESIDE = 2
 """Writings under way at a time where rows cannot join them: what comes meanwhile is gathered for the next."""
+SCORED_AT_ONCE = 32
+"""Most continuations scored between two steps: rows under way wait for them."""
 
 _log = Log("llmprog.local")
 
@@ -121,7 +123,8 @@ class Engine:
         """
         self._decoder = decoder
         self._backend = backend
-        self._max_batch_rows = max_batch_rows
+        self._max_rows = max_batch_rows  # under way at a time; less once memory has run out, and likewise the next
+        self._max_scored = min(max_batch_rows, SCORED_AT_ONCE)
         self._lock = threading.Lock()
         self._queue: deque[_Job] = deque()  # handed over; the rest is the worker's
         self._waiting: deque[_Item] = deque()
@@ -209,10 +212,25 @@ class Engine:
                 if not (self._waiting or self._to_score or self._running):
                     self._drain = None
                     return
-            self._score_next()
-            self._admit()
-            for running in list(self._running):
-                self._step(running)
+            try:
+                self._turn_once()
+            except Exception as error:  # noqa: BLE001 - the boundary: whoever waits is told, and the next are served
+                self._give_up(error)
+
+    def _turn_once(self) -> None:
+        self._score_next()
+        self._admit()
+        for running in list(self._running):
+            self._step(running)
+
+    def _give_up(self, error: Exception) -> None:
+        """Tell every caller of an error that belongs to none of them."""
+        items = [*self._waiting, *self._to_score, *(item for run in self._running for item in run.items.values())]
+        self._waiting.clear()
+        self._to_score.clear()
+        self._running.clear()
+        for job in dict.fromkeys(job for job, _ in items):
+            self._fail(job, error)
 
     def _take(self) -> None:
         """Take over what has been submitted."""
@@ -222,31 +240,37 @@ class Engine:
             target.extend((job, i) for i in range(len(job.items)))
 
     def _score_next(self) -> None:
-        """Score what waits, as many at once as may be."""
+        """Score some of what waits."""
         items: list[_Item] = []
-        while self._to_score and len(items) < self._max_batch_rows:
+        while self._to_score and len(items) < self._max_scored:
             items.append(self._to_score.popleft())
-        self._score(items)
+        items = [item for item in items if not item[0].is_over]
+        if items:
+            self._score(items)
 
     def _score(self, items: Sequence[_Item]) -> None:
-        items = [item for item in items if not item[0].is_over]
-        if not items:
+        found, error = self._try_to_score(items)
+        if error is None:
+            self._settle_items(dict(zip(items, found, strict=True)))
             return
+        jobs = list(dict.fromkeys(job for job, _ in items))
+        if _is_out_of_memory(error) and len(items) > 1:
+            half = (len(items) + 1) // 2
+            self._max_scored = min(self._max_scored, half)
+            self._free_memory("scores did not fit into memory", len(items), half)
+            self._score(items[:half])
+            self._score(items[half:])
+        elif len(jobs) > 1:
+            for job in jobs:
+                self._score([item for item in items if item[0] is job])
+        else:
+            self._fail(jobs[0], error)
+
+    def _try_to_score(self, items: Sequence[_Item]) -> tuple[Sequence[Any], Exception | None]:
         try:
-            found = self._decoder.score([job.items[i] for job, i in items])
+            return self._decoder.score([job.items[i] for job, i in items]), None
         except Exception as error:  # noqa: BLE001 - the boundary: every error goes to the callers it belongs to
-            jobs = list(dict.fromkeys(job for job, _ in items))
-            if _is_out_of_memory(error) and len(items) > 1:
-                half = self._halve(len(items))
-                self._score(items[:half])
-                self._score(items[half:])
-            elif len(jobs) > 1:
-                for job in jobs:
-                    self._score([item for item in items if item[0] is job])
-            else:
-                self._fail(jobs[0], error)
-            return
-        self._settle_items(dict(zip(items, found, strict=True)))
+            return [], _without_tensors(error)
 
     def _admit(self) -> None:
         """Let rows that wait join those under way, first come first served, as far as there is room."""
@@ -254,30 +278,39 @@ class Engine:
             if self._waiting[0][0].is_over:
                 self._waiting.popleft()
                 continue
-            free = self._max_batch_rows - sum(len(running.items) for running in self._running)
+            free = self._max_rows - sum(len(running.items) for running in self._running)
             items = self._next_items(free)
-            if not items:
+            if not items or not self._may_open(items[0][0]):
                 return
-            if not self._decoder.takes_joiners and len(self._running) >= MOST_BESIDE:
-                return
-            running = self._open_for(items[0][0])
-            rows = [job.items[i] for job, i in items]
+            running: _Running | None = None
             try:
-                count = running.writing.room(rows)
+                running = self._open_for(items[0][0])
+                count = running.writing.room([job.items[i] for job, i in items])
                 if count:
                     self._join(running, items[:count])
             except Exception as error:  # noqa: BLE001 - the boundary: every error goes to the callers it belongs to
-                self._recover(running, error, items[:1])
+                failure, culprits = _without_tensors(error), items[:1]
+            else:
+                if count < len(items):
+                    return
                 continue
-            if count < len(items):
-                return
+            if running is None or culprits[0] in self._waiting:  # nothing was changed: it never joined
+                self._put_off(failure, culprits[0])
+            else:
+                self._recover(running, failure)
+
+    def _may_open(self, job: _Job) -> bool:
+        """Whether rows of ``job`` may join a writing or begin one beside those under way."""
+        if job.is_alone:
+            return sum(running.is_alone for running in self._running) < MOST_BESIDE
+        return self._decoder.takes_joiners or len(self._running) < MOST_BESIDE
 
     def _next_items(self, count: int) -> list[_Item]:
         """The next ``count`` items that may be written together, or fewer."""
         head = self._waiting[0][0]
         items: list[_Item] = []
         for item in self._waiting:
-            if len(items) == count or (item[0] is not head if head.is_alone else item[0].is_alone):
+            if len(items) >= count or (item[0] is not head if head.is_alone else item[0].is_alone):
                 break
             if not item[0].is_over:
                 items.append(item)
@@ -313,14 +346,16 @@ class Engine:
                 self.counts.steps += 1
                 self.counts.row_steps += len(running.items)
                 found = running.writing.step()
-                self._settle_items({running.items.pop(ticket): written for ticket, written in found.items()})
                 self.counts.rows += len(found)
+                self._settle_items({running.items.pop(ticket): written for ticket, written in found.items()})
                 self._tell_watchers(running)
         except Exception as error:  # noqa: BLE001 - the boundary: every error goes to the callers it belongs to
-            self._recover(running, error, list(running.items.values()))
+            failure = _without_tensors(error)
+        else:
+            if not running.items:
+                self._running.remove(running)
             return
-        if not running.items:
-            self._running.remove(running)
+        self._recover(running, failure)
 
     def _tell_watchers(self, running: _Running) -> None:
         told: dict[asyncio.AbstractEventLoop, list[tuple[Watcher, int, tuple[int, ...]]]] = {}
@@ -331,20 +366,18 @@ class Engine:
         for loop, all_news in told.items():
             _call(loop, partial(_tell, all_news))
 
-    def _recover(self, running: _Running, error: Exception, culprits: Sequence[_Item]) -> None:
-        """Write rows again whose writing failed, in smaller parts, or tell their only caller.
-
-        Args:
-            running: Nothing of it is used any more.
-            error: Why.
-            culprits: The items that may have caused it.
-        """
-        if running in self._running:
-            self._running.remove(running)
-        items = list(dict.fromkeys([*running.items.values(), *culprits]))
+    def _recover(self, running: _Running, error: Exception) -> None:
+        """Write the rows of ``running``, which failed, once more, in smaller parts, or tell their only caller."""
+        self._running.remove(running)
+        items = list(running.items.values())
+        del running.writing  # what it holds is not used any more
         jobs = list(dict.fromkeys(job for job, _ in items))
-        if _is_out_of_memory(error) and len(items) > 1:
-            self._halve(len(items))
+        others = sum(len(other.items) for other in self._running)
+        if _is_out_of_memory(error) and len(items) + others > 1:
+            # A row by itself waits for the others; many are halved.
+            most = others if len(items) == 1 else (len(items) + 1) // 2
+            self._max_rows = min(self._max_rows, most)
+            self._free_memory("rows did not fit into memory", len(items) + others, most)
         elif len(jobs) > 1:
             for job in jobs:
                 job.is_alone = True
@@ -352,17 +385,22 @@ class Engine:
             self._fail(jobs[0], error)
             return
         self.counts.restarts += len(items)
-        taken = set(items)
-        self._waiting = deque([*items, *(item for item in self._waiting if item not in taken)])
+        self._waiting.extendleft(reversed(items))
 
-    def _halve(self, count: int) -> int:
-        """Allow only half of ``count`` rows from now on, and say so; the half."""
-        half = (count + 1) // 2
-        self._max_batch_rows = min(self._max_batch_rows, half)
-        _log.warning("batch did not fit into memory", backend=self._backend, rows=count, retried_with=half)
+    def _put_off(self, error: Exception, item: _Item) -> None:
+        """Let a row wait for memory that others hold, or tell its caller that it cannot be written."""
+        others = sum(len(running.items) for running in self._running)
+        if _is_out_of_memory(error) and others:
+            self._max_rows = min(self._max_rows, others)
+            self._free_memory("another row did not fit into memory", others + 1, others)
+        else:
+            self._fail(item[0], error)
+
+    def _free_memory(self, problem: str, rows: int, most: int) -> None:
+        """Say that memory has run out, and give back what nobody uses."""
+        _log.warning(problem, backend=self._backend, rows=rows, retried_with=most)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return half
 
     def _fail(self, job: _Job, error: Exception) -> None:
         if _is_out_of_memory(error):
@@ -428,8 +466,14 @@ def _call(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> No
         _log.debug("event loop closed before its result was delivered")
 
 
+def _without_tensors(error: Exception) -> Exception:
+    """The error; a want of memory is cut off from the frames that hold what had no room."""
+    return error.with_traceback(None) if _is_out_of_memory(error) else error
+
+
 def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # The CPU allocator raises a plain RuntimeError.
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    # The CPU's allocator and CUDA's libraries raise plain RuntimeErrors.
+    signs = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)

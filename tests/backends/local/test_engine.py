@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import pytest
@@ -15,6 +16,10 @@ from llmprog.backends.local.decoders.base import Continuation, Row, Vocabulary, 
 from llmprog.backends.local.engine import Engine
 from llmprog.backends.local.transformer import Transformer
 from llmprog.errors import BackendError, InputError
+
+
+class Tensors:
+    """Stands for what a computation holds while it runs."""
 
 
 class EchoDecoder:
@@ -32,17 +37,30 @@ class EchoDecoder:
         self.most = 10**9  # rows for which there is room
         self.fits = 10**9  # rows for which there is memory
         self.poison: dict[int, Exception] = {}
+        self.refused: dict[int, Exception] = {}  # by the last token of a prompt, what asking for room raises
+        self.scores_fit = 10**9
+        self.attempts: list[weakref.ref[Tensors]] = []  # what failed attempts to score held
+        self.start_error: Exception | None = None
         self.gate = threading.Event()
         self.gate.set()
         self.started = threading.Event()
         self.dropped: list[int] = []
+        self.writings: weakref.WeakSet[EchoWriting] = weakref.WeakSet()
+        self.most_writings = 0
         self.threads: set[str] = set()
 
     def start(self) -> EchoWriting:
+        if self.start_error is not None:
+            raise self.start_error
         return EchoWriting(self)
 
     def score(self, continuations: Sequence[Continuation]) -> list[tuple[float, ...]]:
+        assert not any(attempt() for attempt in self.attempts), "a failed attempt still holds its memory"
         self.scored.append(len(continuations))
+        held = Tensors()
+        if len(continuations) > self.scores_fit:
+            self.attempts.append(weakref.ref(held))
+            raise torch.OutOfMemoryError("no room")
         return [tuple(-float(t) for t in c.tokens) for c in continuations]
 
 
@@ -53,23 +71,28 @@ class EchoWriting:
         self.ages: dict[int, int] = {}
 
     def room(self, rows: Sequence[Row]) -> int:
+        if rows[0].prompt[-1] in self.decoder.refused:
+            raise self.decoder.refused[rows[0].prompt[-1]]
         return min(len(rows), self.decoder.most - len(self.rows))
 
     def admit(self, rows: Mapping[int, Row]) -> None:
+        self.decoder.writings.add(self)
         self.rows |= rows
-        if len(self.rows) > self.decoder.fits:
+        if sum(len(writing.rows) for writing in self.decoder.writings) > self.decoder.fits:
             raise torch.OutOfMemoryError("no room")
 
     def step(self) -> Mapping[int, Written]:
         decoder = self.decoder
         decoder.threads.add(threading.current_thread().name)
         decoder.batches.append(len(self.rows))
+        decoder.most_writings = max(decoder.most_writings, sum(bool(writing.rows) for writing in decoder.writings))
         decoder.started.set()
         assert decoder.gate.wait(10)
         found = {}
         for ticket, row in list(self.rows.items()):
             last = row.prompt[-1]
             if last in decoder.poison:
+                self.rows.clear()
                 raise decoder.poison[last]
             self.ages[ticket] = self.ages.get(ticket, 0) + 1
             if self.ages[ticket] == decoder.steps.get(last, 1):
@@ -286,6 +309,101 @@ async def test_out_of_memory_halves_the_batch_and_is_remembered(
     decoder.fits = 0
     with pytest.raises(BackendError, match="single row does not fit"):
         await engine.decode(rows[:1])
+
+
+async def test_scores_that_do_not_fit_are_tried_again_in_halves_once_the_memory_is_free(
+    engine: Engine, decoder: EchoDecoder, make_row: Callable[..., Row]
+) -> None:
+    decoder.scores_fit = 3
+    asked = [Continuation((3,), (i,)) for i in range(12)]
+    assert await engine.score(asked) == [(-float(i),) for i in range(12)]
+    assert decoder.scored == [12, 6, 3, 3, 6, 3, 3]
+    await engine.decode([make_row((i,)) for i in range(20)])
+    assert decoder.batches == [20], "what is written is not bound by what could be scored"
+    decoder.scores_fit = 0
+    with pytest.raises(BackendError, match="single row does not fit"):
+        await engine.score(asked[:1])
+
+
+async def test_many_scores_are_made_between_the_steps_of_rows(
+    engine: Engine, decoder: EchoDecoder, make_row: Callable[..., Row]
+) -> None:
+    decoder.steps = {7: 3}
+    rows = engine.decode([make_row((7,))])
+    scores = engine.score([Continuation((3,), (i % 9,)) for i in range(100)])
+    await asyncio.gather(rows, scores)
+    assert decoder.scored == [32, 32, 32, 4]
+    assert decoder.batches == [1, 1, 1]
+
+
+async def test_a_row_waits_for_memory_that_others_hold(
+    engine: Engine, decoder: EchoDecoder, make_row: Callable[..., Row]
+) -> None:
+    decoder.takes_joiners = False
+    decoder.steps = {7: 4}
+    decoder.fits = 10
+    decoder.gate.clear()
+    many = asyncio.create_task(engine.decode([make_row((7,))] * 10))
+    await until(decoder.started)
+    one = asyncio.create_task(engine.decode([make_row((8,))]))
+    await asyncio.sleep(0.01)
+    decoder.gate.set()
+    results = await asyncio.gather(many, one)
+    assert [len(result) for result in results] == [10, 1]
+    assert decoder.batches == [10, 10, 10, 10, 1]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), ValueError("boom")])
+async def test_what_cannot_even_begin_fails_its_caller_and_nobody_else(
+    engine: Engine, decoder: EchoDecoder, make_row: Callable[..., Row], error: Exception
+) -> None:
+    decoder.start_error = error
+    with pytest.raises(BackendError, match=r"single row does not fit|boom"):
+        await engine.decode([make_row((5,))])
+    decoder.start_error = None
+    assert (await engine.decode([make_row((5,))]))[0].tokens == (3, 5)
+
+
+async def test_a_row_for_which_there_can_be_no_room_fails_at_once(
+    engine: Engine, decoder: EchoDecoder, make_row: Callable[..., Row]
+) -> None:
+    decoder.steps = {7: 4}
+    decoder.refused = {8: InputError("too long")}
+    decoder.gate.clear()
+    running = asyncio.create_task(engine.decode([make_row((7,))]))
+    await until(decoder.started)
+    refused = asyncio.create_task(engine.decode([make_row((8,))]))
+    await asyncio.sleep(0.01)
+    decoder.gate.set()
+    with pytest.raises(InputError, match="too long"):
+        await refused
+    await running
+    assert decoder.batches == [1, 1, 1, 1]
+
+
+async def test_callers_who_are_written_alone_are_few_at_a_time(
+    engine: Engine, decoder: EchoDecoder, make_row: Callable[..., Row]
+) -> None:
+    decoder.poison = {8: ValueError("boom")}
+    decoder.steps = dict.fromkeys(range(10, 20), 3)
+    calls = [engine.decode([make_row((i,))]) for i in (8, *range(10, 20))]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(results[0], BackendError)
+    assert all(isinstance(result, list) for result in results[1:])
+    assert decoder.most_writings == 2
+
+
+async def test_an_error_of_the_engine_itself_is_told_and_survived(
+    engine: Engine, decoder: EchoDecoder, make_row: Callable[..., Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        monkeypatch.undo()
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(engine, "_admit", broken)
+    with pytest.raises(BackendError, match="a fault of ours"):
+        await engine.decode([make_row((5,))])
+    assert await engine.decode([make_row((5,))])
 
 
 async def test_closing_ends_the_thread_and_wakes_who_waits(decoder: EchoDecoder, make_row: Callable[..., Row]) -> None:
