@@ -40,18 +40,23 @@ class EditOptions:
     def __post_init__(self) -> None:
         if self.num_tokens is not None and self.share is not None:
             raise OptionError(f"edit(num_tokens={self.num_tokens!r}, share={self.share!r}): give one of the two")
-        if self.num_tokens is not None and self.num_tokens < 1:
-            raise OptionError(f"edit(num_tokens={self.num_tokens!r}): allowed is a whole number >= 1")
-        if self.share is not None and not 0 < self.share <= 1:
+        for name in ("num_tokens", "max_rounds"):
+            value = getattr(self, name)
+            if value is not None and not (_is_a((int,), value) and value >= 1):
+                raise OptionError(f"edit({name}={value!r}): allowed is a whole number >= 1")
+        if self.share is not None and not (_is_a((int, float), self.share) and 0 < self.share <= 1):
             raise OptionError(f"edit(share={self.share!r}): allowed is a number in (0, 1]")
-        if self.max_rounds is not None and self.max_rounds < 1:
-            raise OptionError(f"edit(max_rounds={self.max_rounds!r}): allowed is a whole number >= 1")
 
     def count(self, length: int) -> int:
         """How many of ``length`` tokens are written anew in a round."""
         if self.num_tokens is not None:
             return min(self.num_tokens, length)
         return math.ceil((DEFAULT_SHARE if self.share is None else self.share) * length)
+
+
+def _is_a(kinds: tuple[type, ...], value: object) -> bool:
+    """Whether a value is of one of these kinds; a truth value is no number."""
+    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True)

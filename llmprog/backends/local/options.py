@@ -5,7 +5,7 @@ This module does not import torch, so that ids can be checked and described with
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
@@ -369,7 +369,8 @@ class LocalOptions:
             kind, is_allowed, allowed = _RULES[option.name]
             if value is None and option.default is None:
                 continue
-            if not isinstance(value, (int, float) if kind is float else kind) or not is_allowed(value):
+            is_kind = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+            if not is_kind or not is_allowed(value):
                 raise OptionError(f"option {option.name}={value!r}; allowed is {allowed}")
 
     @classmethod
@@ -435,10 +436,12 @@ def _in_range(kind: type, least: float, most: float, allowed: str) -> _Rule:
     return kind, lambda value: least <= value <= most, allowed
 
 
-_POSITIVE = _in_range(int, 1, math.inf, "a whole number >= 1")
+# What is more fits no machine, and overflows where it is multiplied.
+_MOST, _MOST_THREADS = 10**9, 1024
+_POSITIVE = _in_range(int, 1, _MOST, f"a whole number >= 1, at most {_MOST}")
 _SHARE = _in_range(float, 0, 1, "a number in [0, 1]")
-_NOT_NEGATIVE: _Rule = (float, lambda value: value >= 0 and math.isfinite(value), "a finite number >= 0")
-_POSITIVE_NUMBER: _Rule = (float, lambda value: value > 0 and math.isfinite(value), "a finite number > 0")
+_NOT_NEGATIVE = _in_range(float, 0, sys.float_info.max, "a finite number >= 0")
+_POSITIVE_NUMBER: _Rule = (float, lambda value: 0 < value <= sys.float_info.max, "a finite number > 0")
 
 # Each option's type, the values it takes, and these in words.
 _RULES: dict[str, _Rule] = {
@@ -447,10 +450,10 @@ _RULES: dict[str, _Rule] = {
     "dtype": _one_of(get_args(Dtype)),
     "weights": _one_of(get_args(StoredWeights)),
     "cuda_graphs": _one_of(get_args(CudaGraphs)),
-    "threads": _POSITIVE,
+    "threads": _in_range(int, 1, _MOST_THREADS, f"a whole number >= 1, at most {_MOST_THREADS}"),
     "max_batch_rows": _POSITIVE,
     "kv_memory": _POSITIVE,
-    "prefix_memory": _in_range(int, 0, math.inf, "a whole number >= 0"),
+    "prefix_memory": _in_range(int, 0, _MOST, f"a whole number >= 0, at most {_MOST}"),
     "draft": (str, bool, "lookup | diffusion | the name or path of a model"),
     "draft_tokens": _in_range(int, 1, 32, "a whole number in 1..32"),
     "lines": _in_range(int, 1, MAX_LINES, f"a whole number in 1..{MAX_LINES}"),
@@ -473,7 +476,7 @@ _RULES: dict[str, _Rule] = {
     "refresh_every": _POSITIVE,
     "guidance_scale": _NOT_NEGATIVE,
     "score_samples": _POSITIVE,
-    "score_seed": _in_range(int, -math.inf, math.inf, "a whole number"),
+    "score_seed": _in_range(int, -(2**63), 2**63 - 1, "a whole number of 64 bits"),
     "alpha0": _SHARE,
     "variant": _one_of(get_args(Variant)),
     "t_max": _POSITIVE_NUMBER,

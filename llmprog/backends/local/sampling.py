@@ -23,6 +23,8 @@ GOLDEN_GAMMA = -0x61C8864680B583EB
 """SplitMix64's increment, 0x9E3779B97F4A7C15 as a signed 64-bit integer."""
 HOTTEST = 1e6
 """Temperatures above are this one: all that may be written is equally likely, and still no infinity is computed."""
+KEEPS_ALL = 2**31 - 1
+"""No vocabulary has more tokens: a top-k above is this one, and fits a tensor."""
 _PART = 1 << 14  # draws made at a time
 _MIX_1 = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
 _MIX_2 = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
@@ -155,7 +157,9 @@ class Sampler:
         return cls(
             torch.tensor(keys, dtype=torch.int64, device=device),
             floats([min(p.temperature, HOTTEST) for p in params]),
-            torch.tensor([p.top_k for p in params], device=device) if any(p.top_k for p in params) else None,
+            torch.tensor([min(p.top_k, KEEPS_ALL) for p in params], dtype=torch.int64, device=device)
+            if any(p.top_k for p in params)
+            else None,
             floats([p.top_p for p in params]) if any(p.top_p < 1 for p in params) else None,
             floats([p.min_p for p in params]) if any(p.min_p for p in params) else None,
             all(p.temperature == 0 for p in params),

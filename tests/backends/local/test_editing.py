@@ -102,6 +102,10 @@ async def test_what_has_no_effect_is_refused(opened: Opener) -> None:
         await backend.edit(SUM, RIGHT, num_tokens=3, share=0.5)
     for options, message in (
         ({"num_tokens": 0}, "num_tokens=0"),
+        ({"num_tokens": 1.5}, "num_tokens=1.5): allowed is a whole number"),
+        ({"num_tokens": True}, "num_tokens=True): allowed is a whole number"),
+        ({"share": "half"}, "share='half'): allowed is a number"),
+        ({"max_rounds": 2.0}, "max_rounds=2.0): allowed is a whole number"),
         ({"share": 1.5}, "in (0, 1]"),
         ({"max_rounds": 0}, "max_rounds=0"),
     ):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import fields
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -100,6 +100,27 @@ def test_editing_while_writing_is_refused_for_a_model_that_was_not_trained_to() 
 def test_values_of_a_wrong_type_are_refused() -> None:
     with pytest.raises(OptionError, match="threads='2'; allowed is a whole number"):
         LocalOptions(threads="2")
+    with pytest.raises(OptionError, match="threads=True; allowed is a whole number"):
+        LocalOptions(threads=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threads": 10**9},
+        {"max_batch_rows": 10**30},
+        {"decoder": "autoregressive", "kv_memory": 10**30},
+        {"decoder": "autoregressive", "prefix_memory": 10**30},
+        {"decoder": "mdlm", "steps": 10**30},
+        {"decoder": "mdlm", "score_seed": -(10**30)},
+        {"decoder": "masked_diffusion", "guidance_scale": 10**400},
+        {"decoder": "uniform_diffusion", "t_max": 10**400},
+    ],
+    ids=lambda options: [*options][-1],
+)
+def test_numbers_that_no_machine_holds_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=f"option {[*options][-1]}=.*; allowed is a"):
+        LocalOptions(**options)
 
 
 def test_every_option_is_described() -> None:

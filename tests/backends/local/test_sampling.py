@@ -146,3 +146,11 @@ def test_no_temperature_is_so_high_that_a_forbidden_token_is_drawn() -> None:
     sampler = Sampler.of([SamplingParams(temperature=1e308)] * 200, [*range(200)], torch.device("cpu"))
     tokens = sampler.sample(logits, 0)
     assert set(tokens.tolist()) == {0, 2}
+
+
+def test_a_top_k_beyond_every_vocabulary_keeps_all() -> None:
+    logits = torch.randn(50, 7)
+    every, most = (
+        Sampler.of([SamplingParams(temperature=1.0, top_k=top_k)] * 50, [*range(50)], CPU) for top_k in (0, 10**30)
+    )
+    assert torch.equal(most.sample(logits, 0), every.sample(logits, 0))
