@@ -144,7 +144,7 @@ class GraphedTransformer(Transformer):
         rows, length = tokens.shape
         feed = cache if isinstance(cache, RecordableFeed) else None
         is_short = rows * length <= MOST_TOKENS and added is None and self._capture is not None
-        place = feed.fixed_place if feed is not None and is_short else None
+        place = feed.stay_in_place() if feed is not None and is_short else None
         if not is_short or (cache is not None and place is None):
             return self.inner(tokens, positions, mask, cache, store, output, added)  # type: ignore[no-any-return]
         places = _indices(output, length, rows, tokens.device)

@@ -91,8 +91,8 @@ class KVCache:
         capacity = self._keys.shape[3]
         if self.length + extra > capacity:
             grown = max(self.length + extra, 2 * capacity)
-            self._keys = grown_slab(self._keys, self._keys.shape[1], grown, self.length)
-            self._values = grown_slab(self._values, self._values.shape[1], grown, self.length)
+            self._keys = resized_slab(self._keys, self._keys.shape[1], grown, self.length)
+            self._values = resized_slab(self._values, self._values.shape[1], grown, self.length)
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Cache``. All tokens fed are written; the next call overwrites what ``advance`` has not counted."""
@@ -152,9 +152,10 @@ class KVCache:
         self.length = length
 
 
-def grown_slab(slab: Tensor, rows: int, capacity: int, used: int) -> Tensor:
-    """``slab`` [layers, N, G, C, D] with more rows and columns."""
+def resized_slab(slab: Tensor, rows: int, capacity: int, used: int) -> Tensor:
+    """``slab`` [layers, N, G, C, D] with other numbers of rows and columns, of which the first ``used`` are kept."""
     layers, count, heads, _, width = slab.shape
-    grown = slab.new_zeros(layers, rows, heads, capacity, width)
-    grown[:, :count, :, :used] = slab[:, :, :, :used]
-    return grown
+    resized = slab.new_zeros(layers, rows, heads, capacity, width)
+    kept = min(count, rows)
+    resized[:, :kept, :, :used] = slab[:, :kept, :, :used]
+    return resized

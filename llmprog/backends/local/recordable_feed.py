@@ -27,9 +27,8 @@ class FixedPlace(NamedTuple):
 class RecordableFeed(Cache, Protocol):
     """A cache whose passes can be recorded and replayed, because it can stay where it is."""
 
-    @property
-    def fixed_place(self) -> FixedPlace | None:
-        """Where this pass can be recorded, room for padding made; ``None``: nowhere."""
+    def stay_in_place(self) -> FixedPlace | None:
+        """Make room for padding, which may move the cache; where this pass can be recorded then, ``None``: nowhere."""
         ...
 
     @property

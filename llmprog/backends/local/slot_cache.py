@@ -11,10 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmprog.backends.local.kv_cache import KVShape, grown_slab
+from llmprog.backends.local.kv_cache import KVShape, resized_slab
 from llmprog.backends.local.recordable_feed import FixedPlace, bucket
 
-_ROUND = 64  # capacities are multiples of it, so that a slab does not grow at every step
+_ROUND = 64
+
+
+def rounded_length(length: int) -> int:
+    """Columns that ``length`` tokens take: a multiple of 64, so that a slab does not grow at every step."""
+    return -(-length // _ROUND) * _ROUND
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +48,20 @@ class SlotCache:
         lengths: Number of tokens stored in each slot.
     """
 
-    def __init__(self, shape: KVShape, *, device: torch.device | str, dtype: torch.dtype) -> None:
-        """A cache without slots."""
+    def __init__(
+        self, shape: KVShape, *, device: torch.device | str, dtype: torch.dtype, most_tokens: int | None = None
+    ) -> None:
+        """A cache without slots.
+
+        Args:
+            shape: What a token takes.
+            device: Where the slab lies.
+            dtype: Of keys and values.
+            most_tokens: The slab has no more columns in all of its slots than this, unless that is too little for what
+                is asked of it; ``None`` is no bound. While it is rearranged, the old slab is there beside the new one.
+        """
         self.lengths: list[int] = []
-        self._shape = shape
+        self._most_tokens = most_tokens
         sizes = (shape.num_layers, 0, shape.num_heads, 0)
         self._keys = torch.zeros(*sizes, shape.key_width, device=device, dtype=dtype)
         self._values = torch.zeros(*sizes, shape.value_width, device=device, dtype=dtype)
@@ -57,14 +72,25 @@ class SlotCache:
         return self._keys.nbytes + self._values.nbytes
 
     def reserve(self, num_slots: int, length: int) -> None:
-        """Make room for ``num_slots`` slots of ``length`` tokens, and for some more tokens where that means copying."""
+        """Make room for ``num_slots`` slots of ``length`` tokens.
+
+        Where that means copying, some more room is made, and what was there before is kept, so that it happens rarely.
+        Where the bound forbids that, the slab gets the size that the slots in use and those asked for need.
+        """
         slots, capacity = self._keys.shape[1], self._keys.shape[3]
-        if num_slots > slots or length > capacity:
-            if length > capacity > 0:
-                length = max(length, capacity * 5 // 4)
-            wanted = max(slots, num_slots), max(capacity, -(-length // _ROUND) * _ROUND)
-            self._keys = grown_slab(self._keys, *wanted, capacity)
-            self._values = grown_slab(self._values, *wanted, capacity)
+        if num_slots <= slots and length <= capacity:
+            return
+        used = max(self.lengths, default=0)
+        ahead = max(length, capacity * 5 // 4) if length > capacity > 0 else length
+        wanted = max(slots, num_slots), max(capacity, rounded_length(ahead))
+        if not self.fits(*wanted):
+            wanted = max(len(self.lengths), num_slots), rounded_length(max(used, length))
+        self._keys = resized_slab(self._keys, *wanted, used)
+        self._values = resized_slab(self._values, *wanted, used)
+
+    def fits(self, num_slots: int, length: int) -> bool:
+        """Whether a slab of ``num_slots`` slots of ``length`` tokens is within the bound."""
+        return self._most_tokens is None or num_slots * rounded_length(length) <= self._most_tokens
 
     def add(self, segments: Sequence[Sequence[KVSegment]]) -> None:
         """Add a slot for each list of segments, which it begins with, one behind the other."""
@@ -173,12 +199,16 @@ class SlotFeed:
         for slot, count in enumerate(counts, start=self._slots.start):
             self._cache.lengths[slot] += count
 
-    @property
-    def fixed_place(self) -> FixedPlace | None:
-        """See ``RecordableFeed``: the slab with room to spare, if nothing is stored in slots that are not fed."""
+    def stay_in_place(self) -> FixedPlace | None:
+        """See ``RecordableFeed``: the slab with room to spare, if nothing is stored in slots that are not fed.
+
+        Where memory is short there are no rows to spare.
+        """
         if self._slots != slice(0, len(self._cache.lengths)):
             return None
         rows, width = bucket(self._slots.stop), bucket(self._width)
+        if not self._cache.fits(rows, width):
+            rows = self._slots.stop
         self._cache.reserve(rows, width)
         keys, values = self._cache._keys, self._cache._values
         return FixedPlace((keys.data_ptr(), values.data_ptr(), *keys.shape), rows, width)

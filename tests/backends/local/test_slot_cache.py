@@ -99,3 +99,26 @@ def test_memory_is_what_the_slots_need_and_little_more(model: Transformer) -> No
     cache = make_slots(model)
     cache.reserve(5, 65)
     assert cache.num_bytes == 5 * 128 * model.kv_shape.bytes_per_token(torch.float32)
+
+
+def test_a_slab_that_would_exceed_its_bound_shrinks_to_what_is_needed(model: Transformer) -> None:
+    most = 5 * 128
+    cache = SlotCache(model.kv_shape, device="cpu", dtype=torch.float32, most_tokens=most)
+    size = model.kv_shape.bytes_per_token(torch.float32)
+    cache.add([[] for _ in range(9)])
+    cache.reserve(9, 60)
+    with torch.inference_mode():
+        feed(model, cache, 0, [[4 + slot] * 3 for slot in range(9)])
+    cache.keep([1, 8])
+    cache.reserve(2, 200)
+    assert cache.num_bytes == 2 * 256 * size
+    cache.reserve(6, 40)
+    assert cache.num_bytes == 6 * 64 * size
+    with torch.inference_mode():
+        logits = feed(model, cache, 0, [[7], [7]])
+    torch.testing.assert_close(logits[0], fresh_logits(model, [12, 12, 12, 7]), rtol=0, atol=2e-5)
+    torch.testing.assert_close(logits[1], fresh_logits(model, [5, 5, 5, 7]), rtol=0, atol=2e-5)
+    assert cache.fits(10, 64)
+    assert not cache.fits(10, 65)
+    cache.reserve(11, 64)
+    assert cache.num_bytes == 11 * 64 * size, "what is asked for is given"

@@ -20,12 +20,14 @@ from llmprog.types import Prompt, Request, SamplingParams
 class Reckless:
     """Guesses anything, and any number of tokens."""
 
+    count = 6
+
     def __init__(self) -> None:
         self.rng = random.Random(3)
 
     def propose(self, request: DraftRequest) -> list[list[int]]:
         return [
-            [self.rng.randrange(24) for _ in range(self.rng.randrange(min(6, request.room[ticket]) + 1))]
+            [self.rng.randrange(24) for _ in range(self.rng.randrange(min(self.count, request.room[ticket]) + 1))]
             for ticket in request.texts
         ]
 
@@ -33,12 +35,14 @@ class Reckless:
 class Clairvoyant:
     """Knows what each row will say."""
 
+    count = 4
+
     def __init__(self, texts: Sequence[tuple[int, ...]], rows: Sequence[Row], ends: int) -> None:
         self.futures = {i: (*rows[i].prompt, *text, ends) for i, text in enumerate(texts)}
 
     def propose(self, request: DraftRequest) -> list[list[int]]:
         return [
-            list(self.futures[ticket][len(text) : len(text) + min(4, request.room[ticket])])
+            list(self.futures[ticket][len(text) : len(text) + min(self.count, request.room[ticket])])
             for ticket, text in request.texts.items()
         ]
 

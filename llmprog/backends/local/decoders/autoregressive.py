@@ -27,7 +27,7 @@ from llmprog.backends.local.decoders.base import (
 from llmprog.backends.local.decoders.prefill import PrefillCounts, Prefiller
 from llmprog.backends.local.prefix_cache import PrefixCache
 from llmprog.backends.local.sampling import Sampler, token_logprobs
-from llmprog.backends.local.slot_cache import SlotCache
+from llmprog.backends.local.slot_cache import SlotCache, rounded_length
 from llmprog.backends.local.transformer import Transformer
 from llmprog.errors import InputError
 
@@ -125,15 +125,26 @@ class Line:
 class AutoregressiveWriting:
     """Rows in the course of being written."""
 
-    def __init__(self, model: Transformer, vocabulary: Vocabulary, prefiller: Prefiller, most_tokens: int) -> None:
-        """A writing without rows, whose slots together have room for ``most_tokens`` tokens."""
+    def __init__(
+        self,
+        model: Transformer,
+        vocabulary: Vocabulary,
+        prefiller: Prefiller,
+        most_tokens: int,
+        num_ahead: int = 0,
+    ) -> None:
+        """A writing without rows, whose slots together have room for ``most_tokens`` tokens.
+
+        A step may feed ``num_ahead`` tokens behind a row's last one.
+        """
         weight = model.embedding.weight
+        self._num_ahead = num_ahead
         self._model = model
         self._vocabulary = vocabulary
         self._prefiller = prefiller
         self._most_tokens = most_tokens
         self._device = weight.device
-        self._cache = SlotCache(model.kv_shape, device=weight.device, dtype=weight.dtype)
+        self._cache = SlotCache(model.kv_shape, device=weight.device, dtype=weight.dtype, most_tokens=most_tokens)
         self._lines: dict[int, Line] = {}
         self._texts: list[list[int]] = []  # the tokens of each slot
         self._logits = torch.zeros(0, vocabulary.size, device=weight.device)  # behind them, [N, V]
@@ -141,12 +152,11 @@ class AutoregressiveWriting:
         self._forbidden: Tensor | None = None
 
     def room(self, rows: Sequence[Row]) -> int:
-        lengths = [_longest(line.row) for line in self._lines.values()]
-        longest = max(lengths, default=0)
+        longest = max((self._needed(line.row) for line in self._lines.values()), default=0)
         for count, row in enumerate(rows):
-            longest = max(longest, _longest(row))
-            if (len(lengths) + count + 1) * longest > self._most_tokens:
-                if not lengths and not count:
+            longest = max(longest, self._needed(row))
+            if (len(self) + count + 1) * longest > self._most_tokens:
+                if not len(self) and not count:
                     raise self._too_long(row)
                 return count
         return len(rows)
@@ -155,6 +165,8 @@ class AutoregressiveWriting:
     def admit(self, rows: Mapping[int, Row]) -> None:
         if not rows:
             return
+        # Slots that nobody uses any more would count as needed.
+        self._tidy()
         # Every row may come to need a slot of its own.
         self._cache.reserve(len(self._lines) + len(rows), max(len(row.prompt) for row in rows.values()) + 1)
         prompts = list(dict.fromkeys(row.prompt for row in rows.values()))
@@ -189,8 +201,7 @@ class AutoregressiveWriting:
     @torch.inference_mode()
     def drop(self, tickets: Collection[int]) -> None:
         self._remove(tickets)
-        former = self._settle_slots()
-        self._logits = self._logits[torch.tensor(former, dtype=torch.int64, device=self._device)]
+        self._tidy()
 
     def text(self, ticket: int) -> tuple[int, ...]:
         line = self._lines[ticket]
@@ -248,6 +259,8 @@ class AutoregressiveWriting:
         if not fed:
             self._logits = self._logits[:0]
             return
+        # Rows that share a slot may part later; a slab that grows for them at once is copied once.
+        self._cache.reserve(len(self._lines), max(self._cache.lengths) + 1)
         self._cache.fork(parents)
         self._texts += [list(self._texts[slot]) for slot in parents]
         tokens = [fed[slot] for slot in range(len(fed))]
@@ -256,6 +269,11 @@ class AutoregressiveWriting:
         self._logits = self._model(ids, feed.positions, feed.mask, feed)[:, 0].float()
         for text, token in zip(self._texts, tokens, strict=True):
             text.append(token)
+
+    def _tidy(self) -> None:
+        """Let go of the slots that no row uses, and of the logits behind them."""
+        if len(former := self._settle_slots()) < len(self._logits):
+            self._logits = self._logits[torch.tensor(former, dtype=torch.int64, device=self._device)]
 
     def _settle_slots(self) -> list[int]:
         """Let go of the slots that no row uses; the former numbers of those that are left."""
@@ -269,12 +287,12 @@ class AutoregressiveWriting:
         self._texts = [self._texts[slot] for slot in former]
         return former
 
+    def _needed(self, row: Row) -> int:
+        """Columns of a slot that holds the row to its end, and of what may be fed behind it."""
+        return rounded_length(len(row.prompt) + len(row.canvas) + self._num_ahead)
+
     def _too_long(self, row: Row) -> InputError:
         return InputError(
-            f"prompt and reply take {_longest(row)} tokens, kv_memory has room for {self._most_tokens}; shorten them, "
-            "ask for fewer max_tokens, or raise kv_memory"
+            f"prompt and reply take up to {self._needed(row)} tokens, kv_memory has room for {self._most_tokens}; "
+            "shorten them, ask for fewer max_tokens, or raise kv_memory"
         )
-
-
-def _longest(row: Row) -> int:
-    return len(row.prompt) + len(row.canvas)

@@ -96,8 +96,7 @@ class ColumnFeed:
     def advance(self, count: int) -> None:
         """See ``Cache``: columns have their places, so nothing is counted."""
 
-    @property
-    def fixed_place(self) -> FixedPlace | None:
+    def stay_in_place(self) -> FixedPlace | None:
         """See ``RecordableFeed``: where the cache lies, if all of its rows are fed."""
         if self._rows is not None:
             return None

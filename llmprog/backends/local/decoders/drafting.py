@@ -44,7 +44,13 @@ class DraftRequest:
 
 
 class Drafter(Protocol):
-    """Guesses tokens; used by one thread for the rows of one writing."""
+    """Guesses tokens; used by one thread for the rows of one writing.
+
+    Attributes:
+        count: Most tokens it guesses for a row.
+    """
+
+    count: int
 
     def propose(self, request: DraftRequest) -> list[list[int]]:
         """For each row its guesses, none or several, no more than it has room for."""
@@ -59,12 +65,12 @@ class LookupDrafter:
 
     def __init__(self, count: int, longest_match: int = 3) -> None:
         """A drafter of ``count`` tokens that looks for the last ``longest_match`` tokens, or fewer."""
-        self._count = count
+        self.count = count
         self._longest_match = longest_match
 
     def propose(self, request: DraftRequest) -> list[list[int]]:
         return [
-            self._after_match(list(text))[: min(self._count, request.room[ticket])]
+            self._after_match(list(text))[: min(self.count, request.room[ticket])]
             for ticket, text in request.texts.items()
         ]
 
@@ -74,7 +80,7 @@ class LookupDrafter:
             ending = text[-size:]
             for start in range(len(text) - size - 1, -1, -1):
                 if text[start : start + size] == ending:
-                    return text[start + size : start + size + self._count]
+                    return text[start + size : start + size + self.count]
         return []
 
 
@@ -85,7 +91,7 @@ class ModelDrafter:
         """A drafter of ``count`` tokens."""
         self._model = model
         self._vocabulary = vocabulary
-        self._count = count
+        self.count = count
         self._device = model.embedding.weight.device
         self._prefiller = Prefiller(model, vocabulary.pad_id, PrefixCache(0))
         self._cache = SlotCache(model.kv_shape, device=self._device, dtype=model.embedding.weight.dtype)
@@ -103,7 +109,7 @@ class ModelDrafter:
         fed = [
             list(request.texts[ticket])[len(known) :] for ticket, known in zip(self._tickets, self._fed, strict=True)
         ]
-        for step in range(min(self._count, max(room))):
+        for step in range(min(self.count, max(room))):
             logits = self._feed(fed).float() + forbidden
             tokens = sampler.sample(logits, counters + step).tolist()
             for draft, token in zip(drafted, tokens, strict=True):
@@ -180,7 +186,7 @@ class DiffusionDrafter:
         """A drafter of ``count`` tokens, for a model whose first token ``mode_id`` announces diffusion."""
         self._model = model
         self._vocabulary = vocabulary
-        self._count = count
+        self.count = count
         self._mode_id = mode_id
         self._device = model.embedding.weight.device
 
@@ -194,7 +200,7 @@ class DiffusionDrafter:
         positions, valid = left_padding(lengths, tokens.shape[1])
         starts = torch.tensor([len(text) for text in request.texts.values()], device=self._device)
         first = tokens.shape[1] - lengths + starts
-        offsets = torch.arange(self._count, device=self._device)
+        offsets = torch.arange(self.count, device=self._device)
         columns = (first.unsqueeze(1) + offsets).clamp(max=tokens.shape[1] - 1)
         logits = self._model(tokens, positions, attention_masks.bidirectional(valid), output=columns).float()
         logits = logits + request.forbidden.unsqueeze(1)

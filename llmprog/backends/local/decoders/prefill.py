@@ -82,7 +82,7 @@ class Prefiller:
         while waiting:
             known = {i: self._memory.longest(prompts[i][:-1]) for i in waiting}
             now = _first_of_their_kind(prompts, {i: _length(segments) for i, segments in known.items()}, waiting)
-            for chunk in _chunks({i: len(prompts[i]) - _length(known[i]) for i in now}):
+            for chunk in _chunks({i: (_length(known[i]), len(prompts[i])) for i in now}):
                 self._feed(cache, prompts, known, chunk, found)
             waiting = {i: _length(known[i]) for i in waiting if i not in found}
         return [found[i] for i in range(len(prompts))]
@@ -144,13 +144,20 @@ def _first_of_their_kind(
     return now
 
 
-def _chunks(lengths: dict[int, int]) -> list[list[int]]:
-    """Prompts fed together: of similar length, so that little is padding, and not too many."""
+def _chunks(spans: Mapping[int, tuple[int, int]]) -> list[list[int]]:
+    """Prompts fed together: of similar length, so that little is padding, and not too many.
+
+    Args:
+        spans: Where in each prompt feeding begins, and the prompt's length. No padding reaches beyond the longest.
+    """
     chunks: list[list[int]] = []
+    lengths = {i: end - start for i, (start, end) in spans.items()}
+    most = max((end for _, end in spans.values()), default=0)
     for i in sorted(lengths, key=lambda i: -lengths[i]):
         chunk = chunks[-1] if chunks else []
         longest = lengths[chunk[0]] if chunk else 0
-        if chunk and (len(chunk) + 1) * longest <= PREFILL_TOKENS and 2 * lengths[i] >= longest:
+        is_similar = 2 * lengths[i] >= longest and spans[i][0] + longest <= most
+        if chunk and (len(chunk) + 1) * longest <= PREFILL_TOKENS and is_similar:
             chunk.append(i)
         else:
             chunks.append([i])

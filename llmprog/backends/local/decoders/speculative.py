@@ -74,7 +74,7 @@ class _SpeculativeWriting(AutoregressiveWriting):
         drafter: Drafter,
         counts: DraftCounts,
     ) -> None:
-        super().__init__(model, vocabulary, prefiller, most_tokens)
+        super().__init__(model, vocabulary, prefiller, most_tokens, drafter.count)
         self._drafter = drafter
         self._counts = counts
 
