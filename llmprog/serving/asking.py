@@ -9,6 +9,7 @@ from typing import Any
 from llmprog.accounting import Spending
 from llmprog.backends.accounts import Accounts
 from llmprog.backends.base import Backend, StreamingBackend
+from llmprog.backends.local.infilling import INFILLING_DECODERS
 from llmprog.backends.scheduler import Scheduler
 from llmprog.events import CompletionDelta
 from llmprog.serving.answers import Answer, ChatForm, Echo, Form, TextForm, scores_to_json
@@ -211,7 +212,8 @@ def infill_plan(body: InfillBody, backend: Backend, spending: Spending | None) -
         raise RequestError('parts: none of them is a blank; write one as {"blank": NUM_TOKENS}', param="parts")
     if not backend.capabilities.infill:
         raise RequestError(
-            f"{backend.id} fills no blanks; local models with decoder=masked_diffusion or hybrid do", code="unsupported"
+            f"{backend.id} fills no blanks; local models with decoder={' or '.join(INFILLING_DECODERS)} do",
+            code="unsupported",
         )
     parts = tuple(part if isinstance(part, str) else Blank(part.blank) for part in body.parts)
     params = sampling_params(body, max_tokens=sum(blanks))

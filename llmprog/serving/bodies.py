@@ -26,6 +26,8 @@ MAX_PROMPTS = 128
 MAX_STOPS = 64
 MAX_TEMPERATURE = 100.0  # beyond it every token is as likely as any other, and then numbers overflow
 _MAX_TOKENS = 2**31
+_MAX_PARTS = 1024
+_MAX_BLANK_TOKENS = 2**17  # of one blank, longer than any reply
 
 Count = Annotated[int, Field(ge=1, le=_MAX_TOKENS)]
 
@@ -168,7 +170,7 @@ class TextBody(ReplyBody):
 class BlankPart(Body):
     """A gap of that many tokens."""
 
-    blank: Annotated[int, Field(ge=1, le=_MAX_TOKENS)]
+    blank: Annotated[int, Field(ge=1, le=_MAX_BLANK_TOKENS)]
 
 
 class ContextBody(Body):
@@ -181,7 +183,7 @@ class ContextBody(Body):
 class InfillBody(ContextBody, SamplingBody):
     """``POST /v1/infill``: a text whose blanks are to be filled."""
 
-    parts: Annotated[list[str | BlankPart], Field(min_length=1)]
+    parts: Annotated[list[str | BlankPart], Field(min_length=1, max_length=_MAX_PARTS)]
 
 
 class ScoreBody(ContextBody):

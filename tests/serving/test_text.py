@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from llmprog.backends import Capabilities, ScriptedBackend
+from llmprog.backends.local.infilling import INFILLING_DECODERS
 from llmprog.serving.background import serving
 from llmprog.types import Blank, Completion, Prompt, Template
 
@@ -128,7 +129,11 @@ def test_blanks_are_filled_and_given_text_stays(http):
         ({"parts": ["no blank"]}, "none of them is a blank"),
         ({"parts": [{"blank": 0}]}, "greater than or equal to 1"),
         ({"parts": [{"gap": 1}]}, "blank"),
+        ({"parts": [{"blank": 2**31 - 1}]}, "less than or equal to 131072"),
+        ({"parts": [{"blank": 1}] * 1025}, "at most 1024 items"),
+        ({"parts": [{"blank": 2**17}] * 1024}, "has room for"),
         ({"model": "puzzles"}, "fills no blanks"),
+        ({"model": "puzzles"}, f"decoder={' or '.join(INFILLING_DECODERS)} do"),
         ({"model": "program:game24"}, "is a program"),
         ({"stop": "x"}, "unknown field 'stop' in infill requests"),
     ],

@@ -7,32 +7,32 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from llmprog.backends.base import Capabilities, Edit, refuse_unsupported
-from llmprog.backends.local.infilling import encode_parts, num_blank_tokens, stitch
+from llmprog.backends.local.infilling import INFILLING_DECODERS, encode_parts, num_blank_tokens, stitch
 from llmprog.backends.local.language import EncodedPrompt, Language
 from llmprog.backends.local.models import FURTHER_WEIGHTS, NO_SMOLLM2, PUZZLES_WEIGHTS, SMOLLM2_PACKAGE, path_of
 from llmprog.backends.local.options import DecoderName, LocalOptions, describe_options
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer, needs_further_modes
+from llmprog.backends.local.replies import Replies
 from llmprog.backends.local.streaming import StreamedCompletion
 from llmprog.backends.registry import BackendInfo
 from llmprog.errors import CapabilityError, InputError, MissingExtraError, OptionError
 from llmprog.types import Completion, Delta, Logprobs, Prompt, Request, SamplingParams, Template, Usage
 
 if TYPE_CHECKING:
-    from llmprog.backends.local.decoders.base import Row, Written
+    from llmprog.backends.local.decoders.base import Row
     from llmprog.backends.local.decoders.drafting import Drafter
     from llmprog.backends.local.engine import Engine
     from llmprog.backends.local.statistics import LocalStatistics
     from llmprog.backends.local.transformer import Transformer
 
 __all__ = ["LocalBackend", "LocalOptions", "describe_options", "list_backends", "open_backend"]
-
-INFILLING_DECODERS = ("masked_diffusion", "block_diffusion", "hybrid", "uniform_diffusion", "mdlm", "score_entropy")
 
 
 def open_backend(name: str, options: Mapping[str, str]) -> LocalBackend:
@@ -253,27 +253,26 @@ class LocalBackend:
         length = min(params.max_tokens, max(1, encoded.canvas_length - len(prefix)))
         self._check_length(len(head) + len(given) + length)
         canvas = (*given, *[mask_id] * length)
-        stop = self._stop_check(prefix, bool(given), params.stop)
-        rows = self._rows(request, head, canvas, encoded, has_stopped=stop)
-        streamed = [] if on_delta is None else self._streamed(request, prefix, on_delta)
+        replies = Replies(self._language, prefix, is_in_canvas=bool(given), stop=params.stop)
+        rows = self._rows(request, head, canvas, encoded, has_stopped=replies.stop_check)
+        streamed = [] if on_delta is None else self._streamed(request, replies, on_delta)
         results = await self._engine.decode(
             rows, (lambda row, reads: streamed[row].update(reads[len(given) :])) if streamed else None
         )
         completions = [
-            self._completion(result, prefix, bool(given), params.stop, len(head) + len(given) if i == 0 else 0)
-            for i, result in enumerate(results)
+            replies.completion(result, len(head) + len(given) if i == 0 else 0) for i, result in enumerate(results)
         ]
         for piece, completion in zip(streamed, completions, strict=False):
             piece.finish(completion.text)
         return completions
 
     def _streamed(
-        self, request: Request, prefix: tuple[int, ...], on_delta: Callable[[Delta], None]
+        self, request: Request, replies: Replies, on_delta: Callable[[Delta], None]
     ) -> list[StreamedCompletion]:
         return [
             StreamedCompletion(
                 sample,
-                partial(self._reply, prefix),
+                replies.text,
                 on_delta,
                 mask_id=self._vocabulary.mask_id,
                 end_ids=self._vocabulary.end_ids,
@@ -290,7 +289,7 @@ class LocalBackend:
         A space is added where a filled token would otherwise run into given text.
 
         Raises:
-            CapabilityError: The decoder writes from left to right only.
+            CapabilityError: The decoder writes from left to right only; log-probabilities or guided output are asked for.
             InputError: The model does not understand the prompt or the given text, or it is too long.
             OptionError: Stop texts, or fewer ``max_tokens`` than blank tokens.
         """
@@ -312,8 +311,7 @@ class LocalBackend:
         if not self.capabilities.score:
             raise no_likelihood(self._id)
         encoded, prefix = self._encode(prompt)
-        # Where nothing comes before a text, it follows the end of another.
-        head = (*encoded.tokens, *prefix) or (self._vocabulary.eos_id,)
+        head = (*encoded.tokens, *prefix)
         texts = [tuple(self._language.encode_text(text)) for text in continuations]
         for tokens in texts:
             self._check_length(len(head) + len(tokens) + 1)
@@ -342,25 +340,33 @@ class LocalBackend:
         """See ``EditingBackend``. Uniform diffusion starts from the draft, and takes no number of tokens or rounds.
 
         Raises:
-            CapabilityError: The decoder writes from left to right only.
+            CapabilityError: The decoder writes from left to right only; log-probabilities or guided output are asked for.
             InputError: The model does not understand the prompt or the draft, or they are too long.
-            OptionError: A number is not allowed, or has no effect; stop texts.
+            OptionError: A number is not allowed, or has no effect; stop texts; fewer ``max_tokens`` than tokens that a
+                round writes anew.
         """
         from llmprog.backends.local.editing import EditOptions, Reviser
 
-        params = params or SamplingParams(temperature=0.0)
+        params = params or SamplingParams(temperature=0.0, max_tokens=self._max_positions)
         self._refuse_filling(params)
         options = EditOptions(num_tokens=num_tokens, share=share, max_rounds=max_rounds)
         encoded, prefix = self._encode(prompt)
         tokens = tuple(self._language.encode_text(draft))
         self._check_length(len(encoded.tokens) + len(prefix) + len(tokens) + 1)
+        decoder = self._options.decoder or "masked_diffusion"
+        num_anew = len(tokens) if decoder == "uniform_diffusion" else options.count(len(tokens))
+        if num_anew > params.max_tokens:
+            raise OptionError(
+                f"SamplingParams(max_tokens={params.max_tokens}): {num_anew} tokens of the draft are written anew in a "
+                "round; allow as many, or edit fewer with num_tokens or share"
+            )
 
         def make_row(canvas: tuple[int, ...], number: int) -> Row:
             request = Request(prompt=prompt, params=params, first_sample=number)
             return self._rows(request, encoded.tokens, canvas, encoded, may_end=False)[0]
 
-        decoder = self._options.decoder or "masked_diffusion"
-        reviser = Reviser(self._engine, self._vocabulary, decoder, make_row=make_row, read=partial(self._reply, prefix))
+        read = Replies(self._language, prefix).text
+        reviser = Reviser(self._engine, self._vocabulary, decoder, make_row=make_row, read=read)
         return await reviser.edit(prefix, tokens, draft, options)
 
     def most_usd(self, prompt_tokens: int, completion_tokens: int) -> float:
@@ -376,6 +382,8 @@ class LocalBackend:
     ) -> Sequence[Completion]:
         self._refuse_filling(params)
         encoded, prefix = self._encode(template.prompt)
+        # Before the blanks are written out: they may claim to hold more tokens than fit any memory.
+        self._check_length(len(encoded.tokens) + len(prefix) + num_blank_tokens(template) + 1)
         parts = encode_parts(template, params, self._language)
         head = encoded.tokens
         canvas = (*prefix, *(token for part in parts for token in part), self._vocabulary.eos_id)
@@ -399,14 +407,20 @@ class LocalBackend:
                 f"use decoder={' or decoder='.join(INFILLING_DECODERS)}",
                 backend=self._id,
             )
+        refuse_unsupported(self, params)
         if params.stop:
             raise OptionError(
                 f"SamplingParams(stop={params.stop!r}) has no effect when blanks of fixed length are filled"
             )
 
     def _encode(self, prompt: Prompt) -> tuple[EncodedPrompt, tuple[int, ...]]:
-        """The prompt's messages and its prefix as tokens."""
-        return self._language.encode(prompt, self._options), tuple(self._language.encode_text(prompt.prefix))
+        """The prompt's messages and its prefix as tokens, at least one of them."""
+        encoded, prefix = self._language.encode(prompt, self._options), self._language.encode_text(prompt.prefix)
+        if not encoded.tokens and not prefix:
+            # Where nothing comes before a text, it follows the end of another.
+            length = max(1, encoded.canvas_length - 1)
+            encoded = replace(encoded, tokens=(self._vocabulary.eos_id,), canvas_length=length)
+        return encoded, tuple(prefix)
 
     def _check_length(self, length: int) -> None:
         if length > self._max_positions:
@@ -440,50 +454,6 @@ class LocalBackend:
             )
             for sample in range(request.first_sample, request.first_sample + request.num_samples)
         ]
-
-    def _stop_check(
-        self, prefix: tuple[int, ...], is_in_canvas: bool, stop: tuple[str, ...]
-    ) -> Callable[[Sequence[int]], bool] | None:
-        if not stop:
-            return None
-        skip = len(prefix) if is_in_canvas else 0
-
-        def has_stopped(tokens: Sequence[int]) -> bool:
-            text = self._reply(prefix, tokens[skip:])
-            return any(end in text for end in stop)
-
-        return has_stopped
-
-    def _reply(self, prefix: tuple[int, ...], tokens: Sequence[int]) -> str:
-        """The text of ``tokens`` as it continues the prefix's."""
-        if not prefix:
-            return self._language.decode(tokens)
-        return self._language.decode((*prefix, *tokens))[len(self._language.decode(prefix)) :]
-
-    def _completion(
-        self, result: Written, prefix: tuple[int, ...], is_in_canvas: bool, stop: tuple[str, ...], prompt_tokens: int
-    ) -> Completion:
-        tokens = result.tokens[len(prefix) :] if is_in_canvas else result.tokens
-        text = self._reply(prefix, tokens)
-        cut = min((text.index(end) for end in stop if end in text), default=len(text))
-        logprobs = None
-        if result.logprobs is not None:
-            # The tokens of a stop text are no more part of the reply than the text is.
-            kept = len(tokens)
-            while kept and len(self._reply(prefix, tokens[:kept])) > cut:
-                kept -= 1
-            logprobs = Logprobs(tokens=self._words(tokens[:kept]), logprobs=result.logprobs[:kept])
-        return Completion(
-            text=text[:cut],
-            finish_reason="stop" if result.ended else "length",
-            logprobs=logprobs,
-            usage=Usage(
-                calls=1,
-                prompt_tokens=prompt_tokens,
-                completion_tokens=result.num_generated,
-                cached_tokens=min(prompt_tokens, result.num_known),
-            ),
-        )
 
     def _words(self, tokens: Sequence[int]) -> tuple[str, ...]:
         return tuple(map(self._language.word, tokens))

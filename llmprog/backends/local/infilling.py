@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmprog.backends.local.language import Language
+from llmprog.backends.local.options import DecoderName
 from llmprog.errors import OptionError
 from llmprog.types import Blank, SamplingParams, Template
+
+INFILLING_DECODERS: tuple[DecoderName, ...] = (
+    "masked_diffusion",
+    "block_diffusion",
+    "hybrid",
+    "uniform_diffusion",
+    "mdlm",
+    "score_entropy",
+)
+"""Those that may be given text behind what they write, and so can fill blanks and edit."""
 
 
 def encode_parts(template: Template, params: SamplingParams, language: Language) -> list[tuple[int, ...]]:

@@ -2,21 +2,26 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from llmprog.backends.base import Backend
 from llmprog.backends.local import backend as local
 from llmprog.backends.local.backend import LocalBackend, LocalOptions, open_backend
+from llmprog.backends.local.infilling import INFILLING_DECODERS
+from llmprog.backends.local.options import DecoderName
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
+from llmprog.backends.local.text_language import TextLanguage
 from llmprog.backends.local.transformer import Transformer, TransformerConfig
 from llmprog.backends.local.weights import save_weights
 from llmprog.errors import CapabilityError, InputError, MissingExtraError, ModelFileError, OptionError
-from llmprog.types import Blank, Prompt, Request, SamplingParams, Template
+from llmprog.types import Blank, Choices, Prompt, Request, SamplingParams, Template
 
 PROPOSE = Prompt.from_text("Input: 4 9 10 13\nPossible next steps:\n")
 JUDGE = Prompt.from_text("Evaluate if the numbers can reach 24.\n4 4 10")
@@ -186,7 +191,7 @@ async def test_scores_are_given_in_order_and_say_whether_they_are_bounds(opened:
         await backend.score(JUDGE, ["certainly"])
 
 
-@pytest.mark.parametrize("decoder", local.INFILLING_DECODERS)
+@pytest.mark.parametrize("decoder", INFILLING_DECODERS)
 async def test_infill_keeps_given_text_character_for_character(tmp_path: Path, decoder: str) -> None:
     weights = untrained(PuzzleTokenizer(further_modes=True), tmp_path / "all_modes.safetensors")
     backend = LocalBackend.open(LocalOptions(device="cpu", decoder=decoder), weights=weights)
@@ -222,6 +227,16 @@ async def test_what_infill_cannot_do_is_refused_by_name(opened: Opener) -> None:
         await hybrid.infill(template, SamplingParams(stop=("\n",)))
     with pytest.raises(OptionError, match=r"max_tokens=2.*3 tokens"):
         await hybrid.infill(template, SamplingParams(max_tokens=2))
+    for params, message in (
+        (SamplingParams(logprobs=True), "reports no log-probabilities"),
+        (SamplingParams(guided=Choices(("1 2",))), "cannot be held to Choices"),
+    ):
+        with pytest.raises(CapabilityError, match=message):
+            await hybrid.infill(template, params)
+        with pytest.raises(CapabilityError, match=message):
+            await hybrid.generate(Request(prompt=template, params=params))
+        with pytest.raises(CapabilityError, match=message):
+            await hybrid.edit(SUDOKU, "1 2 3 4", params)
 
 
 async def test_too_long_and_unrecognised_prompts_are_input_errors(opened: Opener) -> None:
@@ -232,6 +247,64 @@ async def test_too_long_and_unrecognised_prompts_are_input_errors(opened: Opener
         await backend.infill(Template(SUDOKU, (Blank(200),)), SamplingParams())
     with pytest.raises(InputError, match="room for 160"):
         await backend.score(JUDGE, ["1 " * 200])
+
+
+@pytest.mark.parametrize("decoder", ["autoregressive", "masked_diffusion"])
+async def test_lengths_beyond_all_memory_are_refused_or_cut_before_anything_is_made(
+    opened: Opener, decoder: str
+) -> None:
+    backend = opened(decoder=decoder)
+    params = SamplingParams(max_tokens=10**12, seed=1)
+    template = Template(SUDOKU, ("1 ", Blank(2**31 - 1), Blank(10**12 - 2**31)))
+    if backend.capabilities.infill:
+        tracemalloc.start()
+        with pytest.raises(InputError, match="room for 160"):
+            await backend.infill(template, params)
+        with pytest.raises(InputError, match="room for 160"):
+            await backend.generate(Request(prompt=template))
+        with pytest.raises(InputError, match="room for 160"):
+            await backend.edit(SUDOKU, "1 " * 200, params)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2**24
+    (completion,) = await backend.generate(Request(prompt=PROPOSE, params=params))
+    assert completion.usage.completion_tokens <= 160
+
+
+def text_backend(decoder: str) -> LocalBackend:
+    """A model of text that has learned nothing: one token for each byte, a mask, an end."""
+    alphabet = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<mask>", "<eos>"]
+    tokenizer = Tokenizer(models.BPE(vocab={word: number for number, word in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<mask>", "<eos>"])
+    size, room = len(alphabet), 48
+    language = TextLanguage(
+        tokenizer=tokenizer, chat=None, vocab_size=size, eos_id=size - 1, context_length=room, mask_id=size - 2
+    )
+    torch.manual_seed(2)
+    config = TransformerConfig(
+        vocab_size=size, d_model=32, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=48, max_positions=room
+    )
+    return LocalBackend(Transformer(config).eval(), language, LocalOptions(decoder=decoder), backend_id="local:text")
+
+
+@pytest.mark.parametrize("decoder", get_args(DecoderName))
+async def test_a_text_model_writes_fills_and_edits_after_nothing(decoder: str) -> None:
+    backend = text_backend(decoder)
+    nothing = Prompt(())
+    (written,) = await backend.generate(Request(prompt=nothing, params=SamplingParams(seed=1, max_tokens=100)))
+    assert 0 < written.usage.completion_tokens < 48
+    assert written.usage.prompt_tokens == 1
+    if backend.capabilities.score:
+        (score,) = await backend.score(nothing, ["ab"])
+        assert len(score.tokens) == 2
+    if backend.capabilities.infill:
+        (filled,) = await backend.infill(Template(nothing, (Blank(3), "!")), SamplingParams(seed=1))
+        assert filled.text.endswith("!")
+        edit = await backend.edit(nothing, "abc")
+        assert edit.rounds > 0
+    await backend.aclose()
 
 
 MASKED = {"decoder": "masked_diffusion"}

@@ -114,6 +114,11 @@ async def test_what_has_no_effect_is_refused(opened: Opener) -> None:
         assert message in str(caught.value)
     with pytest.raises(OptionError, match="has no effect when blanks"):
         await backend.edit(SUM, RIGHT, SamplingParams(stop=("x",)))
+    with pytest.raises(OptionError, match=r"max_tokens=2\): 3 tokens of the draft"):
+        await backend.edit(SUM, RIGHT, SamplingParams(max_tokens=2), num_tokens=3)
+    with pytest.raises(OptionError, match=r"max_tokens=9\): \d\d tokens of the draft"):
+        await opened(decoder="uniform_diffusion").edit(SUM, RIGHT, SamplingParams(max_tokens=9))
+    assert (await backend.edit(SUM, RIGHT, SamplingParams(temperature=0, max_tokens=3), num_tokens=3)).text == RIGHT
     with pytest.raises(CapabilityError, match="from left to right"):
         await opened().edit(SUM, RIGHT)
     with pytest.raises(OptionError, match="decides by itself"):
