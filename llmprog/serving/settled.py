@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llmprog.backends.stop_texts import settled_text
 from llmprog.serving.faults import RequestError
 from llmprog.types import Delta
-
-_HALF_A_CHARACTER = "\ufffd"  # how the first bytes of a character read until the rest have come
 
 
 class SettledText:
@@ -28,11 +27,11 @@ class SettledText:
     def add(self, delta: Delta) -> str:
         """Take in a piece of the reply; returns what to send now, which may be nothing."""
         self._text = delta.text[: delta.num_settled] if delta.replaces else self._text + delta.text
-        end = self._end()
-        if end <= len(self._sent) or not self._text.startswith(self._sent):
+        settled = settled_text(self._text, self._stops)
+        if len(settled) <= len(self._sent) or not settled.startswith(self._sent):
             return ""
-        piece = self._text[len(self._sent) : end]
-        self._sent += piece
+        piece = settled[len(self._sent) :]
+        self._sent = settled
         return piece
 
     def finish(self, text: str) -> str:
@@ -50,18 +49,3 @@ class SettledText:
         piece = text[len(self._sent) :]
         self._sent = text
         return piece
-
-    def _end(self) -> int:
-        """How much of the text so far cannot be cut away any more."""
-        text = self._text
-        end = len(text.rstrip(_HALF_A_CHARACTER))
-        for stop in self._stops:
-            found = text.find(stop)
-            if found >= 0:
-                end = min(end, found)
-                continue
-            for length in range(min(len(stop) - 1, len(text)), 0, -1):
-                if text.endswith(stop[:length]):
-                    end = min(end, len(text) - length)
-                    break
-        return end

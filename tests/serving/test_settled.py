@@ -44,6 +44,13 @@ def test_half_a_character_waits_for_the_rest():
     assert settled.finish("aé") == ""
 
 
+def test_half_a_character_may_be_the_next_one_of_a_stop():
+    deltas = [Delta(sample=0, text=text, replaces=True, num_settled=3) for text in ("ab\ufffd", "abé")]
+    settled, sent = pieces_of(deltas, stops=("bé",))
+    assert sent == ["a", ""]
+    assert settled.finish("a") == ""
+
+
 def test_a_possible_stop_is_held_back_until_it_is_none():
     _, sent = pieces_of([Delta(sample=0, text=text) for text in ("go on\n", "\nno", "w END")], stops=("\n\nQ", "END!"))
     assert sent == ["go on", "\n\nno", "w "]

@@ -289,7 +289,8 @@ class LocalBackend:
         A space is added where a filled token would otherwise run into given text.
 
         Raises:
-            CapabilityError: The decoder writes from left to right only; log-probabilities or guided output are asked for.
+            CapabilityError: The decoder writes from left to right only, or ``params`` ask for log-probabilities or
+                guided output.
             InputError: The model does not understand the prompt or the given text, or it is too long.
             OptionError: Stop texts, or fewer ``max_tokens`` than blank tokens.
         """
@@ -340,7 +341,8 @@ class LocalBackend:
         """See ``EditingBackend``. Uniform diffusion starts from the draft, and takes no number of tokens or rounds.
 
         Raises:
-            CapabilityError: The decoder writes from left to right only; log-probabilities or guided output are asked for.
+            CapabilityError: The decoder writes from left to right only, or ``params`` ask for log-probabilities or
+                guided output.
             InputError: The model does not understand the prompt or the draft, or they are too long.
             OptionError: A number is not allowed, or has no effect; stop texts; fewer ``max_tokens`` than tokens that a
                 round writes anew.

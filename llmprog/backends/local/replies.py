@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from llmprog.backends.local.language import Language
+from llmprog.backends.stop_texts import cut_at_stop
 from llmprog.types import Completion, Logprobs, Usage
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Replies:
         """What a row has become, without the stop text and what follows it."""
         tokens = result.tokens[self._num_given :]
         text = self.text(tokens)
-        cut = min((text.index(end) for end in self._stop if end in text), default=len(text))
+        cut = len(cut_at_stop(text, self._stop))
         logprobs = None
         if result.logprobs is not None:
             # The tokens of a stop text are no more part of the reply than the text is.

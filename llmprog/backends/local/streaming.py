@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from llmprog.backends.stop_texts import settled_text
 from llmprog.types import Delta
 
 MASK_SIGN = "▒"
 """Stands in a piece of text for a token that is not written yet."""
-_UNFINISHED = "\ufffd"  # what the first bytes of a character decode to
 
 
 class StreamedCompletion:
@@ -52,7 +52,7 @@ class StreamedCompletion:
         """Tell what is new in ``canvas``, which reads ``mask_id`` where nothing is written."""
         end = next((i for i, token in enumerate(canvas) if token in self._end_ids), len(canvas))
         first_mask = next((i for i, token in enumerate(canvas[:end]) if token == self._mask_id), end)
-        settled = self._settled(self._read(canvas[:first_mask])) if self._keeps_tokens else ""
+        settled = settled_text(self._read(canvas[:first_mask]), self._stop) if self._keeps_tokens else ""
         if self._appends:
             if len(settled) > len(self._told) and settled.startswith(self._told):
                 self._on_delta(Delta(sample=self._sample, text=settled[len(self._told) :]))
@@ -71,15 +71,6 @@ class StreamedCompletion:
         else:
             self._on_delta(Delta(sample=self._sample, text=text, replaces=True, num_settled=len(text)))
         self._told = text
-
-    def _settled(self, text: str) -> str:
-        """The beginning of ``text`` that no later token changes, nor a stop text that it may be the beginning of."""
-        cut = min((text.index(stop) for stop in self._stop if stop in text), default=len(text))
-        text = text[:cut].rstrip(_UNFINISHED)
-        held = max(
-            (count for stop in self._stop for count in range(1, len(stop)) if text.endswith(stop[:count])), default=0
-        )
-        return text[: len(text) - held]
 
     def _shown(self, canvas: Sequence[int]) -> str:
         """``canvas`` as text, a sign for each mask; masks at its end are left out."""
