@@ -25,7 +25,7 @@ from roofline import LLADA_8B, Speed, forward_s, seconds_of, speed_of
 from torch import Tensor
 
 from llmprog.backends.local import kernels
-from llmprog.backends.local.cuda_graphs import GraphedTransformer, capture_on_cuda
+from llmprog.backends.local.cuda_graphs import CaptureOnCuda, GraphedTransformer
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import Decoder, Row, Vocabulary, write_all
 from llmprog.backends.local.decoders.cached_diffusion import CacheOptions
@@ -249,9 +249,8 @@ def main() -> None:
     source = "measured" if speed.is_measured else "data sheet"
     line("memory, products", f"{speed.bytes_per_s / 1e12:.2f} TB/s", f"{speed.flops_per_s / 1e12:.0f} TFLOP/s", source)
     compare_kernels(size, device)
-    capture = capture_on_cuda if on_cuda else eager
     model = random_model(size.config, device)
-    graphed = GraphedTransformer(model, is_required=True, capture=capture)
+    graphed = GraphedTransformer(model, is_required=True, capture=CaptureOnCuda() if on_cuda else eager)
     measure_diffusion(size, {"eager": model, "graphs": graphed}, speed, device)
     measure_autoregressive(size, model, "eager", speed, device)
     measure_autoregressive(size, graphed, "graphs", speed, device)
@@ -262,7 +261,7 @@ def main() -> None:
         except (MissingExtraError, OptionError) as error:
             line(f"left to right, {weights}", "not done", str(error))
             continue
-        quantised = GraphedTransformer(model, is_required=True, capture=capture)
+        quantised = GraphedTransformer(model, is_required=True, capture=CaptureOnCuda() if on_cuda else eager)
         measure_autoregressive(size, quantised, f"{weights}, graphs", speed, device, weight_bytes)
     if on_cuda:
         line("most GPU memory taken", f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB")

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -37,24 +38,34 @@ Capture = Callable[[Callable[[], Tensor]], Replay]
 """Records what a function does on the device; the result does it again and gives what the function gave."""
 
 
-def capture_on_cuda(run: Callable[[], Tensor]) -> Replay:
-    """Record ``run`` as a CUDA graph, after running it twice, since the first runs of kernels allocate and compile."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch has no type for it
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(_WARM_UPS):
-            run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    # Another thread may use the device meanwhile: what it does there is no part of this.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        result = run()
+class CaptureOnCuda:
+    """Records CUDA graphs that share their memory: of one model, replayed one after the other, never at once."""
 
-    def replay() -> Tensor:
-        graph.replay()
-        return result
+    def __init__(self) -> None:
+        """No graphs yet."""
+        self._graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
 
-    return replay
+    def __call__(self, run: Callable[[], Tensor]) -> Replay:
+        """Record ``run``, after running it twice, since the first runs of kernels allocate and compile."""
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch has no type for it
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UPS):
+                run()
+        torch.cuda.current_stream().wait_stream(side)
+        # Memory that no graph is left to hold cannot be recorded in again: the next graph has memory of its own.
+        pool = next((graph.pool() for graph in self._graphs), None)
+        graph = torch.cuda.CUDAGraph()
+        # Another thread may use the device meanwhile: what it does there is no part of this.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            result = run()
+        self._graphs.add(graph)
+
+        def replay() -> Tensor:
+            graph.replay()
+            return result
+
+        return replay
 
 
 class _Key(NamedTuple):
@@ -107,19 +118,19 @@ class _Recording(NamedTuple):
 class GraphedTransformer(Transformer):
     """A model whose short forward passes are replayed: without a cache, and on caches that can stay in place."""
 
-    def __init__(self, model: Transformer, *, is_required: bool, capture: Capture = capture_on_cuda) -> None:
+    def __init__(self, model: Transformer, *, is_required: bool, capture: Capture | None = None) -> None:
         """The same function as ``model``, for inference.
 
         Args:
             model: On its device, in its final form.
             is_required: Raise if recording fails; otherwise, go on without.
-            capture: Records a forward pass.
+            capture: Records a forward pass; ``None`` is a ``CaptureOnCuda`` of its own.
         """
         nn.Module.__init__(self)
         self.config = model.config
         self.embedding = model.embedding
         self.inner = model
-        self._capture: Capture | None = capture
+        self._capture: Capture | None = CaptureOnCuda() if capture is None else capture
         self._is_required = is_required
         self._recordings: OrderedDict[_Key, _Recording] = OrderedDict()
         self._met: OrderedDict[_Key, None] = OrderedDict()
@@ -128,6 +139,11 @@ class GraphedTransformer(Transformer):
     def num_recordings(self) -> int:
         """How many forward passes are recorded."""
         return len(self._recordings)
+
+    def clear(self) -> None:
+        """Forget all recordings, and so free the memory they hold; passes that recur are recorded anew."""
+        self._recordings.clear()
+        self._met.clear()
 
     @torch.inference_mode()
     def forward(
@@ -140,7 +156,23 @@ class GraphedTransformer(Transformer):
         output: Tensor | slice | None = None,
         added: Tensor | None = None,
     ) -> Tensor:
-        """See ``Transformer``."""
+        """See ``Transformer``. Where memory runs out, the recordings are forgotten, and the error goes on."""
+        try:
+            return self._forward(tokens, positions, mask, cache, store, output, added)
+        except torch.OutOfMemoryError:
+            self.clear()
+            raise
+
+    def _forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cache: Cache | None,
+        store: int | None,
+        output: Tensor | slice | None,
+        added: Tensor | None,
+    ) -> Tensor:
         rows, length = tokens.shape
         feed = cache if isinstance(cache, RecordableFeed) else None
         is_short = rows * length <= MOST_TOKENS and added is None and self._capture is not None
@@ -213,7 +245,7 @@ class GraphedTransformer(Transformer):
                     raise
                 _LOG.warning("cuda_graphs.off", error=str(error))
                 self._capture = None
-                self._recordings.clear()
+                self.clear()
                 return None
             found = self._recordings[key] = _Recording(buffers, replay)
             if len(self._recordings) > MOST_GRAPHS:

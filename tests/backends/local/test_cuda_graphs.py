@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from llmprog.backends.local import attention_masks
-from llmprog.backends.local.cuda_graphs import MOST_GRAPHS, MOST_TOKENS, GraphedTransformer
+from llmprog.backends.local.cuda_graphs import MOST_GRAPHS, MOST_TOKENS, CaptureOnCuda, GraphedTransformer
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import write_all
 from llmprog.backends.local.decoders.cached_diffusion import CacheOptions
@@ -213,6 +215,75 @@ def test_a_lack_of_memory_is_left_to_the_engine(model):
         graphed(*inputs(2, 5))
 
 
+@torch.inference_mode()
+def test_where_memory_runs_out_recordings_are_forgotten_and_made_anew(model, capture):
+    is_full = False
+
+    def fill_up(*_):
+        if is_full:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    graphed = GraphedTransformer(model, is_required=True, capture=capture)
+    arguments = inputs(2, 5)
+    for _ in range(2):
+        graphed(*arguments)
+    assert graphed.num_recordings == 1
+    hook = model.register_forward_pre_hook(fill_up)
+    try:
+        is_full = True
+        with pytest.raises(torch.OutOfMemoryError):
+            graphed(*inputs(MOST_TOKENS // 32 + 1, 32))  # one that is not recorded
+        assert graphed.num_recordings == 0
+        is_full = False
+        for _ in range(2):
+            torch.testing.assert_close(graphed(*arguments), model(*arguments), rtol=1e-4, atol=1e-4)
+    finally:
+        hook.remove()
+    assert (graphed.num_recordings, capture.captured) == (1, 2)
+
+
+def test_graphs_of_a_model_share_memory_until_none_is_left(monkeypatch):
+    """A stand-in for CUDA says in which pool each graph is recorded; that this runs, the tests on a GPU show."""
+    pools = []
+
+    class Graph:
+        def __init__(self):
+            self.memory = None
+
+        def pool(self):
+            return self.memory
+
+        def replay(self):
+            pass
+
+    @contextmanager
+    def graph(recorded, pool, capture_error_mode):
+        assert capture_error_mode == "thread_local"
+        recorded.memory = next(handles) if pool is None else pool
+        pools.append(recorded.memory)
+        yield
+
+    stream = SimpleNamespace(wait_stream=lambda _: None)
+    handles = iter(range(9))
+    for name, value in (
+        ("Stream", lambda: stream),
+        ("current_stream", lambda: stream),
+        ("stream", nullcontext),
+        ("CUDAGraph", Graph),
+        ("graph", graph),
+    ):
+        monkeypatch.setattr(torch.cuda, name, value)
+    capture = CaptureOnCuda()
+    recordings = [capture(lambda: torch.ones(1)) for _ in range(3)]
+    assert recordings[0]().item() == 1
+    del recordings[0]
+    recordings.append(capture(lambda: torch.ones(1)))
+    recordings.clear()
+    recordings.append(capture(lambda: torch.ones(1)))
+    CaptureOnCuda()(lambda: torch.ones(1))
+    assert pools == [0, 0, 0, 0, 1, 2]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_decoders_write_the_same(model, graphed, vocabulary, mixed_rows, capture, kind):
     truth = write_all(kind(model, vocabulary), mixed_rows)
@@ -228,5 +299,8 @@ def test_decoders_write_the_same_by_cuda_graphs(model, vocabulary, mixed_rows, k
     on_gpu = copy.deepcopy(model).cuda().requires_grad_(False)
     graphed = GraphedTransformer(on_gpu, is_required=True)
     truth = write_all(kind(on_gpu, vocabulary), mixed_rows)
+    assert [r.tokens for r in write_all(kind(graphed, vocabulary), mixed_rows)] == [r.tokens for r in truth]
+    assert graphed.num_recordings > 0
+    graphed.clear()
     assert [r.tokens for r in write_all(kind(graphed, vocabulary), mixed_rows)] == [r.tokens for r in truth]
     assert graphed.num_recordings > 0
