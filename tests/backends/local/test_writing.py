@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import Decoder, Row, Vocabulary, Written, write_all
@@ -13,6 +15,7 @@ from llmprog.backends.local.decoders.cached_diffusion import CacheOptions
 from llmprog.backends.local.decoders.hybrid import HybridDecoder
 from llmprog.backends.local.decoders.hybrid_a import HybridADecoder
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
+from llmprog.backends.local.decoders.masked_writing import MaskedWriting
 from llmprog.backends.local.decoders.mdlm import MDLMDecoder
 from llmprog.backends.local.decoders.remasking import CorrectionOptions
 from llmprog.backends.local.decoders.score_entropy import ScoreEntropyDecoder
@@ -73,6 +76,47 @@ def test_rows_that_join_later_say_what_they_say_alone(decoder: Decoder, mixed_ro
         found |= writing.step()
     assert [found[i].tokens for i in range(len(mixed_rows))] == [result.tokens for result in alone]
     assert [found[i].ended for i in range(len(mixed_rows))] == [result.ended for result in alone]
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_choice_and_order_of_rows_gives_each_row_the_same_text(
+    data: st.DataObject, decoder: Decoder, vocabulary: Vocabulary, make_row: Callable[..., Row]
+) -> None:
+    prompt = st.lists(st.integers(4, vocabulary.size - 1), min_size=1, max_size=6).map(tuple)
+    row = st.builds(
+        make_row,
+        prompt,
+        st.integers(1, 12),
+        sample=st.integers(0, 99),
+        seed=st.integers(0, 3),
+        block_length=st.integers(1, 7),
+        may_end=st.booleans(),
+        temperature=st.sampled_from([0.0, 0.6, 1.3]),
+        top_p=st.sampled_from([1.0, 0.8]),
+    )
+    rows = data.draw(st.lists(row, min_size=2, max_size=8))
+    order = data.draw(st.permutations(range(len(rows))))
+    some = order[: data.draw(st.integers(1, len(rows)))]
+    together = write_all(decoder, rows)
+    for i, result in zip(some, write_all(decoder, [rows[i] for i in some]), strict=True):
+        expected = together[i]
+        assert result.tokens == expected.tokens
+        assert (result.ended, result.num_generated) == (expected.ended, expected.num_generated)
+
+
+def test_rows_that_come_and_go_leave_nothing_behind(
+    model: Transformer, vocabulary: Vocabulary, make_row: Callable[..., Row]
+) -> None:
+    writing = MaskedDiffusionDecoder(model, vocabulary).start()
+    assert isinstance(writing, MaskedWriting)
+    for turn in range(18):
+        # One row is always under way, so nothing is begun anew.
+        writing.admit({2 * turn: make_row((5, 4 + turn), 20, may_end=False), 2 * turn + 1: make_row((4 + turn,), 3)})
+        writing.step()
+        writing.drop([2 * turn - 2])
+        assert sorted(writing._kinds) == list(range(len(writing)))
+        assert len(writing) > 0
 
 
 def test_rows_that_are_dropped_are_not_missed(decoder: Decoder, mixed_rows: list[Row]) -> None:

@@ -63,7 +63,7 @@ class CanvasWriting(ABC):
         self.device = device
         self._max_positions = max_positions
         self._rows: dict[int, Row] = {}
-        self._kinds: dict[Hashable, int] = {}
+        self._kinds: list[int] = []  # equal for rows that differ in nothing but their canvas
         self._has_joined = False
         self.look_every = LOOK_EVERY if device.type == "cuda" else 1
         self._steps_unseen = 0
@@ -114,6 +114,17 @@ class CanvasWriting(ABC):
         """The rows being written, in the order of the batch."""
         return list(self._rows.values())
 
+    def block_columns(self, block: Tensor) -> tuple[Tensor, Tensor]:
+        """The canvas columns of each row's ``block`` [R], int64 [R, K], and which of them are in it, bool [R, K].
+
+        K is the longest block; a column beyond the block or the canvas repeats another one.
+        """
+        width = self.width
+        longest = min(max(row.block_length for row in self._rows.values()), width)
+        columns = (block * self.block_length).unsqueeze(1) + torch.arange(longest, device=self.device)
+        inside = columns < torch.clamp((block + 1) * self.block_length, max=width).unsqueeze(1)
+        return columns.clamp(max=width - 1), inside
+
     def equal_rows(self) -> tuple[Tensor, Tensor] | None:
         """Rows that still read the same, which one computation serves.
 
@@ -127,8 +138,8 @@ class CanvasWriting(ABC):
         places: dict[Hashable, int] = {}
         firsts: list[int] = []
         back: list[int] = []
-        for i, (row, text) in enumerate(zip(self._rows.values(), texts, strict=True)):
-            reading = (self._kinds.setdefault((row.prompt, row.block_length, len(row.canvas)), len(self._kinds)), *text)
+        for i, (kind, text) in enumerate(zip(self._kinds, texts, strict=True)):
+            reading = (kind, *text)
             if reading not in places:
                 places[reading] = len(firsts)
                 firsts.append(i)
@@ -222,7 +233,7 @@ class CanvasWriting(ABC):
         self.state = {name: values[index] for name, values in self.state.items()}
         self.tokens, self.positions, self.valid, self.age = tokens, positions, valid, age
         if not self._rows:
-            self._kinds.clear()
+            self._kinds = []
             return
         # What only the rows that left needed is cut off.
         cut = prompts - max(len(row.prompt) for row in self._rows.values())
@@ -242,6 +253,10 @@ class CanvasWriting(ABC):
     def _describe_rows(self) -> None:
         """Set what follows from the rows themselves."""
         rows = self.rows
+        numbers: dict[Hashable, int] = {}
+        self._kinds = [
+            numbers.setdefault((row.prompt, row.block_length, len(row.canvas)), len(numbers)) for row in rows
+        ]
         self.block_length = torch.tensor([row.block_length for row in rows], device=self.device)
         self.forbidden = forbidden_logits(self.vocabulary, rows, self.device)
         self.sampler = Sampler.of([row.params for row in rows], [row.key for row in rows], self.device)

@@ -16,6 +16,7 @@ from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import Continuation, Vocabulary, first_true
 from llmprog.backends.local.decoders.canvas_writing import CanvasWriting
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
+from llmprog.backends.local.decoders.masked_writing import shifted
 from llmprog.backends.local.transformer import Transformer
 
 SMALLEST_ALPHA = 1e-3
@@ -36,13 +37,9 @@ class MaskedProcessWriting(CanvasWriting):
 
         A column beyond the block repeats another one and is no mask.
         """
-        width = self.width
-        longest = min(max(row.block_length for row in self.rows), width)
         masked = self.canvas == self.vocabulary.mask_id
         block = first_true(masked) // self.block_length
-        columns = (block * self.block_length).unsqueeze(1) + torch.arange(longest, device=self.device)
-        inside = columns < torch.clamp((block + 1) * self.block_length, max=width).unsqueeze(1)
-        columns = columns.clamp(max=width - 1)
+        columns, inside = self.block_columns(block)
         return block, columns, masked.gather(1, columns) & inside
 
     def _logits(self, columns: Tensor) -> Tensor:
@@ -58,7 +55,7 @@ class MaskedProcessWriting(CanvasWriting):
             output = columns
         output = output + (tokens.shape[1] - self.width)
         if self._shift_logits:
-            output = output - (positions.gather(1, output) > 0).long()
+            output = shifted(output, positions)
         logits: Tensor = self._model(tokens, positions, attention_masks.bidirectional(valid), output=output).float()
         if equal is not None:
             logits = logits[equal[1]].gather(1, columns.unsqueeze(2).expand(-1, -1, logits.shape[2]))

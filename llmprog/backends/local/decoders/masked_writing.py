@@ -83,21 +83,17 @@ class MaskedWriting(CanvasWriting):
     @torch.inference_mode()
     def _denoise(self) -> None:
         """Predict the tokens of every row's current block, reveal some of its masks, correct what was revealed."""
-        mask_id, state, width = self.vocabulary.mask_id, self.state, self.width
-        longest_block = min(max(row.block_length for row in self.rows), width)
-        canvas = self.canvas
+        mask_id, state, canvas = self.vocabulary.mask_id, self.state, self.canvas
         masked = canvas == mask_id
         block = first_true(masked) // self.block_length
         if self._correction.is_used:
             block = torch.where(state["open"], state["block"], block)
-        columns = (block * self.block_length).unsqueeze(1) + torch.arange(longest_block, device=self.device)
-        inside = columns < torch.clamp((block + 1) * self.block_length, max=width).unsqueeze(1)
-        columns = columns.clamp(max=width - 1)
+        columns, inside = self.block_columns(block)
         eligible = masked.gather(1, columns) & inside
 
         counters = draw_counter(self.age.unsqueeze(1), columns)
         step = begin_step(state, block, eligible=eligible, columns=columns, counters=counters, keys=self.sampler.keys)
-        if self._fused is not None and self._fused.fits(self.sampler, longest_block):
+        if self._fused is not None and self._fused.fits(self.sampler, columns.shape[1]):
             self._fused(canvas, self._logits(columns), self.forbidden, self.sampler, step)
             return
         logits = self._rule.adjusted(self._logits(columns) + self.forbidden.unsqueeze(1), step)
