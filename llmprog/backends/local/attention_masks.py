@@ -49,23 +49,6 @@ def lengths_to_valid(lengths: Tensor, length: int) -> Tensor:
     return torch.arange(length, device=lengths.device) < lengths.unsqueeze(1)
 
 
-def sigma_order(rank: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Causal in an order other than that of feeding: a token attends tokens of lower or equal rank.
-
-    The uncached mask of Eso-LM B (arXiv 2506.01928): the prompt has the lowest ranks in natural order, then the clean
-    tokens in the order they were revealed, then the masks in the order they are scheduled.
-
-    Args:
-        rank: int [B, L], distinct within a row.
-        valid: bool [B, L], False at padding.
-
-    Returns:
-        bool [B, L, L].
-    """
-    mask = rank.unsqueeze(1) <= rank.unsqueeze(2)
-    return mask if valid is None else _with_self(mask & valid.unsqueeze(1))
-
-
 def esolm_training(rank: Tensor, context: Tensor, valid: Tensor | None = None) -> Tensor:
     """The mask of Eso-LM B training on the double-length input: clean tokens, then their mask copies.
 

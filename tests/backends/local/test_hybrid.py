@@ -25,9 +25,8 @@ def rank_logits(
     """Logits at the masks' positions after (position, token) pairs in sigma order, in one pass without a cache."""
     tokens = [t for _, t in clean] + [vocabulary.mask_id] * len(masks)
     positions = [p for p, _ in clean] + masks
-    rank = torch.arange(len(tokens)).unsqueeze(0)
     with torch.no_grad():
-        logits = model(torch.tensor([tokens]), torch.tensor([positions]), attention_masks.sigma_order(rank))[0]
+        logits = model(torch.tensor([tokens]), torch.tensor([positions]), attention_masks.causal(len(tokens)))[0]
     logits = logits[len(clean) :]
     logits[:, list(vocabulary.never_sampled)] = -math.inf
     return logits

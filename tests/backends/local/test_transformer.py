@@ -118,7 +118,7 @@ def test_expand_shares_a_prefill_and_truncate_forgets(transformer: Transformer) 
 def test_order_of_feeding_does_not_matter_when_positions_and_mask_move_along(transformer: Transformer) -> None:
     tokens, positions = sample(2, 10)
     rank = torch.stack([torch.randperm(10, generator=torch.Generator().manual_seed(s)) for s in (1, 2)])
-    natural = transformer(tokens, positions, masks.sigma_order(rank))
+    natural = transformer(tokens, positions, rank.unsqueeze(1) <= rank.unsqueeze(2))
     sigma = rank.argsort(1)
     fed = transformer(tokens.gather(1, sigma), sigma, masks.causal(10))
     assert close(fed.gather(1, rank[..., None].expand(-1, -1, 31)), natural)
@@ -188,10 +188,6 @@ def test_masks_equal_their_rules_cell_by_cell() -> None:
     assert got.tolist() == [[(j <= i + 2 and bool(valid[0, j])) or j == i + 2 for j in range(5)] for i in range(3)]
     both = masks.bidirectional(valid, 3)[0]
     assert both.tolist() == [[bool(valid[0, j]) or j == i + 2 for j in range(5)] for i in range(3)]
-    order = masks.sigma_order(torch.tensor([rank]), valid)[0]
-    assert order.tolist() == [
-        [(rank[j] <= rank[i] and bool(valid[0, j])) or i == j for j in range(5)] for i in range(5)
-    ]
 
 
 def test_padding_in_the_training_mask_is_seen_by_itself_alone() -> None:
