@@ -6,7 +6,8 @@ cache; from left to right it writes one token per row and pass. The bound is the
 multiply by them (``roofline.py``); refreshing the cache and the prompt are part of what is measured, not of the bound.
 
 Without a CUDA device, kernels are compiled for sm_90 and their references run. ``--smoke`` runs all of it on any
-device with a tiny model, so that this script itself is tested.
+device with a tiny model, so that this script itself is tested. A test that fails, or a kernel that does not do what
+its reference does, makes the exit status 1.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from llmprog.types import SamplingParams
 ROOT = Path(__file__).parents[1]
 SEED = 0
 QUANTISED: dict[StoredWeights, float] = {"int8": 1.0, "int4": 0.625}  # bytes of a weight, its scales included
+LEAST_SAME = 0.95  # share of positions at which a kernel says what torch says: rounding may decide between equals
 KV_MIB = 64 * 1024  # 64 rows at context 1024 take half of it
 
 
@@ -75,8 +77,8 @@ def line(what: str, measured: str, against: str = "", share: str = "") -> None:
     print(f"{what:<50}{measured:>18}{against:>22}{share:>10}", flush=True)
 
 
-def run_tests() -> None:
-    """Run the tests that need a GPU."""
+def run_tests() -> bool:
+    """Run the tests that need a GPU; whether they pass."""
     command = [
         sys.executable,
         "-m",
@@ -94,6 +96,7 @@ def run_tests() -> None:
     line("tests that need a GPU", counts or last)
     if done.returncode:
         print(done.stdout[-4000:])
+    return done.returncode == 0
 
 
 def compile_all() -> None:
@@ -108,9 +111,10 @@ def compile_all() -> None:
             line(f"compile {name} for sm_90", f"{used.registers} registers", f"{used.spilled_bytes} bytes spilled")
 
 
-def compare_kernels(size: Size, device: torch.device) -> None:
-    """Time the kernels and their references on the same inputs; count the positions that they treat alike."""
+def compare_kernels(size: Size, device: torch.device) -> bool:
+    """Time the kernels and their references on the same inputs; whether they do the same."""
     torch.manual_seed(SEED)
+    is_right = True
     vocab, columns = size.config.vocab_size, size.block
     for rows in size.kernel_rows:
         arguments = (
@@ -125,6 +129,7 @@ def compare_kernels(size: Size, device: torch.device) -> None:
         took = seconds_of(lambda values=arguments: predict(*values), device)
         slow = seconds_of(lambda values=arguments: predict_reference(*values), device)
         same = float((said.tokens == truth.tokens).float().mean())
+        is_right &= same >= LEAST_SAME
         name = f"predict, {rows} x {columns} positions, same {same:.2%}"
         line(name, f"{took * 1e6:.0f} us", f"torch {slow * 1e6:.0f} us", f"{slow / took:.1f}x")
 
@@ -136,8 +141,11 @@ def compare_kernels(size: Size, device: torch.device) -> None:
         rest = (said.tokens, said.confidence, places, eligible, count)
         took = seconds_of(lambda to=canvas, values=rest: reveal(to, *values, threshold=0.9), device)
         slow = seconds_of(lambda to=other, values=rest: reveal_reference(to, *values, 0.9, False), device)
-        name = f"reveal, {rows} rows, {'same' if torch.equal(canvas, other) else 'NOT THE SAME'}"
+        is_equal = torch.equal(canvas, other)
+        is_right &= is_equal
+        name = f"reveal, {rows} rows, {'same' if is_equal else 'NOT THE SAME'}"
         line(name, f"{took * 1e6:.0f} us", f"torch {slow * 1e6:.0f} us", f"{slow / took:.1f}x")
+    return is_right
 
 
 @torch.no_grad()
@@ -239,16 +247,15 @@ def main() -> None:
     print(f"GPU: {name}; torch {torch.__version__}; kernels {'on' if kernels.is_available(device) else 'off'}")
     compile_all()
     if not on_cuda and not options.smoke:
-        compare_kernels(SMOKE, device)
+        is_right = compare_kernels(SMOKE, device)
         print("no CUDA device: kernels are compiled and their references run; tests and speed need a device")
-        return
-    if on_cuda and not options.no_tests:
-        run_tests()
+        sys.exit(0 if is_right else 1)
+    is_right = not on_cuda or options.no_tests or run_tests()
     size = SMOKE if options.smoke else FULL
     speed = speed_of(device)
     source = "measured" if speed.is_measured else "data sheet"
     line("memory, products", f"{speed.bytes_per_s / 1e12:.2f} TB/s", f"{speed.flops_per_s / 1e12:.0f} TFLOP/s", source)
-    compare_kernels(size, device)
+    is_right &= compare_kernels(size, device)
     model = random_model(size.config, device)
     graphed = GraphedTransformer(model, is_required=True, capture=CaptureOnCuda() if on_cuda else eager)
     measure_diffusion(size, {"eager": model, "graphs": graphed}, speed, device)
@@ -265,6 +272,7 @@ def main() -> None:
         measure_autoregressive(size, quantised, f"{weights}, graphs", speed, device, weight_bytes)
     if on_cuda:
         line("most GPU memory taken", f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB")
+    sys.exit(0 if is_right else 1)
 
 
 if __name__ == "__main__":
