@@ -254,7 +254,7 @@ class LocalBackend:
         self._check_length(len(head) + len(given) + length)
         canvas = (*given, *[mask_id] * length)
         replies = Replies(self._language, prefix, is_in_canvas=bool(given), stop=params.stop)
-        rows = self._rows(request, head, canvas, encoded, has_stopped=replies.stop_check)
+        rows = self._rows(request, head, canvas, encoded, make_stop_check=replies.stop_check)
         streamed = [] if on_delta is None else self._streamed(request, replies, on_delta)
         results = await self._engine.decode(
             rows, (lambda row, reads: streamed[row].update(reads[len(given) :])) if streamed else None
@@ -438,7 +438,7 @@ class LocalBackend:
         encoded: EncodedPrompt,
         *,
         may_end: bool = True,
-        has_stopped: Callable[[Sequence[int]], bool] | None = None,
+        make_stop_check: Callable[[], Callable[[Sequence[int]], bool] | None] = lambda: None,
     ) -> list[Row]:
         from llmprog.backends.local.decoders.base import Row
         from llmprog.backends.local.sampling import stream_key
@@ -452,7 +452,7 @@ class LocalBackend:
                 block_length=encoded.block_length,
                 params=request.params,
                 may_end=may_end,
-                has_stopped=has_stopped,
+                has_stopped=make_stop_check(),
             )
             for sample in range(request.first_sample, request.first_sample + request.num_samples)
         ]

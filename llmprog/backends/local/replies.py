@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from llmprog.backends.local.growing_text import GrowingText
 from llmprog.backends.local.language import Language
 from llmprog.backends.stop_texts import cut_at_stop
 from llmprog.types import Completion, Logprobs, Usage
@@ -36,10 +37,17 @@ class Replies:
         """The text of ``tokens`` as it continues the prefix's."""
         return self._language.decode((*self._prefix, *tokens))[self._num_prefix_chars :]
 
-    @property
     def stop_check(self) -> Callable[[Sequence[int]], bool] | None:
-        """Whether what the decoder wrote holds a stop text; ``None`` where there are none."""
-        return self._has_stopped if self._stop else None
+        """Tells for one row whether what the decoder wrote holds a stop text; ``None`` where there are none."""
+        if not self._stop:
+            return None
+        read = GrowingText(self.text)
+
+        def has_stopped(tokens: Sequence[int]) -> bool:
+            text = read(tokens[self._num_given :])
+            return any(end in text for end in self._stop)
+
+        return has_stopped
 
     def completion(self, result: Written, prompt_tokens: int) -> Completion:
         """What a row has become, without the stop text and what follows it."""
@@ -65,7 +73,3 @@ class Replies:
                 cached_tokens=min(prompt_tokens, result.num_known),
             ),
         )
-
-    def _has_stopped(self, tokens: Sequence[int]) -> bool:
-        text = self.text(tokens[self._num_given :])
-        return any(end in text for end in self._stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from llmprog.backends.local.growing_text import GrowingText
 from llmprog.backends.stop_texts import settled_text
 from llmprog.types import Delta
 
@@ -40,6 +41,7 @@ class StreamedCompletion:
         """
         self._sample = sample
         self._read = read
+        self._read_begun = GrowingText(read)
         self._on_delta = on_delta
         self._mask_id = mask_id
         self._end_ids = frozenset(end_ids)
@@ -52,7 +54,7 @@ class StreamedCompletion:
         """Tell what is new in ``canvas``, which reads ``mask_id`` where nothing is written."""
         end = next((i for i, token in enumerate(canvas) if token in self._end_ids), len(canvas))
         first_mask = next((i for i, token in enumerate(canvas[:end]) if token == self._mask_id), end)
-        settled = settled_text(self._read(canvas[:first_mask]), self._stop) if self._keeps_tokens else ""
+        settled = settled_text(self._read_begun(canvas[:first_mask]), self._stop) if self._keeps_tokens else ""
         if self._appends:
             if len(settled) > len(self._told) and settled.startswith(self._told):
                 self._on_delta(Delta(sample=self._sample, text=settled[len(self._told) :]))
