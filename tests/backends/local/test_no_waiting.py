@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -12,11 +13,14 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from llmprog.backends.local.decoders.base import Row, Vocabulary, Written, write_all
+from llmprog.backends.local.decoders.base import Decoder, Row, Vocabulary, Written, write_all
 from llmprog.backends.local.decoders.cached_diffusion import CacheOptions
+from llmprog.backends.local.decoders.canvas_writing import CanvasWriting
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
 from llmprog.backends.local.decoders.masked_writing import MaskedWriting
+from llmprog.backends.local.decoders.mdlm import MDLMDecoder
 from llmprog.backends.local.decoders.remasking import CorrectionOptions
+from llmprog.backends.local.decoders.score_entropy import ScoreEntropyDecoder
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
 from llmprog.backends.local.transformer import Transformer
 
@@ -53,6 +57,22 @@ def test_a_step_reads_nothing_back(model: Transformer, vocabulary: Vocabulary, m
         writing = rarely_looked_at(MaskedDiffusionDecoder(model, vocabulary, *WAYS[way], cache), 4)
         writing.admit(dict(enumerate(mixed_rows)))
         writing._has_joined = False  # joining is looked at once, outside the loop
+        for _ in range(3):
+            assert writing.step() == {}
+        with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
+            writing.step()
+
+
+@pytest.mark.parametrize("kind", [MDLMDecoder, partial(MDLMDecoder, sampler="first_hitting"), ScoreEntropyDecoder])
+def test_a_step_of_a_process_in_time_reads_nothing_back(
+    model: Transformer, vocabulary: Vocabulary, mixed_rows: list[Row], kind: Callable[..., Decoder]
+) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        writing = kind(model, vocabulary).start()
+        assert isinstance(writing, CanvasWriting)
+        writing.look_every = 4
+        writing.admit(dict(enumerate(mixed_rows)))
+        writing._has_joined = False
         for _ in range(3):
             assert writing.step() == {}
         with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
