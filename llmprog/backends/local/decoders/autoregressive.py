@@ -152,12 +152,12 @@ class AutoregressiveWriting:
         self._forbidden: Tensor | None = None
 
     def room(self, rows: Sequence[Row]) -> int:
+        if rows and self._needed(rows[0]) > self._most_tokens:
+            raise self._too_long(rows[0])
         longest = max((self._needed(line.row) for line in self._lines.values()), default=0)
         for count, row in enumerate(rows):
             longest = max(longest, self._needed(row))
             if (len(self) + count + 1) * longest > self._most_tokens:
-                if not len(self) and not count:
-                    raise self._too_long(row)
                 return count
         return len(rows)
 
