@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from llmprog import map as map_rows
@@ -43,7 +45,9 @@ def test_each_point_is_what_its_program_comes_to_alone(swept):
             seed=3,
         )
         assert point.values == tuple(float(row.correct) for row in alone)
-        assert point.usage == sum((row.usage for row in alone), type(point.usage)())
+        paid = sum((row.usage for row in alone), type(point.usage)())
+        # What the model still knew of a prompt depends on what it had read before.
+        assert replace(point.usage, cached_tokens=0) == replace(paid, cached_tokens=0)
 
 
 def test_calls_are_made_once_and_counted_for_each(swept):

@@ -307,7 +307,7 @@ async def test_the_embedded_model_solves_boards_it_was_not_trained_on(
 
 
 def test_blanks_need_a_model_that_fills_them() -> None:
-    with pytest.raises(CapabilityError, match="decoder=masked_diffusion or decoder=hybrid"):
+    with pytest.raises(CapabilityError, match="use decoder=masked_diffusion or decoder=block_diffusion"):
         sudoku(method="infill").run(PUZZLE, backend="local:puzzles", seed=1)
 
 
