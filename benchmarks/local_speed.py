@@ -282,6 +282,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     console = Console()
+    console.width = max(console.width, 96)  # the widest table
     for name, measure in MEASUREMENTS.items():
         if options.only in (None, name):
             measure(options.threads, options.rounds, console)
