@@ -109,9 +109,9 @@ TEXTS = [
 
 def test_the_tokenizer_rebuilt_from_the_file_is_the_servers(backend_id, smollm2_gguf):
     directory, name = smollm2_gguf
-    _, language = load_text_model(directory / name, backend="local:smollm2", device="cpu", dtype=torch.float32)
+    loaded = load_text_model(directory / name, backend="local:smollm2", device="cpu", dtype=torch.float32)
     url = backend_id.partition("#")[0].removesuffix("/v1")
     with httpx.Client() as client:
         for text in TEXTS:
             said = client.post(f"{url}/extras/tokenize", json={"input": text}, timeout=60).json()
-            assert said["tokens"] == language.encode_text(text), text
+            assert said["tokens"] == loaded.language.encode_text(text), text
