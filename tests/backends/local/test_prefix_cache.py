@@ -68,5 +68,5 @@ def test_what_was_used_longest_ago_is_forgotten_first() -> None:
 
 def test_without_memory_nothing_is_copied() -> None:
     cache = PrefixCache(0)
-    cache.insert([1, 2], lambda start, end: 1 / 0)  # type: ignore[arg-type]
+    cache.insert([1, 2], lambda start, end: 1 / 0)
     assert cache.longest([1, 2]) == []

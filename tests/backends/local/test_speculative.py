@@ -163,7 +163,7 @@ def test_a_drafter_that_speaks_another_language_is_refused(options: LocalOptions
 
 def test_lookup_goes_on_as_the_text_did_before() -> None:
     def proposed(text: list[int], room: int = 9) -> list[int]:
-        request = DraftRequest({7: text}, {7: room}, None, None, None)  # type: ignore[arg-type]
+        request = DraftRequest({7: text}, {7: room}, None, None, None)
         return LookupDrafter(3).propose(request)[0]
 
     assert proposed([1, 2, 3, 4, 5, 6, 1, 2, 3]) == [4, 5, 6]
