@@ -25,36 +25,16 @@ from llmprog.backends.local.decoders.base import (
     pad_right,
 )
 from llmprog.backends.local.decoders.block_writing import JoiningWriting
-from llmprog.backends.local.decoders.hybrid import draw_phases
+from llmprog.backends.local.decoders.hybrid import HybridDecoder, draw_phases
 from llmprog.backends.local.kv_cache import KVCache
 from llmprog.backends.local.sampling import token_logprobs
 from llmprog.backends.local.transformer import Transformer
 
 
-class HybridADecoder:
+class HybridADecoder(HybridDecoder):
     """Writes a few random tokens of each block in parallel, seen from both sides, then the rest of it one by one."""
 
-    name = "hybrid"
-    score_is_bound = False
-    keeps_tokens = True
     takes_joiners = True
-
-    def __init__(
-        self,
-        model: Transformer,
-        vocabulary: Vocabulary,
-        *,
-        alpha0: float = 0.1,
-        steps: int = 16,
-        use_cache: bool = True,
-    ) -> None:
-        """A decoder; the arguments are those of ``HybridDecoder``."""
-        self._model = model
-        self._vocabulary = vocabulary
-        self._alpha0 = alpha0
-        self._steps = steps
-        self._use_cache = use_cache
-        self._device = model.embedding.weight.device
 
     def start(self) -> Writing:
         return _HybridAWriting(self._model, self._vocabulary, self._alpha0, self._steps, use_cache=self._use_cache)
