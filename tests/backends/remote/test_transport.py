@@ -49,7 +49,9 @@ async def test_cookies_are_not_kept(serve, wire):
     assert "cookie" not in server.requests[1].headers
 
 
-async def test_an_event_stream_goes_to_its_reader(serve, wire):
+async def test_an_event_stream_goes_to_its_reader(serve, wire, monkeypatch):
+    monkeypatch.setattr("llmprog.backends.remote.transport._LINGER_S", 20.0)  # a loaded machine may be slow to read on
+
     async def handler(request, writer):
         writer.write(wire.STREAM_HEAD)
         for piece in ("data: a\n", "\ndata: ", "b\n\n", "data: [DONE]\n\n"):
@@ -64,7 +66,7 @@ async def test_an_event_stream_goes_to_its_reader(serve, wire):
             reader = Reader()
             answer = await post(opened, server, reader)
             assert (answer.status, answer.body, reader.data) == (200, b"", ["a", "b", "[DONE]"])
-            await asyncio.sleep(0.05)
+            await until(lambda: not opened._lingering)
     assert server.num_connections == 1  # the terminator after [DONE] was read, and the connection used again
 
 
