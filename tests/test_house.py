@@ -133,7 +133,14 @@ def test_constraints_pin_every_direct_requirement():
     pins = [line for line in lines if line and not line.startswith("#")]
     assert [pin for pin in pins if not re.fullmatch(r"[\w.-]+==[\w.]+", pin)] == []
     extras = PROJECT["optional-dependencies"]
-    required = [*PROJECT["dependencies"], *extras["local"], *extras["serve"], *extras["dev"]]
+    required = [
+        *PROJECT["dependencies"],
+        *extras["local"],
+        *extras["serve"],
+        *extras["viewer"],
+        *extras["docs"],
+        *extras["dev"],
+    ]
     assert {normalised(name) for name in required} <= {normalised(pin) for pin in pins}
 
 
