@@ -64,8 +64,10 @@ def serve(
 
     try:
         from llmprog.serving.catalog import backends_of, programs_of
-        from llmprog.serving.server import ServerOptions, listen, read_token
+        from llmprog.serving.server import TOKEN_VARIABLE, ServerOptions
         from llmprog.serving.server import serve as run_server
+        from llmprog.web.sockets import listen
+        from llmprog.web.tokens import read_token
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("llmprog"):
             raise
@@ -74,7 +76,7 @@ def serve(
     options = ServerOptions(
         host=host,
         port=port,
-        token=read_token(token_file),
+        token=read_token(token_file, TOKEN_VARIABLE),
         allow_hosts=tuple(allow_host or ()),
         allow_origins=tuple(allow_origin or ()),
         max_concurrency=max_concurrency,

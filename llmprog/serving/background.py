@@ -7,14 +7,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 
-import uvicorn
-
 from llmprog.backends.base import Backend
 from llmprog.program import Program
 from llmprog.runs.store import RunStore
 from llmprog.serving.calls import Calls
 from llmprog.serving.catalog import backends_of
-from llmprog.serving.server import ServerOptions, listen, serve
+from llmprog.serving.server import ServerOptions, serve
+from llmprog.web.orderly import OrderlyServer
+from llmprog.web.sockets import in_url, listen
 
 _FREE_PORT = ServerOptions(port=0)
 
@@ -42,11 +42,11 @@ def serving(
     opened = backends if isinstance(backends, dict) else backends_of(backends)
     with closing(listen(options.host, options.port)) as listening:
         host, port = listening.getsockname()[:2]
-        running: list[uvicorn.Server] = []
+        running: list[OrderlyServer] = []
         begun = threading.Event()
         failures: list[BaseException] = []
 
-        def begin(server: uvicorn.Server, _: Calls) -> None:
+        def begin(server: OrderlyServer, _: Calls) -> None:
             running.append(server)
             begun.set()
 
@@ -64,7 +64,7 @@ def serving(
             begun.wait()  # the socket listens already: who connects now is answered once the server is up
             if failures:
                 raise failures[0]
-            yield f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+            yield f"http://{in_url(host)}:{port}/v1"
         finally:
             for server in running:
                 server.should_exit = True

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import ipaddress
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
@@ -13,23 +10,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmprog.log import Log
 from llmprog.serving.faults import RequestError
+from llmprog.web.sockets import LOOPBACK_NAMES, name_of
+from llmprog.web.tokens import digest_of, is_same
 
 OPEN_PATHS = frozenset({"/health"})
 """Paths that need no token: whether the server is alive is no secret."""
 
 _log = Log("llmprog.serving")
-_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _METHODS = "GET, POST, OPTIONS"
 _HEADERS = "authorization, content-type"
 _PREFLIGHT_S = 600
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches ``host``."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +41,7 @@ class Access:
 
     def fault(self, headers: Headers, path: str) -> RequestError | None:
         """Why a request is not let in."""
-        if not self.any_host and _name_of(headers.get("host", "")) not in _LOOPBACK_NAMES | self.hosts:
+        if not self.any_host and name_of(headers.get("host", "")) not in LOOPBACK_NAMES | self.hosts:
             return RequestError(
                 f"Host {headers.get('host', '')[:100]!r} is not served; use 127.0.0.1, or start with --allow-host NAME",
                 status=403,
@@ -76,16 +66,7 @@ class Access:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             return False
-        # Of digests, so that the time taken says nothing of the length either.
-        wanted = hashlib.sha256((self.token or "").encode()).digest()
-        return hmac.compare_digest(hashlib.sha256(given.strip().encode()).digest(), wanted)
-
-
-def _name_of(host: str) -> str:
-    """The name in a ``Host`` header, without its port."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].rstrip(".").lower()
+        return is_same(given.strip(), digest_of(self.token or ""))
 
 
 class Guard:

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
-import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import uvicorn
 
 from llmprog.backends.base import Backend
 from llmprog.backends.bounds import refuse_unpriced
 from llmprog.errors import OptionError
 from llmprog.program import Program
-from llmprog.redaction import register_secret
 from llmprog.runner import opened_ledger
 from llmprog.runs.budget import Budget
 from llmprog.runs.store import RunStore
 from llmprog.serving.app import Served, make_app
 from llmprog.serving.calls import Calls
 from llmprog.serving.catalog import Catalog
-from llmprog.serving.guard import Access, is_loopback
+from llmprog.serving.guard import Access
+from llmprog.web.orderly import OrderlyServer
+from llmprog.web.sockets import is_loopback
 
 TOKEN_VARIABLE = "LLMPROG_SERVE_TOKEN"  # noqa: S105 - the name of a variable
-_SHORTEST_TOKEN = 16
 _BACKSTOP_S = 5.0  # cancelled calls have this long to let go
-_BACKLOG = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,89 +77,6 @@ class ServerOptions:
         )
 
 
-def read_token(file: Path | None) -> str | None:
-    """The server's token, from a file or the environment; ``None`` where there is neither.
-
-    Raises:
-        OptionError: The file cannot be read, or the token is too short or holds what no header may.
-    """
-    if file is None:
-        token, where = os.environ.get(TOKEN_VARIABLE, "").strip(), TOKEN_VARIABLE
-        if not token:
-            return None
-    else:
-        where = f"the file {str(file)!r}"
-        try:
-            token = file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise OptionError(f"no token can be read from {where}: {error}") from None
-    if len(token) < _SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
-        raise OptionError(
-            f"the token in {where} has {len(token)} characters; allowed are {_SHORTEST_TOKEN} or more, all of them "
-            "printable ASCII without spaces; make one with: python -c 'import secrets; print(secrets.token_urlsafe())'"
-        )
-    register_secret(token)
-    return token
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on ``host`` and ``port``.
-
-    Raises:
-        OptionError: It cannot.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listening = socket.socket(family, kind, protocol)
-        try:
-            if os.name == "posix":
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-            listening.listen(_BACKLOG)
-        except BaseException:
-            listening.close()
-            raise
-    except OSError as error:
-        raise OptionError(f"cannot listen on {host}, port {port}: {error.strerror}; choose another --port") from None
-    return listening
-
-
-class _Uvicorn(uvicorn.Server):
-    """uvicorn, which tells calls to end before it would cut them off, and ends quietly at a signal."""
-
-    def __init__(self, config: uvicorn.Config, calls: Calls, grace_s: float) -> None:
-        super().__init__(config)
-        self._calls = calls
-        self._grace_s = grace_s
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        close = asyncio.get_running_loop().call_later(self._grace_s, self._calls.close)
-        try:
-            await super().shutdown(sockets)
-        finally:
-            close.cancel()
-
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        if self.should_exit:  # asked a second time: at once
-            self._calls.close()
-        super().handle_exit(sig, frame)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Take the signals to end for a request to; uvicorn's own sends them to the process once more afterwards."""
-        try:
-            before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not in the main thread: whoever began it ends it with should_exit
-            before = {}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
 async def serve(
     backends: dict[str, Backend],
     programs: dict[str, Program] | None,
@@ -176,7 +84,7 @@ async def serve(
     *,
     listening: socket.socket,
     store: RunStore | None = None,
-    on_server: Callable[[uvicorn.Server, Calls], None] | None = None,
+    on_server: Callable[[OrderlyServer, Calls], None] | None = None,
 ) -> None:
     """Serve until a signal, or ``should_exit`` of the server, ends it; backends are closed then.
 
@@ -205,17 +113,7 @@ async def serve(
         served = Served(
             catalog=Catalog(backends, programs), calls=calls, access=options.access, ledger=ledger, store=store
         )
-        config = uvicorn.Config(
-            make_app(served),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            ws="none",
-            proxy_headers=False,
-            timeout_graceful_shutdown=int(options.grace_s + _BACKSTOP_S),
-        )
-        server = _Uvicorn(config, calls, options.grace_s)
+        server = OrderlyServer(make_app(served), calls.close, grace_s=options.grace_s, backstop_s=_BACKSTOP_S)
         if on_server is not None:
             on_server(server, calls)
         await server.serve(sockets=[listening])

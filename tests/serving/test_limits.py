@@ -14,7 +14,9 @@ from llmprog.backends import ScriptedBackend
 from llmprog.errors import OptionError
 from llmprog.serving.background import serving
 from llmprog.serving.reading import MAX_BODY_BYTES
-from llmprog.serving.server import TOKEN_VARIABLE, ServerOptions, listen, read_token
+from llmprog.serving.server import TOKEN_VARIABLE, ServerOptions
+from llmprog.web.sockets import listen
+from llmprog.web.tokens import read_token
 
 TOKEN = "a-token-of-some-length"
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
@@ -187,16 +189,16 @@ def test_options_out_of_range_are_refused(options):
 
 def test_a_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
-    assert read_token(None) is None
+    assert read_token(None, TOKEN_VARIABLE) is None
     monkeypatch.setenv(TOKEN_VARIABLE, f" {TOKEN}\n")
-    assert read_token(None) == TOKEN
+    assert read_token(None, TOKEN_VARIABLE) == TOKEN
     file = tmp_path / "token"
     for text in ("short", "with a space in the middle", "ü" * 20):
         file.write_text(text)
         with pytest.raises(OptionError, match="or more"):
-            read_token(file)
+            read_token(file, TOKEN_VARIABLE)
     with pytest.raises(OptionError, match="no token can be read"):
-        read_token(tmp_path / "absent")
+        read_token(tmp_path / "absent", TOKEN_VARIABLE)
 
 
 def test_a_port_that_is_taken_is_one_line():

@@ -1,0 +1,1 @@
+"""What every server of this package needs: a socket, a token, and an orderly end."""
