@@ -1,19 +1,36 @@
 """What a search emits while it runs.
 
-Controllers are told the first three in a deterministic order; observers (progress displays, journals)
-receive all of them.
+Controllers are told of thoughts expanded, checked and compared, in a deterministic order; observers (progress
+displays, journals) receive all events.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
-from llmprog.types import Completion, Delta, Request, Usage
+from llmprog.types import Completion, Delta, Request, Scoring, Usage
+
+if TYPE_CHECKING:
+    from llmprog.search.controller import VoteResult
+    from llmprog.search.thought_graph import ThoughtGraph
+
+Questions: TypeAlias = tuple[Request | Scoring, ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class SearchEvent:
+    """Something that happened in a search.
+
+    Attributes:
+        graph: The thoughts of that search, as they are now. Searches that run side by side have a graph each.
+    """
+
+    graph: ThoughtGraph = field(repr=False, compare=False)
 
 
 @dataclass(slots=True)
-class ThoughtExpanded:
+class ThoughtExpanded(SearchEvent):
     """An expansion is done: ``children[i]`` came from sample ``samples[i]``.
 
     Attributes:
@@ -26,6 +43,8 @@ class ThoughtExpanded:
             where no model was called.
         requests: ``requests[i]`` is what ``completions[i]`` is a sample of.
         tag: The tag of the ``Expand`` or ``Merge`` action that asked for it.
+        asked: ``asked[i]`` is what a node that calls its model itself had asked when it gave ``children[i]``; empty
+            where no node does.
     """
 
     parents: tuple[int, ...]
@@ -35,20 +54,47 @@ class ThoughtExpanded:
     completions: tuple[Completion | None, ...]
     tag: int
     requests: tuple[Request | None, ...] = ()
+    asked: tuple[Questions, ...] = ()
 
 
 @dataclass(slots=True)
-class ThoughtChecked:
-    """This thought has been judged; it is told once for every new thought, refused ones included."""
+class ThoughtChecked(SearchEvent):
+    """This thought has been judged; it is told once for every new thought, refused ones included.
+
+    Attributes:
+        thought: The thought.
+        asked: What each checker that calls a model asked for it, by the checker's name.
+    """
 
     thought: int
+    asked: tuple[tuple[str, Questions], ...] = ()
 
 
 @dataclass(slots=True)
-class ThoughtsCompared:
-    """Checkers that look across states have judged these; their scores include the outcome."""
+class ThoughtsCompared(SearchEvent):
+    """Checkers that look across states have judged these; their scores include the outcome.
+
+    Attributes:
+        thoughts: The thoughts, each once.
+        asked: As for ``ThoughtChecked``.
+    """
 
     thoughts: tuple[int, ...]
+    asked: tuple[tuple[str, Questions], ...] = ()
+
+
+@dataclass(slots=True)
+class ThoughtsPruned(SearchEvent):
+    """The controller has given these thoughts up, each for a reason."""
+
+    thoughts: tuple[tuple[int, str], ...]
+
+
+@dataclass(slots=True)
+class VotesChanged(SearchEvent):
+    """The vote has heard more samples; it is told after each of the first, later less often, and at the end."""
+
+    votes: VoteResult
 
 
 @dataclass(slots=True)
@@ -86,7 +132,7 @@ class CompletionDelta:
 
 
 @dataclass(slots=True)
-class RunFinished:
+class RunFinished(SearchEvent):
     """The search ended; ``stopped`` says why."""
 
     stopped: str
@@ -94,4 +140,4 @@ class RunFinished:
 
 
 ControllerEvent: TypeAlias = ThoughtExpanded | ThoughtChecked | ThoughtsCompared
-Event: TypeAlias = ControllerEvent | CallSettled | CompletionDelta | RunFinished
+Event: TypeAlias = ControllerEvent | ThoughtsPruned | VotesChanged | CallSettled | CompletionDelta | RunFinished

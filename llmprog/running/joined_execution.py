@@ -13,7 +13,7 @@ from llmprog.accounting import Spending
 from llmprog.backends.accounts import CompletionCache
 from llmprog.compile import CompiledProgram
 from llmprog.errors import BudgetExceededError, LLMProgError, StoreError
-from llmprog.events import Event, RunFinished, ThoughtExpanded
+from llmprog.events import Event, RunFinished, ThoughtExpanded, VotesChanged
 from llmprog.joined import ANSWER, INPUT, Joined, JointOutcome, PartCall, PartOutcome
 from llmprog.nodes import Verdict
 from llmprog.running.result import Result
@@ -189,7 +189,7 @@ class _Parts:
             parents = tuple(thoughts[source] for source in sources if source in thoughts) or (0,)
             thoughts[label] = thought = graph.add(answer, label, parents, makers[maker])[0]
             if tell is not None:
-                tell(ThoughtExpanded(parents, (thought,), (True,), (0,), (), 0))
+                tell(ThoughtExpanded(parents, (thought,), (True,), (0,), (), 0, graph=graph))
             return thought
 
         for call, result in came:
@@ -202,7 +202,9 @@ class _Parts:
         if answered is not None and outcome.solved:
             graph.mark_goal(answered)
         if tell is not None:
-            tell(RunFinished(outcome.stopped, answered))
+            if outcome.votes is not None:
+                tell(VotesChanged(outcome.votes, graph=graph))
+            tell(RunFinished(outcome.stopped, answered, graph=graph))
         return graph, answered
 
 

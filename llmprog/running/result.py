@@ -59,15 +59,6 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """The run as JSON values, and its parts as ``parts``, without the graphs (``graph.to_json()`` has those)."""
-        votes = None
-        if self.votes is not None:
-            votes = {
-                "histogram": [{"answer": format_value(a), "votes": n} for a, n in self.votes.histogram],
-                "confidence": self.votes.confidence,
-                "num_samples": self.votes.num_samples,
-                "num_valid": self.votes.num_valid,
-                "num_allowed": self.votes.num_allowed,
-            }
         usage = asdict(self.usage)
         content = {
             "program": self.program,
@@ -76,7 +67,7 @@ class Result:
             "solved": self.solved,
             "stopped": self.stopped,
             "explanation": self.explanation,
-            "votes": votes,
+            "votes": None if self.votes is None else self.votes.to_json(),
             "usage": usage,
             "thoughts": len(self.graph),
             "wall_s": self.wall_s,

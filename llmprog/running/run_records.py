@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +14,26 @@ from typing import Any
 from llmprog.accounting import Journal
 from llmprog.compile import CompiledProgram
 from llmprog.errors import LLMProgError, OptionError, ProgramChangedError
-from llmprog.events import Event, RunFinished, ThoughtChecked, ThoughtExpanded, ThoughtsCompared
+from llmprog.events import (
+    Event,
+    Questions,
+    RunFinished,
+    ThoughtChecked,
+    ThoughtExpanded,
+    ThoughtsCompared,
+    ThoughtsPruned,
+    VotesChanged,
+)
 from llmprog.runs.info import Kind, RunInfo
 from llmprog.runs.journal import RunJournal
 from llmprog.runs.store import RunStore, default_store, open_store
-from llmprog.search.thought_graph import ThoughtGraph, format_state
+from llmprog.search.thought_graph import ThoughtGraph, describe_state, format_state
 from llmprog.templates import format_value
-from llmprog.types import Request
+from llmprog.types import Request, Scoring
 
 _MAX_DIFFERENCE = 40  # lines shown
+_MAX_ANSWERS = 30  # of a vote that is under way
+_LONGEST_STATE = 10_000
 
 
 def describe_run(
@@ -103,11 +114,14 @@ def _difference(before: RunInfo, now: RunInfo) -> str:
 class ThoughtRecords:
     """Writes thoughts and verdicts to a journal as they come.
 
-    The events are ``began``, ``thoughts``, ``verdicts`` and ``finished``. A resumed run goes through its thoughts again
-    from the first, so those after the last ``began`` of a path count.
+    The events are ``began``, ``thoughts``, ``verdicts``, ``pruned``, ``votes`` and ``finished``. A resumed run goes
+    through its thoughts again from the first, so those after the last ``began`` of a path count.
     ``thoughts`` is a list of ``{"id", "parents", "node", "sample", "call", "state", "goal", "answer"}``. ``call`` is
     the digest of the request whose sample the thought was parsed from; only thoughts that may be answered with have an
-    ``answer``. A sample that led to a known thought is a shorter entry, ``{"again", "sample", "call"}``.
+    ``answer``; ``full`` is a state that ``state`` cuts short; ``asked`` has the digests of what an async node asked.
+    Another way to a known thought is a shorter entry, ``{"again", "parents", "node", "sample", "call"}``, with
+    ``is_best`` where the thought's own path now leads that way. An entry of ``verdicts`` is ``{"thought", "checker",
+    "score", "valid", "reason"}``, and ``asked`` where a model was asked for it this time.
 
     Args:
         journal: Where to.
@@ -132,9 +146,14 @@ class ThoughtRecords:
         if isinstance(event, ThoughtExpanded):
             self._thoughts(event)
         elif isinstance(event, ThoughtChecked):
-            self._verdicts((event.thought,))
+            self._verdicts((event.thought,), event.asked)
         elif isinstance(event, ThoughtsCompared):
-            self._verdicts(event.thoughts)
+            self._verdicts(event.thoughts, event.asked)
+        elif isinstance(event, ThoughtsPruned):
+            pruned = [{"thought": thought, "reason": reason} for thought, reason in event.thoughts]
+            self._journal.event(self._path, "pruned", pruned)
+        elif isinstance(event, VotesChanged):
+            self._journal.event(self._path, "votes", event.votes.to_json(max_answers=_MAX_ANSWERS))
         elif isinstance(event, RunFinished):
             self._journal.event(self._path, "finished", {"stopped": event.stopped, "thought": event.thought})
 
@@ -142,13 +161,24 @@ class ThoughtRecords:
         new: list[dict[str, Any]] = []
         if not self._told:
             new.append(self._describe(0, "", 0, None, ()))
-        requests = event.requests or (None,) * len(event.children)
-        for child, is_new, sample, request in zip(event.children, event.is_new, event.samples, requests, strict=True):
+        count = len(event.children)
+        told = zip(
+            event.children,
+            event.is_new,
+            event.samples,
+            event.requests or (None,) * count,
+            event.asked or ((),) * count,
+            strict=True,
+        )
+        for child, is_new, sample, request, asked in told:
             if is_new:
                 node = self._graph.arrivals(child)[0].generator
-                new.append(self._describe(child, node, sample, request, event.parents))
-            elif request is not None:
-                new.append({"again": child, "sample": sample, "call": _digest(request)})
+                entry = self._describe(child, node, sample, request, event.parents)
+            else:
+                entry = self._again(child, sample, request, event.parents)
+            if asked:
+                entry["asked"] = _digests(asked)
+            new.append(entry)
         self._told += len(new)
         if new:
             self._journal.event(self._path, "thoughts", new)
@@ -167,6 +197,9 @@ class ThoughtRecords:
             "state": format_state(state),
             "goal": is_goal,
         }
+        full = describe_state(state)
+        if full != described["state"]:
+            described["full"] = full[:_LONGEST_STATE]
         if thought and (is_goal or not self._has_goal):
             try:
                 answer = self._answer(state)
@@ -175,16 +208,42 @@ class ThoughtRecords:
             described["answer"] = None if answer is None else format_value(answer)
         return described
 
-    def _verdicts(self, thoughts: tuple[int, ...]) -> None:
-        found = [
-            {"thought": t, "checker": name, "score": v.score, "valid": v.valid, "reason": v.reason}
-            for t in thoughts
-            for name, v in self._graph.verdicts.get(t, ())
-        ]
+    def _again(self, thought: int, sample: int, request: Request | None, parents: tuple[int, ...]) -> dict[str, Any]:
+        arrivals = self._graph.arrivals(thought)
+        ways = [i for i, arrival in enumerate(arrivals) if (arrival.parents, arrival.sample) == (parents, sample)]
+        way = ways[-1] if ways else 0
+        entry: dict[str, Any] = {
+            "again": thought,
+            "parents": parents,
+            "node": arrivals[way].generator,
+            "sample": sample,
+            "call": None if request is None else _digest(request),
+        }
+        if way == 0:
+            entry["is_best"] = True
+        return entry
+
+    def _verdicts(self, thoughts: tuple[int, ...], asked: Iterable[tuple[str, Questions]]) -> None:
+        questions = {checker: _digests(asked_by) for checker, asked_by in asked}
+        found: list[dict[str, Any]] = []
+        for thought in thoughts:
+            for name, verdict in self._graph.verdicts.get(thought, ()):
+                entry = {
+                    "thought": thought,
+                    "checker": name,
+                    "score": verdict.score,
+                    "valid": verdict.valid,
+                    "reason": verdict.reason,
+                }
+                found.append(entry | {"asked": questions[name]} if name in questions else entry)
         if found:
             self._journal.event(self._path, "verdicts", found)
 
 
 @functools.lru_cache(maxsize=256)
-def _digest(request: Request) -> str:
-    return request.digest()
+def _digest(question: Request | Scoring) -> str:
+    return question.digest()
+
+
+def _digests(questions: Questions) -> list[str]:
+    return [*dict.fromkeys(_digest(question) for question in questions)]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -13,7 +15,9 @@ from llmprog.fingerprint import describe_value
 from llmprog.nodes import Capability, Node
 from llmprog.program import Program
 from llmprog.templates import NO_HINT, Hint
-from llmprog.types import Completion, Logprobs, Prompt, Request, SamplingParams, Template
+from llmprog.types import Completion, Logprobs, Prompt, Request, SamplingParams, Scoring, Template
+
+_asked: ContextVar[list[Request | Scoring] | None] = ContextVar("llmprog_asked", default=None)
 
 
 class Caller(Protocol):
@@ -34,6 +38,23 @@ class Caller(Protocol):
     async def run_program(self, node: str, program: Program, given: Any, seed: int, place: str) -> Any:
         """The ``Result`` of a program; ``place`` is where its run is kept, within the search's own."""
         ...
+
+
+@contextmanager
+def noted_questions() -> Iterator[list[Request | Scoring]]:
+    """What checkers and async nodes ask a model within the block, in order; a question asked again is there again."""
+    questions: list[Request | Scoring] = []
+    token = _asked.set(questions)
+    try:
+        yield questions
+    finally:
+        _asked.reset(token)
+
+
+def _note(question: Request | Scoring) -> None:
+    questions = _asked.get()
+    if questions is not None:
+        questions.append(question)
 
 
 def derive_seed(*parts: object) -> int:
@@ -78,11 +99,12 @@ class Calls:
 
         The first to ask makes the call; it is cancelled only with the whole search, so the others may rely on it.
         """
+        request = Request(prompt=prompt, params=self.params(node), num_samples=node.n)
+        _note(request)
         shared = self._judgements.get((node.name, prompt))
         if shared is not None:
             return shared.result() if shared.done() else await asyncio.shield(shared)
         shared = self._judgements[node.name, prompt] = asyncio.get_running_loop().create_future()
-        request = Request(prompt=prompt, params=self.params(node), num_samples=node.n)
         try:
             completions = await self.caller.generate(node.name, request)
         except BaseException as error:
@@ -121,6 +143,7 @@ class ModelHandle:
         first = self._num_drawn.get((asked, params), 0)
         request = Request(prompt=asked, params=params, num_samples=n, first_sample=first)
         self._num_drawn[asked, params] = first + n
+        _note(request)
         return request
 
     def can(self, capability: Capability) -> bool:
@@ -142,6 +165,7 @@ class ModelHandle:
     async def score(self, prompt: str | Prompt, continuations: Sequence[str]) -> list[Logprobs]:
         """The log-probability of each continuation given the prompt."""
         asked = Prompt.from_text(prompt) if isinstance(prompt, str) else prompt
+        _note(Scoring(asked, tuple(continuations)))
         return list(await self._calls.caller.score(self._node.name, asked, continuations))
 
     async def run(self, program: Program, input: Any) -> Any:  # noqa: A002 - the word users expect

@@ -19,7 +19,7 @@ from llmprog.errors import OptionError
 from llmprog.events import ControllerEvent
 from llmprog.nodes import Checker, Generator
 from llmprog.search.thought_graph import ThoughtGraph
-from llmprog.templates import NO_HINT, Hint
+from llmprog.templates import NO_HINT, Hint, format_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,20 @@ class VoteResult:
     num_valid: int
     num_allowed: int
 
+    def to_json(self, *, max_answers: int | None = None) -> dict[str, Any]:
+        """It as JSON values.
+
+        Args:
+            max_answers: Answers in the histogram at most, those with the most votes; all by default.
+        """
+        return {
+            "histogram": [{"answer": format_value(a), "votes": n} for a, n in self.histogram[:max_answers]],
+            "confidence": self.confidence,
+            "num_samples": self.num_samples,
+            "num_valid": self.num_valid,
+            "num_allowed": self.num_allowed,
+        }
+
 
 @dataclass(kw_only=True)
 class Controller:
@@ -192,6 +206,11 @@ class Controller:
     def votes(self, graph: ThoughtGraph) -> VoteResult | None:
         """The vote this search held, for those that vote."""
         return None
+
+    @property
+    def num_ballots(self) -> int:
+        """Samples that a vote has heard so far, valid or not; 0 where the vote comes about at the end only."""
+        return 0
 
     def state_dict(self) -> dict[str, Any]:
         """The run state as JSON values, the random generator's state included."""

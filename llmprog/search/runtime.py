@@ -21,10 +21,30 @@ from typing import Any, NamedTuple, cast
 from llmprog.accounting import Spending
 from llmprog.compile import CompiledProgram
 from llmprog.errors import BudgetExceededError, DeclarationError, LLMProgError
-from llmprog.events import ControllerEvent, Event, RunFinished, ThoughtChecked, ThoughtExpanded, ThoughtsCompared
+from llmprog.events import (
+    ControllerEvent,
+    Event,
+    Questions,
+    RunFinished,
+    ThoughtChecked,
+    ThoughtExpanded,
+    ThoughtsCompared,
+    ThoughtsPruned,
+    VotesChanged,
+)
 from llmprog.nodes import Checker, Generator, Verdict
-from llmprog.search.calls import Caller, Calls, ModelHandle, derive_seed
-from llmprog.search.controller import Compare, Controller, Expand, Merge, Prune, SearchContext, Stop, VoteResult
+from llmprog.search.calls import Caller, Calls, ModelHandle, derive_seed, noted_questions
+from llmprog.search.controller import (
+    Action,
+    Compare,
+    Controller,
+    Expand,
+    Merge,
+    Prune,
+    SearchContext,
+    Stop,
+    VoteResult,
+)
 from llmprog.search.generating import as_states, named, question
 from llmprog.search.judging import apply_rules, call_function, compare_states, judge_state, node_error, run_function
 from llmprog.search.thought_graph import ThoughtGraph
@@ -33,6 +53,7 @@ from llmprog.templates import NO_HINT, Hint
 from llmprog.types import Completion, Prompt, Request, Template
 
 _COMMITS_BETWEEN_YIELDS = 256
+_BALLOTS_PER_REPORT = 50  # of a vote that has heard n samples, the next report comes after n / 50 more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +88,15 @@ class _Candidate(NamedTuple):
     verdicts: list[tuple[str, Verdict]]
     is_valid: bool
     is_goal: bool
+    asked: Questions
+
+
+class _Judgement(NamedTuple):
+    """What a checker said of a state, and what it had asked a model for it."""
+
+    checker: str
+    verdict: Verdict
+    asked: Questions
 
 
 class _Check(NamedTuple):
@@ -127,11 +157,12 @@ class Search:
         self._expanders = [(i, g) for i, g in self._generators if not g.aggregates]
         self._mergers = [(i, g) for i, g in self._generators if g.aggregates]
         self._pending: deque[_Pending] = deque()
-        self._judgements: dict[Hashable, tuple[Any, asyncio.Task[list[tuple[str, Verdict]]]]] = {}
+        self._judgements: dict[Hashable, tuple[Any, asyncio.Task[list[_Judgement]]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._questions: dict[tuple[int, int], tuple[Any, Prompt | Template]] = {}
         self._num_dispatched = 0
         self._goal_thought: int | None = None
+        self._ballots_told = 0
 
     async def run(self, start: Any) -> SearchOutcome:
         """Search from the state ``start`` until the controller stops, a goal ends it or nothing is left to do."""
@@ -150,7 +181,9 @@ class Search:
             await self._cancel_rest()
         outcome = self.outcome(stopped)
         if self._observe is not None:
-            self._observe(RunFinished(stopped, outcome.thought))
+            if outcome.votes is not None:
+                self._observe(VotesChanged(outcome.votes, graph=self.graph))
+            self._observe(RunFinished(stopped, outcome.thought, graph=self.graph))
         return outcome
 
     def outcome(self, stopped: str) -> SearchOutcome:
@@ -177,7 +210,9 @@ class Search:
             return "goal"
         commits = 0
         while True:
-            for action in controller.ask(graph, max(0, self.max_in_flight - len(pending))):
+            actions = controller.ask(graph, max(0, self.max_in_flight - len(pending)))
+            self._report(actions)
+            for action in actions:
                 if isinstance(action, Prune):
                     graph.prune(action.thought, action.reason)
                 elif isinstance(action, Stop):
@@ -194,6 +229,20 @@ class Search:
             commits += 1
             if commits % _COMMITS_BETWEEN_YIELDS == 0:
                 await asyncio.sleep(0)  # a search without model calls must stay cancellable
+
+    def _report(self, actions: Sequence[Action]) -> None:
+        """Tell whoever watches of what the controller has decided by itself: whom to prune, how the vote stands."""
+        if self._observe is None:
+            return
+        prunes = [action for action in actions if isinstance(action, Prune)]
+        if pruned := tuple((p.thought, p.reason) for p in prunes if self.graph.is_open(p.thought)):
+            self._observe(ThoughtsPruned(pruned, graph=self.graph))
+        ballots = self.controller.num_ballots
+        if ballots > self._ballots_told + self._ballots_told // _BALLOTS_PER_REPORT:
+            self._ballots_told = ballots
+            votes = self.controller.votes(self.graph)
+            if votes is not None:
+                self._observe(VotesChanged(votes, graph=self.graph))
 
     def _was_stopped(self) -> bool:
         return self._stop is not None and self._stop.is_set()
@@ -322,24 +371,25 @@ class Search:
         self, number: int, generator: Generator, subject: Any, occasion: int, hint: Hint
     ) -> list[_Candidate]:
         candidates: list[_Candidate] = []
+        with noted_questions() as asked:
 
-        def take(state: Any) -> None:
-            candidates.append(self._candidate(state, number))
-            self._start_judging(candidates[-1:])  # while the node still thinks of the next one
+            def take(state: Any) -> None:
+                candidates.append(self._candidate(state, number, asked=tuple(asked)))
+                self._start_judging(candidates[-1:])  # while the node still thinks of the next one
 
-        try:
-            made = generator.function(subject, ModelHandle(self.calls, generator, occasion, hint))
-            if inspect.isasyncgen(made):
-                async with contextlib.aclosing(made):
-                    async for state in made:
+            try:
+                made = generator.function(subject, ModelHandle(self.calls, generator, occasion, hint))
+                if inspect.isasyncgen(made):
+                    async with contextlib.aclosing(made):
+                        async for state in made:
+                            take(state)
+                else:
+                    for state in as_states(generator, await made):
                         take(state)
-            else:
-                for state in as_states(generator, await made):
-                    take(state)
-        except LLMProgError:
-            raise
-        except Exception as error:  # any error of a user's function: named and raised again
-            raise node_error(generator, error) from error
+            except LLMProgError:
+                raise
+            except Exception as error:  # any error of a user's function: named and raised again
+                raise node_error(generator, error) from error
         return candidates
 
     def _moves(self, generator: Generator, subject: Any) -> list[Any]:
@@ -352,14 +402,15 @@ class Search:
         sample: int = 0,
         completion: Completion | None = None,
         request: Request | None = None,
+        asked: Questions = (),
     ) -> _Candidate:
         key = self._key(state)
         if self.graph.find(key) is not None:
-            return _Candidate(state, key, generator, sample, completion, request, [], True, False)
+            return _Candidate(state, key, generator, sample, completion, request, [], True, False, asked)
         verdicts = apply_rules(self.program.rules, state)
         valid = not verdicts or verdicts[-1][1].valid
         is_goal = valid and self._is_goal(state)
-        return _Candidate(state, key, generator, sample, completion, request, verdicts, valid, is_goal)
+        return _Candidate(state, key, generator, sample, completion, request, verdicts, valid, is_goal, asked)
 
     # -- judging
 
@@ -373,7 +424,7 @@ class Search:
             work = self._spawn(self._judge(candidate.state, candidate.key))
             self._judgements[candidate.key] = (candidate.state, work)
 
-    def _judgement_of(self, candidate: _Candidate) -> asyncio.Task[list[tuple[str, Verdict]]] | None:
+    def _judgement_of(self, candidate: _Candidate) -> asyncio.Task[list[_Judgement]] | None:
         """What the judges say of a state that enters the graph; ``None`` if they are not asked."""
         begun = self._judgements.pop(candidate.key, None)
         if begun is None or self._is_ending:
@@ -384,31 +435,42 @@ class Search:
         # Another state with this key came back sooner. Which one is judged must not depend on timing.
         return self._spawn(self._judge(candidate.state, candidate.key))
 
-    async def _judge(self, state: Any, key: Hashable) -> list[tuple[str, Verdict]]:
+    async def _judge(self, state: Any, key: Hashable) -> list[_Judgement]:
         judges: Sequence[Checker] = self.program.judges
         if len(judges) == 1:
-            return [(judges[0].name, await judge_state(self.calls, judges[0], state, key))]
-        verdicts = await gather_or_cancel(judge_state(self.calls, judge, state, key) for judge in judges)
-        return [(judge.name, verdict) for judge, verdict in zip(judges, verdicts, strict=True)]
+            return [await self._judge_by(judges[0], state, key)]
+        return await gather_or_cancel(self._judge_by(judge, state, key) for judge in judges)
 
-    async def _compare(self, thoughts: Sequence[int], occasion: int) -> list[tuple[str, list[float]]]:
+    async def _judge_by(self, judge: Checker, state: Any, key: Hashable) -> _Judgement:
+        with noted_questions() as asked:
+            verdict = await judge_state(self.calls, judge, state, key)
+        return _Judgement(judge.name, verdict, tuple(asked))
+
+    async def _compare(self, thoughts: Sequence[int], occasion: int) -> list[tuple[str, list[float], Questions]]:
         states = [self.graph.states[t] for t in thoughts]
-        comparers = self.program.comparers
-        scores = await gather_or_cancel(compare_states(self.calls, c, states, occasion) for c in comparers)
-        return [(comparer.name, found) for comparer, found in zip(comparers, scores, strict=True)]
+        return await gather_or_cancel(self._compare_by(c, states, occasion) for c in self.program.comparers)
+
+    async def _compare_by(
+        self, comparer: Checker, states: Sequence[Any], occasion: int
+    ) -> tuple[str, list[float], Questions]:
+        with noted_questions() as asked:
+            scores = await compare_states(self.calls, comparer, states, occasion)
+        return comparer.name, scores, tuple(dict.fromkeys(asked))
 
     # -- commit
 
     def _commit(self, action: Expand | Merge | Compare | _Check, result: Any) -> None:
         if isinstance(action, _Check):
-            for name, verdict in result:
-                self.graph.record_verdict(action.thought, name, verdict)
-            self._tell(ThoughtChecked(action.thought))
+            for judgement in result:
+                self.graph.record_verdict(action.thought, judgement.checker, judgement.verdict)
+            asked = tuple((judgement.checker, judgement.asked) for judgement in result if judgement.asked)
+            self._tell(ThoughtChecked(action.thought, asked, graph=self.graph))
         elif isinstance(action, Compare):
-            for name, scores in result:
+            for name, scores, _ in result:
                 for thought, score in zip(action.thoughts, scores, strict=True):
                     self.graph.record_verdict(thought, name, Verdict(score=score))
-            self._tell(ThoughtsCompared(tuple(dict.fromkeys(action.thoughts))))
+            asked = tuple((name, questions) for name, _, questions in result if questions)
+            self._tell(ThoughtsCompared(tuple(dict.fromkeys(action.thoughts)), asked, graph=self.graph))
         else:
             parents = action.thoughts if isinstance(action, Merge) else (action.thought,)
             self._commit_children(parents, action.tag, result)
@@ -449,10 +511,23 @@ class Search:
         samples = tuple(candidate.sample for candidate in made[: len(children)])
         said = tuple(completions) if references else ()
         asked = tuple(candidate.request for candidate in made[: len(children)]) if references else ()
-        self._tell(ThoughtExpanded(parents, tuple(children), tuple(is_new), samples, said, tag, asked))
+        by_node = tuple(candidate.asked for candidate in made[: len(children)])
+        self._tell(
+            ThoughtExpanded(
+                parents,
+                tuple(children),
+                tuple(is_new),
+                samples,
+                said,
+                tag,
+                asked,
+                by_node if any(by_node) else (),
+                graph=graph,
+            )
+        )
         for thought, work in checks:
             if work is None:
-                self._tell(ThoughtChecked(thought))
+                self._tell(ThoughtChecked(thought, graph=graph))
             else:
                 self._pending.append(_Pending(_Check(thought), work))
 

@@ -98,5 +98,9 @@ class SelfConsistency(ChainController):
             num_allowed=self.num_samples,
         )
 
+    @property
+    def num_ballots(self) -> int:
+        return len(self.counted)
+
     def _confidence(self, votes: Sequence[float]) -> float | None:
         return leader_confidence([round(number) for number in votes])

@@ -390,14 +390,28 @@ class ThoughtGraph:
 
 def format_state(state: Any) -> str:
     """A state in short, on one line, for people."""
-    fields: list[str] = list(getattr(state, "__dataclass_fields__", ()) or getattr(state, "_fields", ()))
-    if "__str__" in vars(type(state)) or not fields:
-        text = format_value(state)
-    else:
-        shown = ((name, format_value(getattr(state, name))) for name in fields)
-        text = ", ".join(f"{name}={value}" for name, value in shown if value)
+    fields = _shown_fields(state)
+    text = format_value(state) if fields is None else ", ".join(f"{name}={value}" for name, value in fields if value)
     text = printable(" ".join(text.split()))
     return text if len(text) <= 120 else text[:117] + "..."
+
+
+def describe_state(state: Any) -> str:
+    """A state in full, with its line breaks, for people; what the short form says whole is that form."""
+    short, fields = format_state(state), _shown_fields(state)
+    if fields is None:
+        text = format_value(state)
+        return short if text == short else text
+    lines = [f"{name}={value}" for name, value in fields if value]
+    return short if ", ".join(lines) == short else "\n".join(lines)
+
+
+def _shown_fields(state: Any) -> list[tuple[str, str]] | None:
+    """The fields of a state and their values as texts; ``None`` of one that is a text by itself."""
+    fields: list[str] = list(getattr(state, "__dataclass_fields__", ()) or getattr(state, "_fields", ()))
+    if "__str__" in vars(type(state)) or not fields:
+        return None
+    return [(name, format_value(getattr(state, name))) for name in fields]
 
 
 def printable(text: str) -> str:
