@@ -387,6 +387,25 @@ class ThoughtGraph:
         left_out = len(self) - len(drawn)
         return "\n".join([*lines, f"… {left_out} more thoughts"] if left_out else lines)
 
+    def to_svg(self, *, max_thoughts: int = 300, describe: Callable[[Any], str] | None = None) -> str:
+        """The graph as a picture, a file of its own; the path to the first goal stands out.
+
+        Args:
+            max_thoughts: Thoughts drawn at most, 1 at least: the path's, then the best; the others are counted.
+            describe: How a state is written; its fields in short by default.
+        """
+        from llmprog.search.graph_picture import graph_picture
+
+        return graph_picture(self, max_thoughts=max_thoughts, describe=describe).document()
+
+    def _repr_svg_(self) -> str:
+        return self.to_svg(max_thoughts=120)
+
+    def _repr_html_(self) -> str:
+        from llmprog.search.graph_picture import graph_html
+
+        return graph_html(self)
+
 
 def format_state(state: Any) -> str:
     """A state in short, on one line, for people."""

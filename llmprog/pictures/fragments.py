@@ -1,0 +1,63 @@
+"""Pieces of HTML that notebooks show: a heading, facts in two columns, a picture that scrolls, what is folded away.
+
+Style is in attributes, for a style sheet would reach beyond the piece; colours are those of the page around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from llmprog.pictures.svg import FONT, Picture
+from llmprog.pictures.text import escaped
+
+_LONGEST = 4000  # characters of a value
+_CELL = "text-align:left;vertical-align:top"
+_TALLEST = "32em"  # of a picture; taller ones scroll
+
+
+def card(*pieces: str) -> str:
+    """The pieces below one another, in the type and measure that all have in common."""
+    style = f"font-family:{escaped(FONT)};font-size:14px;line-height:1.5;margin:.3em 0"
+    return f'<div style="{style}">{"".join(pieces)}</div>'
+
+
+def heading(text: str, aside: str = "", *, colour: str | None = None) -> str:
+    """A line that stands out, with something quieter after it."""
+    style = "font-weight:600" + (f";color:{colour}" if colour else "")
+    after = f' <span style="opacity:.65;font-size:12px">{escaped(aside, _LONGEST)}</span>' if aside else ""
+    return f'<div style="margin:.2em 0"><span style="{style};white-space:pre-wrap">{_shown(text)}</span>{after}</div>'
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> str:
+    """Names and values in two columns; nothing where there are none."""
+    written = "".join(
+        f'<tr style="background:none"><td style="{_CELL};padding:.1em 1em .1em 0;opacity:.65">{escaped(name)}</td>'
+        f'<td style="{_CELL};padding:.1em 0;white-space:pre-wrap">{_shown(value)}</td></tr>'
+        for name, value in rows
+    )
+    return f'<table style="border:none;border-collapse:collapse;margin:.2em 0">{written}</table>' if written else ""
+
+
+def drawn(picture: Picture) -> str:
+    """A picture in its own size, with bars to scroll where there is less room."""
+    return f'<div style="overflow:auto;max-height:{_TALLEST};margin:.3em 0">{picture.inline()}</div>'
+
+
+def folded(summary: str, content: str) -> str:
+    """``content``, which is HTML, out of sight until ``summary`` is clicked."""
+    head = f'<summary style="cursor:pointer">{escaped(summary)}</summary>'
+    return f'<details style="margin:.3em 0">{head}{content}</details>'
+
+
+def listed(items: Iterable[str]) -> str:
+    """Texts as a numbered list."""
+    return "<ol>" + "".join(f"<li>{_shown(item)}</li>" for item in items) + "</ol>"
+
+
+def code(text: str) -> str:
+    """A command or an id in a type of even width."""
+    return f'<code style="font-size:12px">{escaped(text)}</code>'
+
+
+def _shown(value: str) -> str:
+    return escaped(value, _LONGEST)
