@@ -141,6 +141,7 @@ class Run:
 
     Attributes:
         id: The run's id.
+        number: By which the tables know it.
         info: What it is a run of; empty where it cannot be read.
         status: ``running``; ``interrupted`` (no process is at work on it, and it did not end); ``finished``;
             ``stopped`` (by a budget or an interrupt); ``failed``; ``unreadable``.
@@ -155,28 +156,38 @@ class Run:
 
     def __init__(self, id: str, database: Database, is_owned: Callable[[Connection, int], bool]) -> None:  # noqa: A002
         self.id = id
+        self.problem: str | None = None
         self._database = database
-        self._reader: Connection | None = database.reader()
+        self._is_owned = is_owned
+        self._reader: Connection | None = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read anew what has become of the run.
+
+        Raises:
+            StoreError: It is not there any more, or it cannot be read.
+        """
         try:
-            row = self._reader.execute(_RUN, (id,)).fetchone()
+            reader = self.reader()
+            row = reader.execute(_RUN, (self.id,)).fetchone()
             if row is None:
-                raise StoreError(f"run {id}: there is no such run")
-            self._number = int(row[0])
+                raise StoreError(f"run {self.id}: there is no such run")
+            self.number = int(row[0])
             self.status: Status = row[1]
             self.created_at, self.updated_at, self.elapsed_s = row[2:5]
             self.owner: Mapping[str, Any] | None = None
             if self.status == "running":
-                if is_owned(self._reader, self._number):
+                if self._is_owned(reader, self.number):
                     self.owner = json_object(row[5])
                 else:
                     self.status = "interrupted"
             self.forked_from: str | None = row[6]
             self.result: Any = None if row[7] is None else decode(bytes(row[7]))
             self.info = RunInfo.from_row(row[8:])
-            self.problem: str | None = None
-        except database.errors as error:
+        except self._database.errors as error:
             self.close()
-            raise database.failure(error) from error
+            raise self._database.failure(error) from error
         except BaseException:
             self.close()
             raise
@@ -185,7 +196,7 @@ class Run:
     def unreadable(cls, id: str, problem: str) -> Run:  # noqa: A002
         """A run of which no more can be said than why it cannot be read."""
         run = cls.__new__(cls)
-        run.id, run.status, run.problem = id, "unreadable", problem
+        run.id, run.number, run.status, run.problem = id, 0, "unreadable", problem
         run.created_at = run.updated_at = run.elapsed_s = 0.0
         run.owner = run.forked_from = run.result = run._reader = None
         empty: dict[str, Any] = {"program": "", "program_hash": "", "program_text": ""}
@@ -195,20 +206,20 @@ class Run:
     @property
     def usage(self) -> Usage:
         """What the run is charged: calls whose fate is not known count at their bounds."""
-        return charged(self._open(), self._number)
+        return charged(self.reader(), self.number)
 
     def counts(self) -> RunCounts:
         """How many calls, events and finished rows there are."""
-        reader = self._open()
+        reader = self.reader()
         calls = reader.execute(
             "SELECT COALESCE(outcome.state, 'sent'), COUNT(*) FROM call LEFT JOIN outcome ON outcome.run = call.run "
             "AND outcome.call = call.id WHERE call.run = ? GROUP BY 1",
-            (self._number,),
+            (self.number,),
         ).fetchall()
         events = reader.execute(
-            "SELECT kind, COUNT(*) FROM event WHERE run = ? GROUP BY kind", (self._number,)
+            "SELECT kind, COUNT(*) FROM event WHERE run = ? GROUP BY kind", (self.number,)
         ).fetchall()
-        rows = reader.execute("SELECT COUNT(*) FROM map_row WHERE run = ?", (self._number,)).fetchone()[0]
+        rows = reader.execute("SELECT COUNT(*) FROM map_row WHERE run = ?", (self.number,)).fetchone()[0]
         return RunCounts(calls=dict(calls), events=dict(events), rows=rows)
 
     def failures(self) -> list[Failure]:
@@ -217,7 +228,7 @@ class Run:
         tables: tuple[tuple[Literal["call", "attempt"], str], ...] = (("call", "outcome"), ("attempt", "attempt"))
         for of, table in tables:
             sql = f"SELECT error FROM {table} WHERE run = ? AND error IS NOT NULL"  # noqa: S608 - constants only
-            for (error,) in self._open().execute(sql, (self._number,)):
+            for (error,) in self.reader().execute(sql, (self.number,)):
                 kind = (of, _NUMBER.sub("#", error))
                 known = found.get(kind)
                 found[kind] = Failure(
@@ -225,9 +236,9 @@ class Run:
                 )
         return sorted(found.values(), key=lambda failure: (-failure.count, failure.of, failure.error))
 
-    def calls(self, path: str | None = None) -> Iterator[CallRecord]:
-        """The calls in the order of sending, of all paths or of one."""
-        yield from (self._call(row) for row in self._chunks(_CALLS, "call.id", path, "call.path"))
+    def calls(self, path: str | None = None, *, after: int = 0) -> Iterator[CallRecord]:
+        """The calls in the order of sending, of all paths or of one; those with numbers greater than ``after``."""
+        yield from (self._call(row) for row in self._chunks(_CALLS, "call.id", path, "call.path", after))
 
     def events(self, path: str | None = None, kind: str | None = None) -> Iterator[EventRecord]:
         """The events in order, of all paths or of one, of all kinds or of one."""
@@ -242,12 +253,12 @@ class Run:
         After each come those of the programs within it: ``PATH/…``.
         """
         sql = "SELECT DISTINCT path FROM event WHERE run = ?"
-        found = [path for (path,) in self._open().execute(sql, (self._number,)).fetchall()]
+        found = [path for (path,) in self.reader().execute(sql, (self.number,)).fetchall()]
         return sorted(found, key=_place)
 
     def rows(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
         """The finished rows of a job: number, digest of the input, result."""
-        yield from finished_rows(self._open(), self._number)
+        yield from finished_rows(self.reader(), self.number)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -261,21 +272,28 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open(self) -> Connection:
+    def reader(self) -> Connection:
+        """A connection that only reads; it is closed with the run.
+
+        Raises:
+            StoreError: The run cannot be read.
+        """
         if self.problem is not None:
             raise StoreError(f"run {self.id}: it cannot be read: {self.problem}")
         if self._reader is None:
             self._reader = self._database.reader()
         return self._reader
 
-    def _chunks(self, sql: str, key: str, path: str | None, path_column: str) -> Iterator[Sequence[Any]]:
+    def _chunks(
+        self, sql: str, key: str, path: str | None, path_column: str, after: int = 0
+    ) -> Iterator[Sequence[Any]]:
         """Rows a few at a time: however slow the reader, no snapshot is held meanwhile."""
         if path is not None:
             sql += f" AND {path_column} = ?"
         sql += f" ORDER BY {key} LIMIT {_CHUNK}"
-        last = 0
+        last = after
         while True:
-            rows = self._open().execute(sql, (self._number, last, *([] if path is None else [path]))).fetchall()
+            rows = self.reader().execute(sql, (self.number, last, *([] if path is None else [path]))).fetchall()
             yield from rows
             if len(rows) < _CHUNK:
                 return
