@@ -80,30 +80,34 @@ def no_tracer_provider_is_left_behind():
         trace._TRACER_PROVIDER_SET_ONCE = type(trace._TRACER_PROVIDER_SET_ONCE)()
 
 
-FAULT_REPORTS = pytest.StashKey[dict]()
-
-
-def pytest_configure(config):
-    config.stash[FAULT_REPORTS] = {}
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield
     marker = item.get_closest_marker("fault")
     if marker is not None and (report.when == "call" or report.failed):
-        group, fault, outcome = marker.args
-        held = item.config.stash[FAULT_REPORTS]
-        held[group, fault, outcome] = held.get((group, fault, outcome), True) and report.passed
+        report.fault = list(marker.args)  # travels with the report where tests run in several processes
     return report
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    """The table of injected faults and what became of them."""
-    reports = config.stash[FAULT_REPORTS]
-    if not reports:
-        return
-    terminalreporter.section("faults injected, and their outcomes")
-    width = max(len(fault) for _, fault, _ in reports) + 2
-    for (group, fault, outcome), held in sorted(reports.items()):
-        terminalreporter.line(f"{'ok  ' if held else 'FAIL'} {group:<12}{fault:<{width}}{outcome}")
+class FaultTable:
+    """The faults that were injected and what became of them, from the reports of every process that ran tests."""
+
+    def __init__(self):
+        self.held = {}
+
+    def pytest_runtest_logreport(self, report):
+        if hasattr(report, "fault"):
+            fault = tuple(report.fault)
+            self.held[fault] = self.held.get(fault, True) and report.passed
+
+    def pytest_terminal_summary(self, terminalreporter):
+        if not self.held:
+            return
+        terminalreporter.section("faults injected, and their outcomes")
+        width = max(len(fault) for _, fault, _ in self.held) + 2
+        for (group, fault, outcome), held in sorted(self.held.items()):
+            terminalreporter.line(f"{'ok  ' if held else 'FAIL'} {group:<12}{fault:<{width}}{outcome}")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(FaultTable())

@@ -234,7 +234,6 @@ class Target:
             {"controller": SelfConsistency(num_samples=2, canonical=lambda a: a[0])},
         ),
     ],
-    ids=str,
 )
 def test_the_hash_changes_with(one, other):
     assert hash_of(**one, start=None) != hash_of(**other, start=None)

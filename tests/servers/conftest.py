@@ -14,6 +14,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # The server reads directories of its own format only, so the weights are unpacked first.
@@ -47,11 +48,12 @@ def smollm2(smollm2_gguf, pytestconfig):
     directory, name = smollm2_gguf
     target = pytestconfig.cache.mkdir("smollm2")
     complete = target / "complete"
-    if not complete.exists():
-        command = [sys.executable, "-c", UNPACK, str(directory), name, str(target)]
-        done = subprocess.run(command, env=OFFLINE, capture_output=True, text=True, check=False, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
-        complete.touch()
+    with FileLock(target / "lock"):  # tests run in several processes
+        if not complete.exists():
+            command = [sys.executable, "-c", UNPACK, str(directory), name, str(target)]
+            done = subprocess.run(command, env=OFFLINE, capture_output=True, text=True, check=False, timeout=300)
+            assert done.returncode == 0, done.stderr[-2000:]
+            complete.touch()
     return target
 
 
