@@ -14,6 +14,7 @@ from llmprog.cli import run as run
 from llmprog.cli import runs as runs
 from llmprog.cli import serve as serve
 from llmprog.cli import train_policy as train_policy
+from llmprog.cli import view as view
 from llmprog.cli.app import EXIT_BACKEND as EXIT_BACKEND
 from llmprog.cli.app import EXIT_BUDGET as EXIT_BUDGET
 from llmprog.cli.app import EXIT_INTERRUPTED as EXIT_INTERRUPTED

@@ -1,0 +1,138 @@
+"""A run as server-sent events: all of it, then what happens, until it is over or nobody looks any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
+
+from llmprog.errors import StoreError
+from llmprog.log import Log
+from llmprog.runs.run import Run
+from llmprog.runs.store import RunStore
+from llmprog.viewer.encoding import encode
+from llmprog.viewer.feed import RunFeed
+
+MOST_FOLLOWERS = 32
+POLL_S = 0.25
+HEARTBEAT_S = 15.0
+_STILL_THERE_S = 2.0  # how often to see whether a run has been deleted: a file that is open can still be read
+
+_log = Log("llmprog.viewer")
+
+
+class Followers:
+    """Those who follow a run just now.
+
+    Args:
+        most: More of them are refused.
+    """
+
+    def __init__(self, most: int = MOST_FOLLOWERS) -> None:
+        self._most = most
+        self._closing = asyncio.Event()
+        self.count = 0
+
+    @contextmanager
+    def place(self) -> Iterator[bool]:
+        """Whether there is room for one more, which is taken while the block runs."""
+        if self.count >= self._most or self._closing.is_set():
+            yield False
+            return
+        self.count += 1
+        try:
+            yield True
+        finally:
+            self.count -= 1
+
+    def close(self) -> None:
+        """End what is being followed: the server is to stop."""
+        self._closing.set()
+
+    async def pause(self, gone: asyncio.Future[None]) -> bool:
+        """Wait until there may be something new; returns whether to go on."""
+        closing: asyncio.Future[Any] = asyncio.ensure_future(self._closing.wait())
+        waited_for: set[asyncio.Future[Any]] = {closing, gone}
+        try:
+            await asyncio.wait(waited_for, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            closing.cancel()
+        return not (gone.done() or self._closing.is_set())
+
+
+class FollowedRun:
+    """An ASGI response: a run from its beginning, and on, as events that each hold a batch.
+
+    Args:
+        store: Where the run is kept.
+        run: The run, which is closed at the end.
+        followers: Among whom there is a place for this one already.
+    """
+
+    def __init__(self, store: RunStore, run: Run, followers: Followers) -> None:
+        self._store = store
+        self._run = run
+        self._followers = followers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send events until the run is over, the client is gone or the server stops."""
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        gone: asyncio.Future[None] = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await self._follow(gone, send)
+            if not gone.done():
+                await send({"type": "http.response.body", "body": b""})
+        finally:
+            gone.cancel()
+            await run_in_threadpool(self._run.close)
+
+    async def _follow(self, gone: asyncio.Future[None], send: Send) -> None:
+        feed = RunFeed(self._run)
+        now = asyncio.get_running_loop().time
+        said_at = checked_at = now()
+        while True:
+            is_due = now() - checked_at >= _STILL_THERE_S
+            try:
+                batches = await run_in_threadpool(self._read, feed, is_due)
+            except StoreError as error:
+                await _send_batch(send, {"problem": str(error)})
+                return
+            checked_at = now() if is_due else checked_at
+            for batch in batches:
+                if gone.done():
+                    return
+                await _send_batch(send, batch)
+                said_at = now()
+            if batches and batches[-1].get("end"):
+                return
+            if now() - said_at >= HEARTBEAT_S:
+                await send({"type": "http.response.body", "body": b": nothing new\n\n", "more_body": True})
+                said_at = now()
+            if not await self._followers.pause(gone):
+                return
+
+    def _read(self, feed: RunFeed, is_due: bool) -> list[dict[str, Any]]:
+        """What is new; in a thread, since a database makes one wait."""
+        if is_due:
+            self._store.open(self._run.id).close()
+        try:
+            return feed.read()
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # a file may hold anything
+            _log.warning("a run cannot be shown", run=self._run.id, error=type(error).__name__)
+            raise StoreError(f"run {self._run.id}: it cannot be shown: {type(error).__name__}: {error}") from error
+
+
+async def _send_batch(send: Send, batch: dict[str, Any]) -> None:
+    data = await run_in_threadpool(encode, batch)
+    await send({"type": "http.response.body", "body": f"data: {data}\n\n".encode("ascii"), "more_body": True})
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Wait until the client has gone away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,110 @@
+"""The runs of a store, searched and a page at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from llmprog.errors import StoreError
+from llmprog.pictures.text import cut
+from llmprog.runs.run import Run
+from llmprog.runs.store import RunStore
+from llmprog.templates import format_value
+
+MOST_RUNS = 500
+"""The most that are given at once."""
+
+_FRESH_S = 1.0
+_MOST_CHARACTERS = 300  # of an input or an answer in the list
+
+
+class RunList:
+    """The runs of a store. It may be asked from several threads.
+
+    Args:
+        store: Where they are kept.
+        clock: Seconds that only grow: a list is looked up anew after one of them.
+    """
+
+    def __init__(self, store: RunStore, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._runs: Sequence[Run] = ()
+        self._read_at: float | None = None
+
+    def page(self, *, query: str, status: str, program: str, offset: int, limit: int) -> dict[str, Any]:
+        """Some of the runs that match, newest first, and how many match in all.
+
+        Args:
+            query: Words that all have to occur somewhere: in the id, program, input, answer, status or problem.
+            status: Only runs of this status; empty for all.
+            program: Only runs of this program; empty for all.
+            offset: How many that match to pass over.
+            limit: How many to give, at most ``MOST_RUNS``.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        runs = self._listed()
+        words = query.casefold().split()
+        found = [
+            run
+            for run in runs
+            if (not status or run.status == status)
+            and (not program or run.info.program == program)
+            and _has(run, words)
+        ]
+        return {
+            "total": len(found),
+            "store": str(self._store),
+            "programs": sorted({run.info.program for run in runs if run.info.program}),
+            "runs": [_row(run) for run in found[offset : offset + min(limit, MOST_RUNS)]],
+        }
+
+    def _listed(self) -> Sequence[Run]:
+        with self._lock:  # who types into the search box asks again before the first answer is there
+            now = self._clock()
+            if self._read_at is None or now - self._read_at >= _FRESH_S:
+                self._runs, self._read_at = self._store.list(), now
+            return self._runs
+
+
+def _has(run: Run, words: Sequence[str]) -> bool:
+    if not words:
+        return True
+    parts = (run.id, run.info.program, run.info.kind, run.status, run.problem or "", format_value(_answer(run)))
+    text = " ".join((*parts, format_value(run.info.input))).casefold()
+    return all(word in text for word in words)
+
+
+def _answer(run: Run) -> Any:
+    return run.result.get("answer") if isinstance(run.result, dict) else None
+
+
+def _row(run: Run) -> dict[str, Any]:
+    """A run in short; what has become unreadable since it was listed is listed with the reason."""
+    usage, problem, status = None, run.problem, str(run.status)
+    if problem is None:
+        try:
+            with run:
+                usage = asdict(run.usage)
+        except StoreError as error:
+            problem, status = str(error), "unreadable"
+    answer = _answer(run)
+    return {
+        "id": run.id,
+        "program": run.info.program,
+        "kind": run.info.kind,
+        "input": cut(format_value(run.info.input), _MOST_CHARACTERS),
+        "status": status,
+        "problem": problem,
+        "began_at": run.created_at or None,
+        "elapsed_s": run.elapsed_s,
+        "usage": usage,
+        "answer": None if answer is None else cut(format_value(answer), _MOST_CHARACTERS),
+        "solved": run.result.get("solved") if isinstance(run.result, dict) else None,
+    }
