@@ -17,10 +17,12 @@ from typing import Any
 import networkx as nx
 
 from llmprog.compile_joined import joined_content, joined_faults, joined_graph, part_faults
+from llmprog.compile_picture import program_html, program_picture
 from llmprog.errors import CompileError, DeclarationError
 from llmprog.fingerprint import describe_function, describe_value, function_name, readable_lines
 from llmprog.joined import Joined
 from llmprog.nodes import Checker, Generator, Node
+from llmprog.pictures.fragments import card
 from llmprog.program import ControllerSpec, Program
 from llmprog.signatures import Signature, as_class, fits, returned, state_made, state_taken, taken
 from llmprog.templates import HINT_FIELDS, PAIRWISE_FIELDS, VOTE_FIELDS, field_names, state_fields
@@ -85,6 +87,20 @@ class CompiledProgram:
         nodes: tuple[Node, ...] = (*self.generators, *self.judges, *self.comparers)
         of_parts = (f"{name}.{node}" for name, part in self.parts.items() for node in part.prompted_nodes)
         return (*(node.name for node in nodes if node.prompt is not None), *of_parts)
+
+    def to_svg(self) -> str:
+        """The program graph as a picture, a file of its own."""
+        return program_picture(self.graph, self.controller).document()
+
+    def _repr_svg_(self) -> str:
+        return self.to_svg()
+
+    def _repr_html_(self) -> str:
+        return card(self._html())
+
+    def _html(self) -> str:
+        parts = {name: part._html() for name, part in self.parts.items() if part.parts or part.generators}
+        return program_html(self.graph, self.controller, self.hash, parts)
 
 
 def compile_program(program: Program) -> CompiledProgram:

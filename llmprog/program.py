@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+from llmprog.errors import CompileError
 from llmprog.nodes import Checker, Generator
 
 
@@ -85,3 +86,12 @@ class Program:
     async def arun(self, input: Any, **options: Any) -> Any:  # noqa: A002 - as in run
         """``run`` for callers that have an event loop of their own."""
         return await importlib.import_module("llmprog.runner").arun(self, input, **options)
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the program graph, or what is wrong with the declaration."""
+        try:
+            return str(importlib.import_module("llmprog.compile").compile_program(self)._repr_html_())
+        except CompileError as error:
+            from llmprog.pictures.fragments import card, heading, listed
+
+            return card(heading(f"{error.program} does not compile"), listed(error.faults))

@@ -5,7 +5,6 @@ Text from models and users is hostile: control sequences are stripped and no mar
 
 from __future__ import annotations
 
-import inspect
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 from rich.tree import Tree
 
+from llmprog.compile_picture import parameter_text
 from llmprog.events import CallSettled, CompletionDelta, Event, ThoughtChecked, ThoughtExpanded
 from llmprog.running.result import Result
 from llmprog.search import Status, ThoughtGraph
@@ -216,26 +216,15 @@ def answer_line(result: Result) -> str:
         confidence = result.votes.confidence if result.votes else None
         sure = f"  ({confidence:.1%} sure to be the model's most frequent answer)" if confidence is not None else ""
         return f"Answer: {plain(format_value(result.answer))}{sure}"
-    reason = "no solution found"
-    if result.explanation:
-        reason = plain(result.explanation)
-    elif result.shortfall is not None:
-        reason = f"the budget is spent ({result.shortfall})"
-    elif result.stopped == "interrupted":
-        reason = "it was interrupted"
     best = plain(format_value(result.answer)) if result.answer is not None else ""
-    return f"Not solved: {reason}" + (f" (best so far: {best})" if best else "")
+    return f"Not solved: {plain(result.why_unsolved)}" + (f" (best so far: {best})" if best else "")
 
 
 def spent_line(result: Result) -> str:
     """What the run cost and how to repeat it."""
-    usage = result.usage
-    money = "unknown cost" if usage.usd is None else f"${usage.usd:.4f}"
-    cached = f" (and {usage.cache_hits} answered from the cache)" if usage.cache_hits else ""
     return (
-        f"{usage.calls} calls{cached}, {usage.prompt_tokens} prompt + {usage.completion_tokens} completion tokens, "
-        f"{money}, {len(result.graph)} thoughts, {result.wall_s:.2f} s, stopped: {result.stopped}, seed {result.seed}, "
-        f"{result.backend}"
+        f"{result.spent}, {len(result.graph)} thoughts, {result.wall_s:.2f} s, stopped: {result.stopped}, "
+        f"seed {result.seed}, {result.backend}"
     )
 
 
@@ -257,13 +246,13 @@ def program_lines(compiled: Any) -> Tree:
         branch = root.add(text)
         if kind == "controller":
             for name, value in compiled.controller.parameters().items():
-                drawn = str(value).splitlines()
-                if len(drawn) > 1:  # a value that is a picture, such as a graph of operations
+                drawn = parameter_text(value).splitlines()
+                if len(drawn) > 1:
                     picture = branch.add(Text(f"{name}:"))
                     for line in drawn:
                         picture.add(Text(plain(line)))
                 else:
-                    branch.add(Text(f"{name} = {value.__qualname__ if inspect.isroutine(value) else repr(value)}"))
+                    branch.add(Text(plain(f"{name} = {drawn[0] if drawn else ''}")))
         elif kind == "program" and (compiled.parts[node].parts or compiled.parts[node].generators):
             branch.add(program_lines(compiled.parts[node]))
         elif attributes.get("prompt"):

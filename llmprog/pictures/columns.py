@@ -93,8 +93,7 @@ def laid_out(
     for names, width, total in zip(columns, widths, tall, strict=True):
         y = (height - total) / 2
         for name in names:
-            own = sizes[name][0] if name in sizes else width
-            places[name] = Place(x + (width - own) / 2, y, own, heights[name])
+            places[name] = Place(x, y, width, heights[name])
             y += heights[name] + row_gap
         x += width + gap
     return Layout(places=places, chains=tuple(chains), back=tuple(back), width=max(0.0, x - gap), height=height)

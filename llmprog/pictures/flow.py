@@ -65,7 +65,7 @@ def draw_flow(nodes: Sequence[FlowNode], edges: Sequence[tuple[str, str]], label
 
 
 def _size(node: FlowNode) -> tuple[float, float]:
-    width = max(width_of(one_line(node.name), _NAME), width_of(one_line(node.detail), _DETAIL)) + 2 * _PAD
+    width = max(width_of(one_line(node.name), _NAME), width_of(one_line(node.detail), _DETAIL)) + 2 * _PAD + 1
     return min(_WIDEST, width), _HEIGHT if node.detail else _SMALL_HEIGHT
 
 

@@ -35,7 +35,11 @@ def facts(rows: Iterable[tuple[str, str]]) -> str:
         f'<td style="{_CELL};padding:.1em 0;white-space:pre-wrap">{_shown(value)}</td></tr>'
         for name, value in rows
     )
-    return f'<table style="border:none;border-collapse:collapse;margin:.2em 0">{written}</table>' if written else ""
+    return (
+        f'<table style="font-size:inherit;border:none;border-collapse:collapse;margin:.2em 0">{written}</table>'
+        if written
+        else ""
+    )
 
 
 def drawn(picture: Picture) -> str:

@@ -131,7 +131,7 @@ def _rows(thoughts: Sequence[DrawnThought]) -> tuple[dict[int, int], int]:
 
 def _wanted_width(thought: DrawnThought) -> float:
     aside = width_of(_aside(thought), _SMALL)
-    return width_of(thought.text, _TEXT) + 2 * _PAD + (aside + _PAD if aside else 0)
+    return width_of(thought.text, _TEXT) + 2 * _PAD + (aside + _PAD if aside else 0) + 1
 
 
 def _aside(thought: DrawnThought) -> str:

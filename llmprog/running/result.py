@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from llmprog.pictures.fragments import card, facts, folded, heading
+from llmprog.pictures.svg import GREEN
 from llmprog.search.controller import VoteResult
+from llmprog.search.graph_picture import graph_html
 from llmprog.search.thought_graph import Thought, ThoughtGraph
 from llmprog.templates import format_value
 from llmprog.types import Usage
@@ -56,6 +59,52 @@ class Result:
     run_id: str | None = None
     shortfall: str | None = None
     parts: Mapping[str, Result] = field(default_factory=dict, repr=False)
+
+    @property
+    def why_unsolved(self) -> str:
+        """Why there is no solution, in a few words; empty where there is one."""
+        if self.solved:
+            return ""
+        if self.explanation:
+            return self.explanation
+        if self.shortfall is not None:
+            return f"the budget is spent ({self.shortfall})"
+        return "it was interrupted" if self.stopped == "interrupted" else "no solution found"
+
+    @property
+    def spent(self) -> str:
+        """Calls, tokens and money in words."""
+        usage = self.usage
+        money = "unknown cost" if usage.usd is None else f"${usage.usd:.4f}"
+        cached = f" (and {usage.cache_hits} answered from the cache)" if usage.cache_hits else ""
+        tokens = f"{usage.prompt_tokens} prompt + {usage.completion_tokens} completion tokens"
+        return f"{usage.calls} calls{cached}, {tokens}, {money}"
+
+    def _repr_html_(self) -> str:
+        return card(self._html())
+
+    def _html(self) -> str:
+        """What notebooks show: the answer or why there is none, the vote, what was spent, the graph when unfolded."""
+        answer = "" if self.answer is None else format_value(self.answer)
+        rows = {
+            "program": self.program,
+            "input": format_value(self.input),
+            "best so far": "" if self.solved else answer,
+            "spent": f"{self.spent}, {self.wall_s:.2f} s",
+            "stopped": self.stopped,
+            "seed": f"{self.seed}, {self.backend}",
+            "run": "" if self.run_id is None else f"{self.run_id}  (llmprog view {self.run_id})",
+        }
+        answered_with = None if self.thought is None else self.thought.id
+        return "".join(
+            (
+                heading(answer, colour=GREEN) if self.solved else heading(f"Not solved: {self.why_unsolved}"),
+                "" if self.votes is None else self.votes._repr_html_(),
+                facts((name, value) for name, value in rows.items() if value),
+                folded(f"{len(self.graph)} thoughts", graph_html(self.graph, answered_with)),
+                *(folded(f"part {label}", part._html()) for label, part in self.parts.items()),
+            )
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The run as JSON values, and its parts as ``parts``, without the graphs (``graph.to_json()`` has those)."""

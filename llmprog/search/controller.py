@@ -13,13 +13,16 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 from llmprog.errors import OptionError
 from llmprog.events import ControllerEvent
 from llmprog.nodes import Checker, Generator
 from llmprog.search.thought_graph import ThoughtGraph
 from llmprog.templates import NO_HINT, Hint, format_value
+
+if TYPE_CHECKING:
+    from llmprog.pictures import Picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,32 @@ class VoteResult:
             "num_valid": self.num_valid,
             "num_allowed": self.num_allowed,
         }
+
+    def in_words(self) -> str:
+        """How many samples it heard of how many it might have drawn, and how sure its leader is."""
+        parts = [f"{self.num_samples} of {self.num_allowed} samples drawn"]
+        if self.num_samples > self.num_valid:
+            parts.append(f"{self.num_samples - self.num_valid} without a valid answer")
+        if self.confidence is not None:
+            parts.append(f"{self.confidence:.1%} sure that the first is the model's most frequent answer")
+        return ", ".join(parts)
+
+    def to_svg(self) -> str:
+        """The votes as bars, a file of its own."""
+        return self._picture().document()
+
+    def _repr_svg_(self) -> str:
+        return self.to_svg()
+
+    def _repr_html_(self) -> str:
+        from llmprog.pictures.fragments import card, drawn
+
+        return card(drawn(self._picture()))
+
+    def _picture(self) -> Picture:
+        from llmprog.pictures.votes import draw_votes
+
+        return draw_votes([(format_value(answer), count) for answer, count in self.histogram], self.in_words())
 
 
 @dataclass(kw_only=True)
