@@ -32,7 +32,7 @@ from llmprog.events import (
     ThoughtsPruned,
     VotesChanged,
 )
-from llmprog.nodes import Checker, Generator, Verdict
+from llmprog.nodes import Generator, Verdict
 from llmprog.search.calls import Caller, Calls, ModelHandle, derive_seed, noted_questions
 from llmprog.search.controller import (
     Action,
@@ -46,7 +46,8 @@ from llmprog.search.controller import (
     VoteResult,
 )
 from llmprog.search.generating import as_states, named, question
-from llmprog.search.judging import apply_rules, call_function, compare_states, judge_state, node_error, run_function
+from llmprog.search.judges import Judges
+from llmprog.search.judging import apply_rules, call_function, node_error, run_function
 from llmprog.search.thought_graph import ThoughtGraph
 from llmprog.tasks import gather_or_cancel
 from llmprog.templates import NO_HINT, Hint
@@ -88,14 +89,6 @@ class _Candidate(NamedTuple):
     verdicts: list[tuple[str, Verdict]]
     is_valid: bool
     is_goal: bool
-    asked: Questions
-
-
-class _Judgement(NamedTuple):
-    """What a checker said of a state, and what it had asked a model for it."""
-
-    checker: str
-    verdict: Verdict
     asked: Questions
 
 
@@ -157,8 +150,8 @@ class Search:
         self._expanders = [(i, g) for i, g in self._generators if not g.aggregates]
         self._mergers = [(i, g) for i, g in self._generators if g.aggregates]
         self._pending: deque[_Pending] = deque()
-        self._judgements: dict[Hashable, tuple[Any, asyncio.Task[list[_Judgement]]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._judges = Judges(program, self.calls, self._spawn)
         self._questions: dict[tuple[int, int], tuple[Any, Prompt | Template]] = {}
         self._num_dispatched = 0
         self._goal_thought: int | None = None
@@ -283,7 +276,8 @@ class Search:
         self._num_dispatched += 1
         occasion = self._num_dispatched
         if isinstance(action, Compare):
-            return self._spawn(self._compare(action.thoughts, occasion))
+            states = [self.graph.states[thought] for thought in action.thoughts]
+            return self._spawn(self._judges.compare(states, occasion))
         if isinstance(action, Merge):
             subject: Any = tuple(self.graph.states[t] for t in action.thoughts)
             generators, hint, thought = self._mergers, NO_HINT, -1
@@ -415,47 +409,12 @@ class Search:
     # -- judging
 
     def _start_judging(self, made: Iterable[_Candidate]) -> None:
-        if not self.program.judges or self._is_ending or self._was_stopped():
+        if not self._judges or self._is_ending or self._was_stopped():
             return
         for candidate in made:
             needless = not candidate.is_valid or (candidate.is_goal and self.controller.stop_on_goal)
-            if needless or candidate.key in self._judgements or self.graph.find(candidate.key) is not None:
-                continue
-            work = self._spawn(self._judge(candidate.state, candidate.key))
-            self._judgements[candidate.key] = (candidate.state, work)
-
-    def _judgement_of(self, candidate: _Candidate) -> asyncio.Task[list[_Judgement]] | None:
-        """What the judges say of a state that enters the graph; ``None`` if they are not asked."""
-        begun = self._judgements.pop(candidate.key, None)
-        if begun is None or self._is_ending:
-            return None if begun is None else begun[1]
-        state, work = begun
-        if state is candidate.state or (state == candidate.state and repr(state) == repr(candidate.state)):
-            return work
-        # Another state with this key came back sooner. Which one is judged must not depend on timing.
-        return self._spawn(self._judge(candidate.state, candidate.key))
-
-    async def _judge(self, state: Any, key: Hashable) -> list[_Judgement]:
-        judges: Sequence[Checker] = self.program.judges
-        if len(judges) == 1:
-            return [await self._judge_by(judges[0], state, key)]
-        return await gather_or_cancel(self._judge_by(judge, state, key) for judge in judges)
-
-    async def _judge_by(self, judge: Checker, state: Any, key: Hashable) -> _Judgement:
-        with noted_questions() as asked:
-            verdict = await judge_state(self.calls, judge, state, key)
-        return _Judgement(judge.name, verdict, tuple(asked))
-
-    async def _compare(self, thoughts: Sequence[int], occasion: int) -> list[tuple[str, list[float], Questions]]:
-        states = [self.graph.states[t] for t in thoughts]
-        return await gather_or_cancel(self._compare_by(c, states, occasion) for c in self.program.comparers)
-
-    async def _compare_by(
-        self, comparer: Checker, states: Sequence[Any], occasion: int
-    ) -> tuple[str, list[float], Questions]:
-        with noted_questions() as asked:
-            scores = await compare_states(self.calls, comparer, states, occasion)
-        return comparer.name, scores, tuple(dict.fromkeys(asked))
+            if not needless and self.graph.find(candidate.key) is None:
+                self._judges.begin(candidate.state, candidate.key)
 
     # -- commit
 
@@ -466,10 +425,10 @@ class Search:
             asked = tuple((judgement.checker, judgement.asked) for judgement in result if judgement.asked)
             self._tell(ThoughtChecked(action.thought, asked, graph=self.graph))
         elif isinstance(action, Compare):
-            for name, scores, _ in result:
-                for thought, score in zip(action.thoughts, scores, strict=True):
-                    self.graph.record_verdict(thought, name, Verdict(score=score))
-            asked = tuple((name, questions) for name, _, questions in result if questions)
+            for comparison in result:
+                for thought, score in zip(action.thoughts, comparison.scores, strict=True):
+                    self.graph.record_verdict(thought, comparison.checker, Verdict(score=score))
+            asked = tuple((comparison.checker, comparison.asked) for comparison in result if comparison.asked)
             self._tell(ThoughtsCompared(tuple(dict.fromkeys(action.thoughts)), asked, graph=self.graph))
         else:
             parents = action.thoughts if isinstance(action, Merge) else (action.thought,)
@@ -507,7 +466,8 @@ class Search:
                 graph.mark_goal(thought)
                 if self.controller.stop_on_goal and self._goal_thought is None:
                     self._goal_thought = thought
-            checks.append((thought, self._judgement_of(candidate)))
+            work = self._judges.work_on(candidate.state, candidate.key, is_ending=self._is_ending)
+            checks.append((thought, work))
         samples = tuple(candidate.sample for candidate in made[: len(children)])
         said = tuple(completions) if references else ()
         asked = tuple(candidate.request for candidate in made[: len(children)]) if references else ()
