@@ -2,14 +2,21 @@
 
 import { toNumber } from "./text.js";
 
-/** A thought of a search. `children` are those below it by their first parents, in the order in which they came. */
+const ANEW_MS = 400;
+
+/**
+ * A thought of a search. `parents` are those of the way it was first reached, `bestParents` those of the best way known;
+ * `children` are the thoughts below it by their first parents, in the order in which they came.
+ */
 export class Thought {
   constructor(record, depth) {
     this.id = record.id;
     this.parents = record.parents;
+    this.bestParents = record.parents;
     this.node = record.node;
     this.sample = record.sample;
     this.question = record.question;
+    this.questions = record.questions ?? [];
     this.state = record.state;
     this.full = record.full ?? record.state;
     this.goal = record.goal;
@@ -75,13 +82,13 @@ export class Search {
     }
   }
 
-  /** Say how the search ended; its solution's path goes back by first parents. */
+  /** Say how the search ended; its solution's path goes back by the best way to each thought, and its first parent. */
   finish(finished) {
     this.finished = finished;
     this.solution = new Set();
     for (let id = finished.thought; id !== null && id !== undefined && !this.solution.has(id); ) {
       this.solution.add(id);
-      id = this.thoughts[id]?.parents[0];
+      id = this.thoughts[id]?.bestParents[0];
     }
     this.revision += 1;
   }
@@ -94,6 +101,7 @@ export class RunModel {
   #byQuestion = new Map();
   #listeners = new Set();
   #isNotifying = false;
+  #isAnew = false;
   #order = null;
 
   constructor() {
@@ -125,14 +133,15 @@ export class RunModel {
     return thought.question === null ? null : this.#callWith(path, thought.question, thought.sample);
   }
 
-  /** The call of a thought, then those that its verdicts rest on. */
+  /** The call of a thought, the others that its generator made, then those that its verdicts rest on. */
   callsOf(path, thought) {
     const found = new Set();
     const own = this.callOf(path, thought);
     if (own !== null) {
       found.add(own);
     }
-    for (const question of thought.verdicts.flatMap((verdict) => verdict.questions ?? [])) {
+    const asked = [...thought.questions, ...thought.verdicts.flatMap((verdict) => verdict.questions)];
+    for (const question of asked) {
       for (const call of this.callsWith(path, question)) {
         found.add(call);
       }
@@ -154,6 +163,7 @@ export class RunModel {
   /** Take in a batch. */
   apply(batch) {
     if (batch.begin) {
+      this.#isAnew = this.run !== null;
       this.#clear();
     }
     this.run = batch.run ?? this.run;
@@ -212,7 +222,10 @@ export class RunModel {
       this.#searches.get(record.path)?.add(record);
     }
     for (const arrival of batch.arrivals ?? []) {
-      this.#change(arrival, (thought) => thought.arrivals.push(arrival));
+      this.#change(arrival, (thought) => {
+        thought.arrivals.push(arrival);
+        thought.bestParents = arrival.is_best ? arrival.parents : thought.bestParents;
+      });
     }
     for (const record of batch.verdicts ?? []) {
       this.#change(record, (thought) => {
@@ -253,12 +266,19 @@ export class RunModel {
       return;
     }
     this.#isNotifying = true;
-    requestAnimationFrame(() => {
+    const tell = () => {
       this.#isNotifying = false;
       for (const listener of [...this.#listeners]) {
         listener();
       }
-    });
+    };
+    if (this.#isAnew) {
+      // A connection that came back begins at the beginning: what is on screen stays until most of it is here again.
+      this.#isAnew = false;
+      setTimeout(tell, ANEW_MS);
+    } else {
+      requestAnimationFrame(tell);
+    }
   }
 }
 

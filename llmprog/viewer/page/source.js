@@ -8,6 +8,7 @@
 const FIRST_RETRY_MS = 500;
 const LONGEST_RETRY_MS = 8000;
 const CALLS_PER_BLOCK = 100;
+const KEPT_CALLS = 300;
 
 /** What the page is told of its connection: `live`, `lost` (it tries again), `refused`, or `over`. */
 export class ConnectionState {
@@ -144,6 +145,25 @@ export class FileSource {
     }
     return this.#blocks.get(name);
   }
+}
+
+/** `load`, asked once for each number; what fails, and what `isFinal` does not hold for yet, is asked again. */
+export function remembered(load, isFinal) {
+  const known = new Map();
+  return (number) => {
+    if (known.has(number)) {
+      return known.get(number);
+    }
+    const answer = load(number);
+    if (isFinal(number)) {
+      known.set(number, answer);
+      answer.catch(() => known.delete(number));
+      if (known.size > KEPT_CALLS) {
+        known.delete(known.keys().next().value);
+      }
+    }
+    return answer;
+  };
 }
 
 /** Where this page has its data from. */

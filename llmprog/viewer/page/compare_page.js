@@ -1,0 +1,194 @@
+// Two runs side by side: what they are, what they cost, their votes and graphs, and the thoughts that both have.
+
+import { compareFacts } from "./compare_facts.js";
+import { createGraphView } from "./graph_view.js";
+import { RunModel } from "./model.js";
+import { runStatus } from "./run_header.js";
+import { statusChip } from "./thought_pane.js";
+import { el, fill, formatCount, formatPlural, formatScore, shorten } from "./text.js";
+import { createVirtualTable } from "./virtual_table.js";
+import { createVoteView, votesOf } from "./vote_view.js";
+
+/**
+ * The page of two runs.
+ * @param {object} options
+ * @param {LiveSource} options.source
+ * @param {string[]} options.ids the two runs
+ * @param {URLSearchParams} options.params `path`: the search that is compared
+ * @param {function(object)} options.onPlace called with the params of the place that is shown
+ * @returns {{element: HTMLElement, goTo: function(URLSearchParams), destroy: function()}}
+ */
+export function createComparePage({ source, ids, params, onPlace }) {
+  const facts = el("div", { class: "compare-facts", "data-testid": "compare-facts" });
+  const shared = el("p", { class: "quiet", role: "status", "data-testid": "compare-shared" });
+  const place = { path: params.get("path") };
+  const sides = ids.map((id, index) => createSide({ source, id, onChange: refresh, onSelect: (thought) => select(index, thought) }));
+  const table = createVirtualTable({
+    label: "Thoughts that both runs have",
+    testid: "twins",
+    empty: "No thought is in both.",
+    columns: [
+      { title: "state", width: "minmax(14rem, 1fr)", cell: ({ twins: [one] }) => shorten(one.full, 200) || "(empty)" },
+      ...sides.flatMap((_, index) => [
+        { title: index === 0 ? "left" : "right", width: "11rem", cell: ({ twins }) => statusChip(twins[index]) },
+        { title: "score", width: "6rem", isNumber: true, cell: ({ twins }) => scoreText(twins[index]) },
+      ]),
+      { title: "", width: "7rem", cell: ({ isSame }) => !isSame && el("span", { class: "differs" }, "differs") },
+    ],
+    signature: ({ twins }) => twins.map((thought) => `${thought.id} ${thought.status} ${thought.score}`).join(),
+    onSelect: ({ twins }) => select(0, twins[0].id),
+  });
+  const paths = el("select", {
+    "aria-label": "Search",
+    "data-testid": "compare-paths",
+    change: () => {
+      place.path = paths.value;
+      onPlace(place);
+      refresh();
+    },
+  });
+  const chooser = el("label", { class: "path-chooser", hidden: true }, el("span", { class: "quiet" }, "Search"), paths);
+  const element = el(
+    "article",
+    { class: "compare-page", "data-testid": "compare-page" },
+    el("div", { class: "compare-sides" }, sides.map((side) => side.head)),
+    facts,
+    chooser,
+    el("div", { class: "compare-sides" }, sides.map((side) => side.votes)),
+    el("div", { class: "compare-sides graphs" }, sides.map((side) => side.graph)),
+    el("section", { class: "twins" }, el("h2", {}, "Thoughts of both"), shared, table.element),
+  );
+  let factsSign = "";
+  let twinsSign = "";
+  let twins = [];
+
+  function refresh() {
+    const [one, other] = sides.map((side) => side.model);
+    if (one.run === null || other.run === null) {
+      return;
+    }
+    document.title = `${shorten(one.run.program, 20)} and ${shorten(other.run.program, 20)} · llmprog`;
+    const common = one.paths().filter((path) => other.search(path) !== undefined);
+    place.path ??= common[0] ?? null;
+    showPaths(common);
+    sides.forEach((side) => side.show(place.path));
+    const sign = JSON.stringify([one.run, other.run]);
+    if (sign !== factsSign) {
+      factsSign = sign;
+      fill(facts, compareFacts(one.run, other.run));
+    }
+    const searches = sides.map((side) => side.model.search(place.path ?? side.model.paths()[0]));
+    const nextSign = searches.map((search) => search?.revision).join();
+    if (nextSign !== twinsSign && searches.every((search) => search !== undefined)) {
+      twinsSign = nextSign;
+      twins = twinsOf(...searches);
+      table.setRows(twins);
+      const [left, right] = searches.map((search) => search.thoughts.length - twins.length);
+      fill(shared, `${formatPlural(twins.length, "thought")} in both runs, ${formatCount(left)} only left, ${formatCount(right)} only right.`);
+    }
+  }
+
+  function showPaths(common) {
+    chooser.hidden = common.length < 2;
+    if (paths.children.length !== common.length) {
+      fill(paths, common.map((path) => el("option", { value: path }, shorten(path, 60) || "the whole")));
+    }
+    paths.value = place.path ?? "";
+  }
+
+  /** Select a thought of one run, and its twin in the other. */
+  function select(index, thought) {
+    const found = twins.find((pair) => pair.twins[index].id === thought) ?? null;
+    table.mark((pair) => pair === found);
+    sides.forEach((side, i) => side.select(i === index ? thought : (found?.twins[i].id ?? null), found !== null, thought !== null));
+  }
+
+  return {
+    element,
+    goTo(given) {
+      place.path = given.get("path") ?? place.path;
+      refresh();
+    },
+    destroy() {
+      sides.forEach((side) => side.destroy());
+    },
+  };
+}
+
+/** Thoughts with the same state in two searches, each in one pair, in the order of the first search. */
+export function twinsOf(one, other) {
+  const byState = new Map();
+  for (const thought of other.thoughts) {
+    if (thought !== undefined) {
+      byState.set(thought.full, [...(byState.get(thought.full) ?? []), thought]);
+    }
+  }
+  const pairs = [];
+  for (const thought of one.thoughts) {
+    const twin = thought === undefined ? undefined : byState.get(thought.full)?.shift();
+    if (twin !== undefined) {
+      pairs.push({ twins: [thought, twin], isSame: thought.status === twin.status && scoreText(thought) === scoreText(twin) });
+    }
+  }
+  return pairs;
+}
+
+function scoreText(thought) {
+  return thought.verdicts.length > 0 ? formatScore(thought.score) : "";
+}
+
+/** One of the two: its model, its head, its vote and its graph. */
+function createSide({ source, id, onChange, onSelect }) {
+  const model = new RunModel();
+  const head = el("header", { class: "compare-head" });
+  const connection = el("p", { class: "connection", role: "status", hidden: true });
+  const votes = el("div", { class: "compare-votes", hidden: true });
+  const said = el("p", { class: "compare-said", role: "status", "data-testid": "compare-said" });
+  const graph = el("div", { class: "compare-graph" }, said);
+  let voteView = null;
+  let graphView = null;
+  let path = null;
+
+  const onState = (state) => {
+    connection.hidden = state.kind === "live" || state.kind === "over";
+    fill(connection, state.why);
+  };
+  model.onChange(onChange);
+  const stop = source.follow(id, (batch) => model.apply(batch), onState);
+
+  return {
+    model,
+    head: el("div", {}, head, connection),
+    votes,
+    graph,
+    show(common) {
+      const next = common ?? model.paths()[0] ?? "";
+      const link = el("a", { href: `#/run/${encodeURIComponent(model.run.id)}` }, model.run.id);
+      fill(head, el("h1", {}, shorten(model.run.program, 60)), runStatus(model.run.status), el("code", {}, link));
+      if (graphView === null) {
+        voteView = createVoteView({ model, path: next });
+        graphView = createGraphView({ model, path: next, onSelect });
+        votes.append(voteView.element);
+        graph.append(graphView.element);
+      } else if (next !== path) {
+        voteView.setPath(next);
+        graphView.setPath(next);
+      }
+      path = next;
+      votes.hidden = votesOf(model, path).length === 0;
+      voteView.update();
+      graphView.update();
+    },
+    select(thought, isInBoth, isAny) {
+      graphView.select(thought);
+      const state = thought === null ? "" : shorten(model.search(path).thoughts[thought].state, 80);
+      const words = thought === null ? "not in this run" : `thought ${thought}${isInBoth ? ", in both" : ", only here"}: ${state}`;
+      fill(said, isAny && words);
+    },
+    destroy() {
+      stop();
+      voteView?.destroy();
+      graphView?.destroy();
+    },
+  };
+}

@@ -1,0 +1,93 @@
+// Which page is shown: by what follows # in the address.
+
+import { createComparePage } from "./compare_page.js";
+import { createRunPage } from "./run_page.js";
+import { createRunsList } from "./runs_list.js";
+import { pageSource } from "./source.js";
+import { el, fill } from "./text.js";
+
+const PLACE_MS = 150;
+
+/** Show the page that the address names, and follow it from place to place. */
+export function startPage() {
+  const source = pageSource();
+  const main = document.getElementById("page");
+  const top = document.getElementById("top");
+  let page = null;
+  let key = null;
+  let timer = 0;
+
+  /** Write where we are into the address, after a moment: browsers refuse many changes in a short time. */
+  const onPlace = (path) => (params) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      const given = Object.entries(params).filter(([, value]) => value !== null && value !== "");
+      const query = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
+      const hash = `#${path}${query && `?${query}`}`;
+      if (hash !== location.hash) {
+        location.replace(hash);
+      }
+    }, PLACE_MS);
+  };
+
+  const show = () => {
+    const { path, params } = addressOf(location.hash);
+    if (key === path) {
+      page.goTo(params);
+      return;
+    }
+    clearTimeout(timer);
+    page?.destroy();
+    key = path;
+    page = newPage(source, path, params, onPlace(path));
+    fill(main, page.element);
+    fill(top, source.isFile ? el("span", { class: "brand" }, "llmprog") : el("a", { class: "brand", href: "#/" }, "llmprog"), el("span", { class: "where quiet" }, whereText(path, source)));
+  };
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    main.focus();
+  });
+  window.addEventListener("hashchange", show);
+  show();
+}
+
+/** A hash in parts: `#/run/ID?tab=graph` has the path `/run/ID`. */
+export function addressOf(hash) {
+  const [path, query = ""] = hash.replace(/^#/, "").split("?", 2);
+  return { path: path || "/", params: new URLSearchParams(query) };
+}
+
+function newPage(source, path, params, onPlace) {
+  const [, kind, ...ids] = path.split("/").map(decoded);
+  if (source.isFile) {
+    return createRunPage({ source, id: "", params, onPlace });
+  }
+  if (kind === "run" && ids.length === 1) {
+    return createRunPage({ source, id: ids[0], params, onPlace });
+  }
+  if (kind === "compare" && ids.length === 2) {
+    return createComparePage({ source, ids, params, onPlace });
+  }
+  if (kind === "") {
+    return createRunsList({ source, params, onPlace }).start();
+  }
+  const nowhere = el("div", { class: "notice" }, "There is no such page. ", el("a", { href: "#/" }, "All runs"));
+  return { element: nowhere, goTo() {}, destroy() {} };
+}
+
+function whereText(path, source) {
+  if (source.isFile) {
+    return "a run, exported";
+  }
+  return { run: "a run", compare: "two runs side by side" }[path.split("/")[1]] ?? "runs";
+}
+
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
+startPage();

@@ -1,0 +1,284 @@
+// The page of a run: its head, its views in tabs, and beside them what is selected.
+
+import { createCallPane } from "./call_pane.js";
+import { createGraphView } from "./graph_view.js";
+import { RunModel } from "./model.js";
+import { createPlaybackView } from "./playback_view.js";
+import { createRunHeader } from "./run_header.js";
+import { createCallsTable, createRowsTable, createThoughtsTable } from "./run_tables.js";
+import { remembered } from "./source.js";
+import { createTabs } from "./tabs.js";
+import { el, fill, shorten } from "./text.js";
+import { createThoughtPane, neighbours } from "./thought_pane.js";
+import { createTimelineView } from "./timeline_view.js";
+import { createVoteView, votesOf } from "./vote_view.js";
+
+/**
+ * The page of one run.
+ * @param {object} options
+ * @param {LiveSource|FileSource} options.source
+ * @param {string} options.id
+ * @param {URLSearchParams} options.params `tab`, `path`, `thought`, `call`
+ * @param {function(object)} options.onPlace called with the params of the place that is shown
+ * @returns {{element: HTMLElement, goTo: function(URLSearchParams), destroy: function()}}
+ */
+export function createRunPage({ source, id, params, onPlace }) {
+  const model = new RunModel();
+  const place = placeOf(params);
+  const header = createRunHeader({ model });
+  const connection = el("p", { class: "connection", role: "status", "data-testid": "connection", hidden: true });
+  const chooser = createPathChooser((path) => showPath(path));
+  const views = new Map();
+  const tabs = createTabs((tab) => showTab(tab));
+  const stage = el("div", { class: "stage", role: "tabpanel", "data-testid": "stage" });
+  const pane = el("aside", { class: "pane", "aria-label": "What is selected", tabindex: "0", "data-testid": "pane" });
+  const body = el("div", { class: "run-body" }, stage, pane);
+  const element = el(
+    "article",
+    { class: "run-page", "data-testid": "run-page" },
+    header.element,
+    connection,
+    el("div", { class: "run-bar" }, tabs.element, chooser.element),
+    body,
+  );
+  let shown = null;
+  let paneContent = null;
+  let paneKey = null;
+
+  const loadCall = remembered(
+    (number) => source.call(id, number),
+    (number) => model.calls.get(number)?.outcome != null,
+  );
+  const makers = {
+    graph: () => createGraphView({ model, path: place.path, onSelect: select }),
+    thoughts: () => createThoughtsTable({ model, path: place.path, onSelect: select }),
+    votes: () => createVoteView({ model, path: place.path }),
+    timeline: () => createTimelineView({ model, onSelectCall: selectCall }),
+    playback: () =>
+      createPlaybackView({
+        model,
+        path: place.path,
+        load: (question, sample) => source.canvas(id, place.path, question, sample),
+      }),
+    calls: () => createCallsTable({ model, onSelectCall: selectCall }),
+    rows: () => createRowsTable({ model, onSelectRow: (number) => showPath(String(number), "graph") }),
+  };
+
+  function select(thought) {
+    settle({ thought, call: null });
+  }
+
+  function selectCall(call) {
+    settle({ thought: null, call });
+  }
+
+  function showTab(tab) {
+    settle({ tab });
+  }
+
+  function showPath(path, tab = place.tab) {
+    settle({ path, tab, thought: null, call: null });
+  }
+
+  function play(question, sample) {
+    settle({ tab: "playback" });
+    views.get("playback").show(question, sample);
+  }
+
+  /** Go to another place of the run: what is not given stays. */
+  function settle(change) {
+    Object.assign(place, change);
+    show();
+    onPlace(place);
+  }
+
+  /** The view of a tab, made when it is first shown, at the path of this place. */
+  function viewOf(tab) {
+    if (!views.has(tab)) {
+      views.set(tab, { path: place.path, selected: null, ...makers[tab]() });
+    }
+    const view = views.get(tab);
+    if (view.path !== place.path) {
+      view.path = place.path;
+      view.selected = null;
+      view.setPath?.(place.path);
+    }
+    return view;
+  }
+
+  function show() {
+    if (model.run === null) {
+      return;
+    }
+    place.path ??= model.paths()[0] ?? "";
+    const available = availableTabs(model, place.path);
+    place.tab ??= model.run.kind === "map" ? "rows" : "graph";
+    const tab = available.includes(place.tab) ? place.tab : available[0];
+    tabs.show(available, tab);
+    chooser.show(model, place.path);
+    const view = viewOf(tab);
+    if (shown !== tab) {
+      shown = tab;
+      fill(stage, view.element);
+      stage.dataset.shown = tab;
+    }
+    view.update();
+    showSelection(view, tab);
+    showPane();
+  }
+
+  /** Only when it changes: a view goes to what is selected, and that must not move it while it is being looked at. */
+  function showSelection(view, tab) {
+    const selected = tab === "calls" || tab === "timeline" ? place.call : place.thought;
+    const isThere = tab !== "graph" || selected === null || model.search(place.path)?.thoughts[selected] !== undefined;
+    if (view.selected !== selected && isThere) {
+      view.selected = selected;
+      view.select?.(selected);
+    }
+  }
+
+  function showPane() {
+    const key = place.thought !== null ? `thought ${place.path} ${place.thought}` : place.call !== null ? `call ${place.call}` : "";
+    if (key !== paneKey || paneContent === null) {
+      paneKey = key;
+      paneContent = newPane();
+      const close = el("button", { class: "close", "aria-label": "Close", title: "Close (Escape)", click: () => select(null) }, "×");
+      fill(pane, key && close, paneContent.element);
+      pane.scrollTop = 0;
+      body.classList.toggle("has-selection", key !== "");
+    }
+    paneContent.update();
+  }
+
+  function newPane() {
+    if (place.thought !== null) {
+      return createThoughtPane({
+        model,
+        path: place.path,
+        id: place.thought,
+        loadCall,
+        onSelect: select,
+        onSelectCall: selectCall,
+        onPlay: play,
+      });
+    }
+    if (place.call !== null) {
+      const onSelect = (path, thought) => settle({ path, thought, call: null });
+      return createCallPane({ model, id: place.call, loadCall, onSelect });
+    }
+    const hint = el("p", { class: "quiet hint" }, "Select a thought or a call to read about it.");
+    return { element: hint, update() {} };
+  }
+
+  function onKey(event) {
+    if (event.defaultPrevented || event.altKey || event.ctrlKey || event.metaKey || event.target.matches?.(FIELDS)) {
+      return;
+    }
+    const thought = model.search(place.path)?.thoughts[place.thought ?? -1];
+    if (event.key === "Escape" && (place.thought !== null || place.call !== null)) {
+      select(null);
+    } else if (thought !== undefined && event.key.startsWith("Arrow") && !event.target.matches?.(ARROWS_OF_THEIR_OWN)) {
+      const next = neighbours(model.search(place.path), thought)[event.key] ?? null;
+      if (next === null) {
+        return;
+      }
+      const isOnStep = event.target.matches?.("[data-step]");
+      select(next);
+      if (isOnStep) {
+        (pane.querySelector(`[data-step="${event.key}"]:enabled`) ?? pane).focus();
+      }
+    } else {
+      return;
+    }
+    event.preventDefault();
+  }
+
+  const onState = (state) => {
+    const sentence = {
+      live: "",
+      over: "",
+      lost: `Connection lost: ${state.why} Trying again.`,
+      refused: state.why,
+    }[state.kind];
+    connection.hidden = sentence === "";
+    connection.className = `connection ${state.kind}`;
+    fill(connection, sentence);
+    element.dataset.connection = state.kind;
+  };
+  const onBatch = (batch) => {
+    model.apply(batch);
+    if (batch.problem) {
+      onState({ kind: "refused", why: batch.problem });
+    }
+  };
+  const refresh = () => {
+    header.update();
+    show();
+    if (model.run !== null) {
+      document.title = `${shorten(model.run.program, 40)} · ${shorten(model.run.id, 30)} · llmprog`;
+    }
+  };
+  model.onChange(refresh);
+  document.addEventListener("keydown", onKey);
+  const stop = source.follow(id, onBatch, onState);
+
+  return {
+    element,
+    goTo(given) {
+      const next = placeOf(given);
+      Object.assign(place, next, { path: next.path ?? place.path, tab: next.tab ?? place.tab });
+      show();
+    },
+    destroy() {
+      stop();
+      document.removeEventListener("keydown", onKey);
+      for (const view of views.values()) {
+        view.destroy?.();
+      }
+    },
+  };
+}
+
+/** What is typed into, and what has a use of its own for the arrow keys: tabs, and what scrolls. */
+const FIELDS = "input, select, textarea";
+const ARROWS_OF_THEIR_OWN = "[role=tab], [role=table], .pane";
+
+function placeOf(params) {
+  const number = (name) => (/^\d{1,12}$/.test(params.get(name) ?? "") ? Number(params.get(name)) : null);
+  return { tab: params.get("tab"), path: params.get("path"), thought: number("thought"), call: number("call") };
+}
+
+/** The tabs that have something to show. */
+function availableTabs(model, path) {
+  const found = model.run.kind === "map" || model.rows.size > 0 ? ["rows"] : [];
+  found.push("graph", "thoughts");
+  if (votesOf(model, path).length > 0) {
+    found.push("votes");
+  }
+  found.push("timeline");
+  if (model.canvases(path).length > 0) {
+    found.push("playback");
+  }
+  found.push("calls");
+  return found;
+}
+
+/** The choice among the searches of a run, where there are several. */
+function createPathChooser(onChoose) {
+  const select = el("select", { "aria-label": "Search", "data-testid": "paths", change: () => onChoose(select.value) });
+  const element = el("label", { class: "path-chooser", hidden: true }, el("span", { class: "quiet" }, "Search"), select);
+  let known = null;
+  return {
+    element,
+    show(model, path) {
+      const paths = model.paths();
+      element.hidden = paths.length < 2;
+      if (known !== paths && paths.length > 1) {
+        known = paths;
+        const name = (one) => (one === "" ? "the whole" : model.run.kind === "map" && !one.includes("/") ? `row ${one}` : one);
+        fill(select, paths.map((one) => el("option", { value: one }, shorten(name(one), 60))));
+      }
+      select.value = path ?? "";
+    },
+  };
+}
