@@ -35,6 +35,7 @@ class KeptThought:
         is_goal: Whether it reaches the program's goal.
         answer: What it would be answered with; ``None`` where it cannot be.
         judgements: What the checkers said.
+        pruned_because: Why the controller gave it up; ``None`` where it did not.
     """
 
     id: int
@@ -46,6 +47,7 @@ class KeptThought:
     is_goal: bool
     answer: str | None
     judgements: tuple[Judgement, ...] = ()
+    pruned_because: str | None = None
 
     @property
     def score(self) -> float:
@@ -70,6 +72,7 @@ class KeptThought:
             "answer": self.answer,
             "score": _number(self.score),
             "valid": self.is_valid,
+            "pruned_because": self.pruned_because,
             "verdicts": [
                 {"checker": j.checker, "score": _number(j.score), "valid": j.valid, "reason": j.reason}
                 for j in self.judgements
@@ -171,6 +174,9 @@ def _take_in(found: KeptThoughts, event: EventRecord) -> None:
             said.setdefault(entry["thought"], []).append(judgement)
         for number, judgements in said.items():  # each time all that was said of a thought until then
             found.by_id[number].judgements = tuple(judgements)
+    elif event.kind == "pruned":
+        for entry in event.data:
+            found.by_id[entry["thought"]].pruned_because = str(entry["reason"])
     elif event.kind == "finished":
         found.stopped, found.best = str(event.data["stopped"]), event.data["thought"]
 

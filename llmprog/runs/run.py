@@ -168,6 +168,7 @@ class Run:
         Raises:
             StoreError: It is not there any more, or it cannot be read.
         """
+        self.close()  # an open file would still be read after it was deleted
         try:
             reader = self.reader()
             row = reader.execute(_RUN, (self.id,)).fetchone()
