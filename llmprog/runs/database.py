@@ -268,6 +268,8 @@ class SqliteFile:
             check_same_thread=False,
         )
         connection.execute("PRAGMA trusted_schema = OFF")
+        if mode.startswith("ro"):
+            connection.execute("PRAGMA query_only = ON")  # besides: what it attaches would not be read only by itself
         return connection
 
     def _version_of(self, connection: Connection) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -187,6 +188,7 @@ class _Server:
         self._version = version
         self._shared: _Session | None = None
         self._is_ready = False
+        self._lock = threading.Lock()
 
     def connect(self) -> _Session:
         """A session of its own."""
@@ -196,17 +198,19 @@ class _Server:
         )
 
     def shared(self) -> _Session:
-        """The session of all who read; the tables are there."""
-        if self._shared is None or self._shared.is_closed:
-            self._shared = self.connect()
-        if not self._is_ready:
-            try:
-                self._prepare(self._shared)
-            except BaseException:
-                self.close()
-                raise
-            self._is_ready = True
-        return self._shared
+        """The session of all who read, in whichever thread; it cannot write, and the tables are there."""
+        with self._lock:
+            if self._shared is None or self._shared.is_closed:
+                session = self.connect()
+                try:
+                    if not self._is_ready:
+                        self._prepare(session)
+                    session.execute("SET default_transaction_read_only = on")
+                except BaseException:
+                    session.close()
+                    raise
+                self._shared, self._is_ready = session, True
+            return self._shared
 
     def close(self) -> None:
         """End the shared session."""

@@ -57,6 +57,17 @@ class ViewOptions:
                 f"{TOKEN_VARIABLE}"
             )
 
+    def access(self, port: int) -> Access:
+        """Who may look at the viewer that listens on ``port``."""
+        is_reached = not is_loopback(self.host)
+        own = {self.host} if is_reached else set()
+        return Access(
+            hosts=frozenset(name.lower() for name in own.union(self.allow_hosts)),
+            any_address=is_reached,
+            cookie=f"llmprog-view-{port}",
+            sessions=Sessions(token=self.token or secrets.token_urlsafe(32), is_spent_by_use=self.token is None),
+        )
+
 
 class Viewer:
     """A viewer of a store: where one logs in, and its server.
@@ -69,23 +80,14 @@ class Viewer:
 
     def __init__(self, store: RunStore, options: ViewOptions, listening: socket.socket) -> None:
         port = listening.getsockname()[1]
-        token = options.token or secrets.token_urlsafe(32)
-        names = {name.lower() for name in options.allow_hosts}
-        if not is_loopback(options.host):
-            names.add(options.host.lower())
         self._store = store
         self._options = options
         self._listening = listening
-        self._access = Access(
-            hosts=frozenset(names),
-            any_address=not is_loopback(options.host),
-            cookie=f"llmprog-view-{port}",
-            sessions=Sessions(token=token, is_spent_by_use=options.token is None),
-        )
+        self._access = options.access(port)
         self.url = f"http://{in_url(options.host)}:{port}{LOGIN}?token="
         """Where one logs in: with its token where that works once; a chosen one is not repeated."""
         if options.token is None:
-            self.url += token
+            self.url += self._access.sessions.token
 
     async def serve(self, on_server: Callable[[OrderlyServer], None] | None = None) -> None:
         """Serve until a signal, or ``should_exit`` of the server, ends it.

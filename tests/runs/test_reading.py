@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from llmprog.errors import BackendError
 from llmprog.runs.info import RunInfo
+from llmprog.runs.store import open_store
 from llmprog.types import Prompt, Request, Usage
 
 INFO = RunInfo(kind="map", program="p", program_hash="h", program_text="t", input=None, config={})
@@ -61,3 +64,21 @@ def test_the_size_of_a_run_is_told_where_it_has_one(store):
     with written(store, work) as run:
         size = store.size_bytes(run.id)
     assert size is None or size > 4096
+
+
+@pytest.mark.parametrize(
+    "statement", ["UPDATE run SET status = 'finished'", "DELETE FROM event", "CREATE TABLE more (number INTEGER)"]
+)
+def test_what_a_run_is_read_through_cannot_write(where, statement):
+    async def work(journal):
+        journal.event("", "began", {})
+
+    store = open_store(where)
+    try:
+        with written(store, work) as run:
+            with pytest.raises(Exception, match=r"read-?only") as refused:
+                run.reader().execute(statement)
+            assert type(refused.value).__name__ in ("OperationalError", "ReadOnlySqlTransaction")
+            assert [event.kind for event in run.events()] == ["began"]
+    finally:
+        store.close()
