@@ -50,6 +50,16 @@ format: $(STAMP) ## Apply the formatting and the fixes that are safe
 train: $(STAMP) ## Train the embedded model from scratch (hours on two cores)
 	$(BIN)/python -m llmprog.backends.local.puzzles.train
 
+.PHONY: docs
+docs: $(STAMP) ## Make the site of the pages in docs/_build/html, and check its links
+	$(BIN)/sphinx-build -W --keep-going -q -c docs -d docs/_build/doctrees . docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+.PHONY: docs-links
+docs-links: $(STAMP) ## Ask every address outside that the pages name (needs a network)
+	$(BIN)/sphinx-build -q -b linkcheck -c docs -d docs/_build/doctrees . docs/_build/links
+
 .PHONY: bench
 bench: $(STAMP) ## Run every benchmark and print its table
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

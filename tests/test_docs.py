@@ -34,7 +34,7 @@ from llmprog.backends.local.options import describe_options
 from llmprog.programs import catalog
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+PAGES = [ROOT / "README.md", *sorted(path for path in ROOT.glob("docs/**/*.md") if "_build" not in path.parts)]
 EXAMPLES = sorted(ROOT.glob("examples/*.py"))
 WIDTH = "100"
 

@@ -31,12 +31,13 @@ class Capabilities:
         infill: Fills blanks anywhere in a text.
         seed: The same request and seed give the same completions.
         context_length: Longest prompt plus completion in tokens; ``None`` where unknown.
-        stream: How the pieces of a completion come: each ``append``s to or ``replace``s the text so far (diffusion
-            models); ``none`` where a completion comes whole. Backends that stream are ``StreamingBackend``s.
+        stream: How the pieces of a completion come: each adds to the text so far (``append``) or takes its place
+            (``replace``, diffusion models); ``none`` where a completion comes whole. What streams is a
+            ``StreamingBackend``.
         guided: The kinds of guided output that can be asked for: ``json``, ``regex``, ``choices``.
         plain_text: Goes on with a text as it stands: a prompt without messages, whose ``prefix`` is the text. Models of
             conversations do not.
-        edit: Rewrites the doubtful parts of a text; such backends are ``EditingBackend``s.
+        edit: Rewrites the doubtful parts of a text; what does is an ``EditingBackend``.
     """
 
     n: bool = False
