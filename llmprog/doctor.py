@@ -1,9 +1,11 @@
-"""What ``llmprog doctor`` finds out: which backends answer, what they can do, and what to fix."""
+"""What ``llmprog doctor`` finds out: which backends answer, what they can do, what to fix, what could be installed."""
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
+from importlib import metadata
 
 from llmprog.backends import registry
 from llmprog.backends.base import Backend
@@ -13,6 +15,7 @@ from llmprog.errors import LLMProgError
 from llmprog.types import Prompt, Request, SamplingParams
 
 _MAX_TOKENS = 16
+_FOR_DEVELOPERS = ("dev", "docs", "test")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,25 @@ def configured() -> list[BackendInfo]:
 def is_pattern(backend_id: str) -> bool:
     """Whether an id has words in capitals that the user is to fill in."""
     return any(word in backend_id for word in ("MODEL", "HOST", "FILE", "PATH"))
+
+
+def missing_extras() -> dict[str, tuple[str, ...]]:
+    """The extras of which something is not installed, each with the packages it lacks, by name."""
+    missing: dict[str, tuple[str, ...]] = {}
+    for requirement in metadata.requires("llmprog") or ():
+        package = re.match(r"[\w.-]+", requirement)
+        extra = re.search(r"extra == [\"'](\w+)[\"']", requirement)
+        if package and extra and extra[1] not in _FOR_DEVELOPERS and not _is_installed(package[0]):
+            missing[extra[1]] = (*missing.get(extra[1], ()), package[0])
+    return dict(sorted(missing.items()))
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 async def examine(backend_id: str) -> Diagnosis:

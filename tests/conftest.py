@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.abc
+import importlib.util
 import ipaddress
 import os
+import re
 import sys
 
 import pytest
@@ -41,13 +44,59 @@ def forbid_other_machines(event, arguments):
 sys.addaudithook(forbid_other_machines)
 
 
+class AbsentPackages(importlib.abc.MetaPathFinder):
+    """The last to be asked for a module: remembers which packages were wanted that are not installed everywhere.
+
+    There are Pythons for which no small build of torch exists. A test that fails after torch was asked for in vain is
+    one that needs it: it is skipped, with this reason. What does not need torch runs, without any list of files.
+    """
+
+    packages = frozenset({"torch", "torchao"})
+
+    def __init__(self):
+        self.wanted = set()
+
+    def find_spec(self, fullname, path=None, target=None):
+        self.wanted |= {fullname.partition(".")[0]} & self.packages
+
+    def excuse(self, report):
+        """Make a failed report a skipped one if it failed for want of a package."""
+        said = re.search(r"llmprog\[(local|cuda)\]", report.longreprtext) if report.failed else None
+        if report.failed and (self.wanted or (said and importlib.util.find_spec("torch") is None)):
+            path, line = getattr(report, "location", (report.nodeid, 0))[:2]
+            report.outcome = "skipped"
+            report.longrepr = (str(path), line or 0, f"Skipped: needs {', '.join(sorted(self.wanted)) or 'torch'}")
+
+
+absent = AbsentPackages()
+sys.meta_path.append(absent)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    absent.wanted.clear()
+    report = yield
+    absent.excuse(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    absent.wanted.clear()
+    return (yield)
+
+
+def has_cuda():
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return False
+    return torch.cuda.is_available()
+
+
 def pytest_collection_modifyitems(items):
     marked = [item for item in items if item.get_closest_marker("gpu")]
-    if not marked:
-        return
-    import torch
-
-    if not torch.cuda.is_available():
+    if marked and not has_cuda():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
@@ -83,6 +132,7 @@ def no_tracer_provider_is_left_behind():
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield
+    absent.excuse(report)
     marker = item.get_closest_marker("fault")
     if marker is not None and (report.when == "call" or report.failed):
         report.fault = list(marker.args)  # travels with the report where tests run in several processes

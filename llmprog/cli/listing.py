@@ -114,14 +114,17 @@ def doctor(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Call each configured backend once, cheaply; show what it can do, how fast it is, and what to fix."""
+    """Call each configured backend once, cheaply; show what it can do, how fast it is, and what to fix.
+
+    Without --backend, also say which extras are not installed.
+    """
     import asyncio
     from dataclasses import asdict
 
     from rich.console import Console
 
     from llmprog import terminal
-    from llmprog.doctor import configured, examine
+    from llmprog.doctor import configured, examine, missing_extras
 
     async def examine_all() -> list[Diagnosis]:
         return list(await asyncio.gather(*(examine(backend_id) for backend_id in ids)))
@@ -132,4 +135,6 @@ def doctor(
         typer.echo(json.dumps([asdict(diagnosis) for diagnosis in diagnoses]))
     else:
         terminal.print_diagnoses(Console(), diagnoses)
+        for extra, packages in missing_extras().items() if not backend else ():
+            typer.echo(f'not installed: {", ".join(packages)}; for it: pip install "llmprog[{extra}]"')
     raise typer.Exit(EXIT_SOLVED if all(diagnosis.ok for diagnosis in diagnoses) else EXIT_BACKEND)

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from llmprog.backends.local.decoders.base import Row, Vocabulary
-from llmprog.backends.local.sampling import stream_key
-from llmprog.backends.local.transformer import Transformer, TransformerConfig
 from llmprog.types import SamplingParams
+
+if TYPE_CHECKING:
+    from llmprog.backends.local.decoders.base import Row, Vocabulary
+    from llmprog.backends.local.transformer import Transformer
 
 MASK, EOS, PAD, MODE = 0, 1, 2, 3
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    torch.set_num_threads(1)
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def vocabulary() -> Vocabulary:
+    from llmprog.backends.local.decoders.base import Vocabulary
+
     return Vocabulary(size=24, mask_id=MASK, eos_id=EOS, pad_id=PAD, never_sampled=(MASK, PAD, MODE))
 
 
 @pytest.fixture(scope="session")
 def model() -> Transformer:
+    import torch
+
+    from llmprog.backends.local.transformer import Transformer, TransformerConfig
+
     torch.manual_seed(3)
     config = TransformerConfig(
         vocab_size=24, d_model=32, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=48, max_positions=64
@@ -43,6 +54,9 @@ def model() -> Transformer:
 
 @pytest.fixture(scope="session")
 def make_row() -> Callable[..., Row]:
+    from llmprog.backends.local.decoders.base import Row
+    from llmprog.backends.local.sampling import stream_key
+
     def make(
         prompt: tuple[int, ...] = (5, 6, 7),
         length: int = 10,
