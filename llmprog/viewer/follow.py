@@ -18,8 +18,9 @@ from llmprog.viewer.encoding import encode
 from llmprog.viewer.feed import RunFeed
 
 MOST_FOLLOWERS = 32
-POLL_S = 0.25
-HEARTBEAT_S = 15.0
+
+_POLL_S = 0.25
+_HEARTBEAT_S = 15.0
 _STILL_THERE_S = 2.0  # how often to see whether a run has been deleted: a file that is open can still be read
 
 _log = Log("llmprog.viewer")
@@ -30,9 +31,11 @@ class Followers:
 
     Args:
         most: More of them are refused.
+        heartbeat_s: Silence after which a comment is sent: so it is noticed that a client is gone.
     """
 
-    def __init__(self, most: int = MOST_FOLLOWERS) -> None:
+    def __init__(self, most: int = MOST_FOLLOWERS, heartbeat_s: float = _HEARTBEAT_S) -> None:
+        self.heartbeat_s = heartbeat_s
         self._most = most
         self._closing = asyncio.Event()
         self.count = 0
@@ -58,7 +61,7 @@ class Followers:
         closing: asyncio.Future[Any] = asyncio.ensure_future(self._closing.wait())
         waited_for: set[asyncio.Future[Any]] = {closing, gone}
         try:
-            await asyncio.wait(waited_for, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waited_for, timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
             closing.cancel()
         return not (gone.done() or self._closing.is_set())
@@ -110,7 +113,7 @@ class FollowedRun:
                 said_at = now()
             if batches and batches[-1].get("end"):
                 return
-            if now() - said_at >= HEARTBEAT_S:
+            if now() - said_at >= self._followers.heartbeat_s:
                 await send({"type": "http.response.body", "body": b": nothing new\n\n", "more_body": True})
                 said_at = now()
             if not await self._followers.pause(gone):

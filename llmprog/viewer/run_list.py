@@ -40,7 +40,7 @@ class RunList:
         """Some of the runs that match, newest first, and how many match in all.
 
         Args:
-            query: Words that all have to occur somewhere: in the id, program, input, answer, status or problem.
+            query: Part of an id; or words that all have to occur: in program, input, answer, status or problem.
             status: Only runs of this status; empty for all.
             program: Only runs of this program; empty for all.
             offset: How many that match to pass over.
@@ -50,13 +50,12 @@ class RunList:
             StoreError: The store cannot be read.
         """
         runs = self._listed()
-        words = query.casefold().split()
         found = [
             run
             for run in runs
             if (not status or run.status == status)
             and (not program or run.info.program == program)
-            and _has(run, words)
+            and _has(run, query.casefold())
         ]
         return {
             "total": len(found),
@@ -73,12 +72,12 @@ class RunList:
             return self._runs
 
 
-def _has(run: Run, words: Sequence[str]) -> bool:
-    if not words:
+def _has(run: Run, query: str) -> bool:
+    if query in run.id:  # as a whole: the digits of a question are in many ids
         return True
-    parts = (run.id, run.info.program, run.info.kind, run.status, run.problem or "", format_value(_answer(run)))
+    parts = (run.info.program, run.info.kind, run.status, run.problem or "", format_value(_answer(run)))
     text = " ".join((*parts, format_value(run.info.input))).casefold()
-    return all(word in text for word in words)
+    return all(word in text for word in query.split())
 
 
 def _answer(run: Run) -> Any:

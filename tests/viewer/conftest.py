@@ -5,12 +5,18 @@ While playwright is open, this thread has a running event loop: what needs one o
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import threading
 from contextlib import contextmanager
 
 import pytest
 
+from llmprog import run
+from llmprog.backends import ScriptedBackend
+from llmprog.errors import LLMProgError
+from llmprog.programs import arithmetic
 from llmprog.runs.store import DirectoryStore
 from llmprog.viewer.background import viewing
 
@@ -98,3 +104,46 @@ def open_page(page):
             yield page
 
     return opened
+
+
+class Waiting(ScriptedBackend):
+    """Answers a few calls, and the others once ``go`` is set."""
+
+    def __init__(self, before):
+        super().__init__(lambda prompt, sample: f"Answer: {40 + sample % 3}")
+        self.go = threading.Event()
+        self.is_waiting = threading.Event()
+        self._left = before
+
+    async def generate(self, request):
+        self._left -= 1
+        if self._left < 0:
+            self.is_waiting.set()
+            await asyncio.to_thread(self.go.wait, 60)
+        return await super().generate(request)
+
+
+@pytest.fixture
+def under_way():
+    """Begins a run that waits for its model; gives the model and the run's id, and lets it go on in the end."""
+
+    @contextmanager
+    def begun(store, before=2, num_samples=5):
+        model = Waiting(before)
+
+        def work():
+            try:
+                run(arithmetic(num_samples=num_samples), "17 + 25", backend=model, seed=1, store=store)
+            except LLMProgError:  # its file was taken away
+                return
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            assert model.is_waiting.wait(60)
+            yield model, store.list()[0].id
+        finally:
+            model.go.set()
+            thread.join(60)
+
+    return begun
