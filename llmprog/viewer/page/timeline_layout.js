@@ -1,0 +1,81 @@
+// A run's calls as a picture of time: lanes, marks, how many at a time, and the critical path.
+
+import { concurrencyOf, criticalPath, lanesOf, spansOf } from "./critical_path.js";
+
+const SERIES = 8;
+
+/**
+ * The timeline of a model as it is now.
+ * @param {object} model a `RunModel`
+ * @returns {object} `wallS`; `bars`: a call, its span and lane each, in the order of sending; `laneCount`; `nodes`: names
+ *   with the number of their colour; `steps` and `most`: the calls under way; `path`: of `criticalPath`; `critical`: its
+ *   ids as a set
+ */
+export function layTimeline(model) {
+  const calls = [...model.calls.values()];
+  let wallS = model.run?.elapsed_s ?? 0;
+  for (const call of calls) {
+    wallS = Math.max(wallS, call.sent_at + (call.outcome?.duration_s ?? 0));
+  }
+  const spans = spansOf(calls, wallS);
+  const { lanes, count } = lanesOf(spans);
+  const path = criticalPath(spans, wallS);
+  const steps = concurrencyOf(spans);
+  const nodes = new Map();
+  const bars = spans.map((span, index) => {
+    const call = model.calls.get(span.id);
+    if (!nodes.has(call.node)) {
+      nodes.set(call.node, (nodes.size % SERIES) + 1);
+    }
+    return { ...span, call, lane: lanes[index], kind: kindOf(call), color: nodes.get(call.node) };
+  });
+  const most = steps.reduce((high, step) => Math.max(high, step.count), 0);
+  return { wallS, bars, laneCount: count, nodes, steps, most, path, critical: new Set(path.ids) };
+}
+
+/** What became of a call: `running`, `cut off`, `failed`, `recalled` (from a cache or another run), or `settled`. */
+function kindOf(call) {
+  if (call.outcome === null) {
+    return "running";
+  }
+  if (call.outcome.state !== "settled") {
+    return call.outcome.state === "failed" ? "failed" : "cut off";
+  }
+  return call.outcome.source === "model" ? "settled" : "recalled";
+}
+
+/**
+ * Round moments for an axis.
+ * @param {number} from seconds
+ * @param {number} to seconds
+ * @param {number} most how many at most
+ * @returns {{moments: number[], step: number}}
+ */
+export function axisMoments(from, to, most) {
+  const rough = Math.max(to - from, 1e-6) / Math.max(most, 1);
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const minutes = [60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400];
+  const step =
+    rough > 30
+      ? (minutes.find((length) => length >= rough) ?? Math.ceil(rough / 86400) * 86400)
+      : [1, 2, 5, 10].map((factor) => factor * power).find((length) => length >= rough * 0.999);
+  const moments = [];
+  for (let index = Math.ceil(from / step); index * step <= to; index += 1) {
+    moments.push(index * step);
+  }
+  return { moments, step };
+}
+
+/** The bar at a moment in a lane, or the nearest within `slackS` seconds; null if there is none. */
+export function barAt(bars, lane, moment, slackS) {
+  let [found, least] = [null, slackS];
+  for (const bar of bars) {
+    if (bar.lane === lane) {
+      const distance = Math.max(bar.start - moment, moment - bar.end, 0);
+      if (distance < least || (distance === 0 && least === 0)) {
+        [found, least] = [bar, distance];
+      }
+    }
+  }
+  return found;
+}
