@@ -309,6 +309,21 @@ class Completion:
     violation: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class CanvasToken:
+    """One place of a canvas that a diffusion model writes on.
+
+    Attributes:
+        text: What the token there adds to the text; ``None`` is a mask: nothing is written yet. A token that is a part
+            of a character reads as the replacement character.
+        probability: The probability that the model gave the token when it wrote it, whatever the temperature; ``None``
+            where that is not known, as for text that was given.
+    """
+
+    text: str | None
+    probability: float | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
     """A piece of a completion as it is written.
@@ -319,6 +334,8 @@ class Delta:
         replaces: Whether it replaces all text of this completion so far (diffusion models) instead of following it.
         num_settled: Of a piece that replaces: how many of its first characters no later piece will change.
         is_reasoning: Whether it belongs to the reasoning instead of the reply.
+        canvas: The whole canvas as it reads now, up to its first end, from models that write on one and tell of it
+            (local diffusion and hybrid decoders); ``None`` from all others.
     """
 
     sample: int
@@ -326,6 +343,7 @@ class Delta:
     replaces: bool = False
     num_settled: int = 0
     is_reasoning: bool = False
+    canvas: tuple[CanvasToken, ...] | None = None
 
 
 def total_usage(completions: Sequence[Completion]) -> Usage:

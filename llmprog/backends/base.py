@@ -127,7 +127,8 @@ class StreamingBackend(Backend, Protocol):
     async def stream(self, request: Request, on_delta: Callable[[Delta], None]) -> Sequence[Completion]:
         """``generate``, with every piece handed to ``on_delta`` as it comes.
 
-        A call that has to be made again begins with a piece that replaces everything: an empty one.
+        A call that has to be made again begins with a piece that replaces everything: an empty one. A prompt that is a
+        ``Template`` is asked for of backends only that fill blanks and whose pieces replace each other.
         """
         ...
 

@@ -214,14 +214,18 @@ class Scheduler:
             return call.answered(await self._drawn(node, backend, request))
 
     async def _drawn(self, node: str, backend: Backend, request: Request) -> Sequence[Completion]:
+        tell, asked = self._on_delta, request
         if isinstance(request.prompt, Template):
             # infill has no sample index: later samples are told apart by their seed
             params = replace(request.params, seed=sample_seed(request.params.seed, request.first_sample))
-            return await backend.infill(request.prompt, params, request.num_samples)
-        tell = self._on_delta
+            if backend.capabilities.stream != "replace":
+                tell = None  # only what is written on a canvas can be seen while its blanks are filled
+            if tell is None or not isinstance(backend, StreamingBackend):
+                return await backend.infill(request.prompt, params, request.num_samples)
+            asked = replace(request, params=params, first_sample=0)
         if tell is None or not isinstance(backend, StreamingBackend) or backend.capabilities.stream == "none":
             return await backend.generate(request)
-        return await backend.stream(request, lambda delta: tell(CompletionDelta(node, request, delta)))
+        return await backend.stream(asked, lambda delta: tell(CompletionDelta(node, request, delta)))
 
     def _record(self, event: CallSettled) -> None:
         self.usage += event.usage

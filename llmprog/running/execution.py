@@ -168,7 +168,12 @@ async def _execute_search(
         for tell in observers:
             tell(event)
 
-    scheduler = backends.scheduler(accounts, on_event, stream)
+    watch = on_event
+    if stream and journal is not None:
+        from llmprog.running.canvas_records import CanvasRecords
+
+        watch = _both(CanvasRecords(journal, path), on_event)
+    scheduler = backends.scheduler(accounts, watch, stream)
     search = Search(
         compiled,
         NodeCalls(scheduler, run_nested),
@@ -215,6 +220,15 @@ async def _execute_search(
         if len(search.graph) and error.partial is None:
             error.partial = result(_outcome_so_far(search))
         raise
+
+
+def _both(first: Callable[[Event], None], second: Callable[[Event], None] | None) -> Callable[[Event], None]:
+    def tell(event: Event) -> None:
+        first(event)
+        if second is not None:
+            second(event)
+
+    return tell
 
 
 def _outcome_so_far(search: Search) -> SearchOutcome:

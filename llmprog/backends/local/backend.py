@@ -20,13 +20,13 @@ from llmprog.backends.local.models import FURTHER_WEIGHTS, NO_SMOLLM2, PUZZLES_W
 from llmprog.backends.local.options import DecoderName, LocalOptions, describe_options
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer, needs_further_modes
 from llmprog.backends.local.replies import Replies
-from llmprog.backends.local.streaming import StreamedCompletion
+from llmprog.backends.local.streaming import StreamedCompletion, TokenTexts
 from llmprog.backends.registry import BackendInfo
 from llmprog.errors import CapabilityError, InputError, MissingExtraError, OptionError
 from llmprog.types import Completion, Delta, Logprobs, Prompt, Request, SamplingParams, Template, Usage
 
 if TYPE_CHECKING:
-    from llmprog.backends.local.decoders.base import Row
+    from llmprog.backends.local.decoders.base import Row, Written
     from llmprog.backends.local.decoders.drafting import Drafter
     from llmprog.backends.local.engine import Engine
     from llmprog.backends.local.statistics import LocalStatistics
@@ -112,6 +112,7 @@ class LocalBackend:
         self._options = (options or LocalOptions()).for_model(decoders, backend_id)
         self._language = language
         self._vocabulary = language.vocabulary
+        self._token_texts = TokenTexts(language)
         self._max_positions = model.config.max_positions
         self._decoder = make_decoder(model, self._vocabulary, self._options, shift_logits, make_drafter)
         self._engine: Engine = Engine(
@@ -224,7 +225,8 @@ class LocalBackend:
         """``generate``, with every piece handed to ``on_delta`` as it is written.
 
         The autoregressive decoder's pieces follow each other. Diffusion's replace all that went before: the canvas as
-        it reads then, ``streaming.MASK_SIGN`` for a token that is not written yet. A ``Template`` comes as one piece.
+        it reads then, ``streaming.MASK_SIGN`` for a token that is not written yet, and in ``Delta.canvas`` token by
+        token. The first of them is the canvas before the first step; so it is for a ``Template``, too.
 
         Raises:
             InputError: See ``generate``.
@@ -234,12 +236,7 @@ class LocalBackend:
 
     async def _generate(self, request: Request, on_delta: Callable[[Delta], None] | None) -> Sequence[Completion]:
         if isinstance(request.prompt, Template):
-            filled = await self._fill(request.prompt, request.params, request.num_samples, request.first_sample)
-            if on_delta is not None:
-                for sample, completion in enumerate(filled):
-                    text = completion.text
-                    on_delta(Delta(sample=sample, text=text, replaces=True, num_settled=len(text)))
-            return filled
+            return await self._fill(request, request.prompt, on_delta)
         params = request.params
         refuse_unsupported(self, params)
         encoded, prefix = self._encode(request.prompt)
@@ -254,34 +251,48 @@ class LocalBackend:
         self._check_length(len(head) + len(given) + length)
         canvas = (*given, *[mask_id] * length)
         replies = Replies(self._language, prefix, is_in_canvas=bool(given), stop=params.stop)
-        rows = self._rows(request, head, canvas, encoded, make_stop_check=replies.stop_check)
-        streamed = [] if on_delta is None else self._streamed(request, replies, on_delta)
-        results = await self._engine.decode(
-            rows, (lambda row, reads: streamed[row].update(reads[len(given) :])) if streamed else None
+        rows = self._rows(
+            request, head, canvas, encoded, is_watched=on_delta is not None, make_stop_check=replies.stop_check
         )
+        keeps_tokens = self._decoder.keeps_tokens
+        results, told = await self._decode(rows, on_delta, replies.text, len(given), keeps_tokens=keeps_tokens)
         completions = [
             replies.completion(result, len(head) + len(given) if i == 0 else 0) for i, result in enumerate(results)
         ]
-        for piece, completion in zip(streamed, completions, strict=False):
-            piece.finish(completion.text)
+        for piece, result, completion in zip(told, results, completions, strict=False):
+            piece.finish(completion.text, result.seen)
         return completions
 
-    def _streamed(
-        self, request: Request, replies: Replies, on_delta: Callable[[Delta], None]
-    ) -> list[StreamedCompletion]:
-        return [
+    async def _decode(
+        self,
+        rows: Sequence[Row],
+        on_delta: Callable[[Delta], None] | None,
+        read: Callable[[Sequence[int]], str],
+        num_given: int,
+        *,
+        keeps_tokens: bool,
+    ) -> tuple[list[Written], list[StreamedCompletion]]:
+        """What became of one call's rows, and who tells ``on_delta`` of each, if it is given, until that is read."""
+        if on_delta is None:
+            return await self._engine.decode(rows), []
+        told = [
             StreamedCompletion(
                 sample,
-                replies.text,
+                read,
+                self._token_texts,
                 on_delta,
                 mask_id=self._vocabulary.mask_id,
                 end_ids=self._vocabulary.end_ids,
-                stop=request.params.stop,
+                stop=row.params.stop,
                 appends=self.capabilities.stream == "append",
-                keeps_tokens=self._decoder.keeps_tokens,
+                keeps_tokens=keeps_tokens,
+                num_given=num_given,
             )
-            for sample in range(request.num_samples)
+            for sample, row in enumerate(rows)
         ]
+        for piece, row in zip(told, rows, strict=True):
+            piece.begin(row.canvas)
+        return await self._engine.decode(rows, lambda place, reads, seen: told[place].update(reads, seen)), told
 
     async def infill(self, template: Template, params: SamplingParams, num_samples: int = 1) -> Sequence[Completion]:
         """``num_samples`` texts with every blank filled; given text stays as it is, character for character.
@@ -294,7 +305,7 @@ class LocalBackend:
             InputError: The model does not understand the prompt or the given text, or it is too long.
             OptionError: Stop texts, or fewer ``max_tokens`` than blank tokens.
         """
-        return await self._fill(template, params, num_samples, 0)
+        return await self._fill(Request(prompt=template, params=params, num_samples=num_samples), template, None)
 
     async def score(self, prompt: Prompt, continuations: Sequence[str]) -> Sequence[Logprobs]:
         """The log-probability of each continuation, in the order given.
@@ -380,8 +391,9 @@ class LocalBackend:
         await self._engine.aclose()
 
     async def _fill(
-        self, template: Template, params: SamplingParams, num_samples: int, first_sample: int
+        self, request: Request, template: Template, on_delta: Callable[[Delta], None] | None
     ) -> Sequence[Completion]:
+        params = request.params
         self._refuse_filling(params)
         encoded, prefix = self._encode(template.prompt)
         # Before the blanks are written out: they may claim to hold more tokens than fit any memory.
@@ -390,16 +402,21 @@ class LocalBackend:
         head = encoded.tokens
         canvas = (*prefix, *(token for part in parts for token in part), self._vocabulary.eos_id)
         self._check_length(len(head) + len(canvas))
-        request = Request(prompt=template, params=params, num_samples=num_samples, first_sample=first_sample)
-        results = await self._engine.decode(self._rows(request, head, canvas, encoded, may_end=False))
+        rows = self._rows(request, head, canvas, encoded, may_end=False, is_watched=on_delta is not None)
+        read = Replies(self._language, prefix).text
+        # How given text is joined to what is filled in is known at the end: until then nothing is settled.
+        results, told = await self._decode(rows, on_delta, read, len(prefix), keeps_tokens=False)
         num_prompt = len(head) + len(canvas) - 1 - num_blank_tokens(template)
-        return [
+        completions = [
             Completion(
                 text=stitch(template, parts, result.tokens[len(prefix) :], self._language),
                 usage=Usage(calls=1, prompt_tokens=num_prompt if i == 0 else 0, completion_tokens=result.num_generated),
             )
             for i, result in enumerate(results)
         ]
+        for piece, result, completion in zip(told, results, completions, strict=False):
+            piece.finish(completion.text, result.seen)
+        return completions
 
     def _refuse_filling(self, params: SamplingParams) -> None:
         """Refuse what does not go with text that is given in part."""
@@ -438,6 +455,7 @@ class LocalBackend:
         encoded: EncodedPrompt,
         *,
         may_end: bool = True,
+        is_watched: bool = False,
         make_stop_check: Callable[[], Callable[[Sequence[int]], bool] | None] = lambda: None,
     ) -> list[Row]:
         from llmprog.backends.local.decoders.base import Row
@@ -452,6 +470,7 @@ class LocalBackend:
                 block_length=encoded.block_length,
                 params=request.params,
                 may_end=may_end,
+                is_watched=is_watched and self.capabilities.stream == "replace",
                 has_stopped=make_stop_check(),
             )
             for sample in range(request.first_sample, request.first_sample + request.num_samples)

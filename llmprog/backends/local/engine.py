@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import torch
 
-from llmprog.backends.local.decoders.base import Continuation, Decoder, Row, Writing, Written
+from llmprog.backends.local.decoders.base import Continuation, Decoder, Row, Seen, Writing, Written
 from llmprog.errors import BackendError, LLMProgError
 from llmprog.log import Log
 
@@ -42,8 +42,8 @@ SCORED_AT_ONCE = 32
 _log = Log("llmprog.local")
 
 
-Watcher = Callable[[int, tuple[int, ...]], None]
-"""Told on the caller's loop how one of its rows reads now: which one, and its canvas."""
+Watcher = Callable[[int, tuple[int, ...], Seen | None], None]
+"""Told on the caller's loop how one of its rows reads now: which one, its canvas, and what ``Writing.seen`` gives."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +74,7 @@ class _Gathering:
 
 
 _Item = tuple[_Job, int]
+_News = tuple[Watcher, int, tuple[int, ...], Seen | None]
 
 
 @dataclass(slots=True, eq=False)
@@ -358,10 +359,10 @@ class Engine:
         self._recover(running, failure)
 
     def _tell_watchers(self, running: _Running) -> None:
-        told: dict[asyncio.AbstractEventLoop, list[tuple[Watcher, int, tuple[int, ...]]]] = {}
+        told: dict[asyncio.AbstractEventLoop, list[_News]] = {}
         for ticket, (job, i) in running.items.items():
             if job.watch is not None and not job.is_over:
-                news = job.watch, i, running.writing.text(ticket)
+                news = job.watch, i, running.writing.text(ticket), running.writing.seen(ticket)
                 told.setdefault(job.future.get_loop(), []).append(news)
         for loop, all_news in told.items():
             _call(loop, partial(_tell, all_news))
@@ -437,9 +438,9 @@ class Engine:
         return BackendError(message, backend=self._backend)
 
 
-def _tell(news: Sequence[tuple[Watcher, int, tuple[int, ...]]]) -> None:
-    for watch, row, canvas in news:
-        watch(row, canvas)
+def _tell(all_news: Sequence[_News]) -> None:
+    for watch, row, canvas, seen in all_news:
+        watch(row, canvas, seen)
 
 
 def _settle_all(jobs: Sequence[_Job]) -> None:

@@ -6,13 +6,14 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
 from llmprog.backends.local import engine as engine_module
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
-from llmprog.backends.local.decoders.base import Continuation, Row, Vocabulary, Written
+from llmprog.backends.local.decoders.base import Continuation, Row, Seen, Vocabulary, Written
 from llmprog.backends.local.engine import Engine
 from llmprog.backends.local.transformer import Transformer
 from llmprog.errors import BackendError, InputError
@@ -104,6 +105,9 @@ class EchoWriting:
         self.decoder.dropped.append(len(tickets))
         for ticket in tickets:
             del self.rows[ticket]
+
+    def seen(self, ticket: int) -> Seen | None:
+        return Seen(self.text(ticket), (None,)) if self.rows[ticket].is_watched else None
 
     def text(self, ticket: int) -> tuple[int, ...]:
         return self.rows[ticket].prompt[: self.ages[ticket]]
@@ -217,10 +221,11 @@ async def test_rows_for_which_there_is_no_room_wait_for_others_to_leave(
 
 async def test_a_caller_watches_its_rows(engine: Engine, decoder: EchoDecoder, make_row: Callable[..., Row]) -> None:
     decoder.steps = {7: 3}
-    seen: list[tuple[int, tuple[int, ...]]] = []
-    rows = [make_row((4, 5, 7)), make_row((6,)), make_row((8, 9, 7))]
-    await engine.decode(rows, lambda row, reads: seen.append((row, reads)))
-    assert seen == [(0, (3,)), (2, (3,)), (0, (3, 4)), (2, (3, 8))]
+    told: list[tuple[int, tuple[int, ...], Seen | None]] = []
+    rows = [make_row((4, 5, 7)), make_row((6,)), replace(make_row((8, 9, 7)), is_watched=True)]
+    await engine.decode(rows, lambda *news: told.append(news))
+    assert [news[:2] for news in told] == [(0, (3,)), (2, (3,)), (0, (3, 4)), (2, (3, 8))]
+    assert [news[2] is None for news in told] == [True, False] * 2
 
 
 async def test_scores_and_decoding_are_batched_apart(
@@ -406,7 +411,12 @@ async def test_an_error_of_the_engine_itself_is_told_and_survived(
     assert await engine.decode([make_row((5,))])
 
 
+def local_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("llmprog-local")}
+
+
 async def test_closing_ends_the_thread_and_wakes_who_waits(decoder: EchoDecoder, make_row: Callable[..., Row]) -> None:
+    before = local_threads()
     engine = Engine(decoder, backend="local:echo")
     await engine.decode([make_row((5,))])
     decoder.gate.clear()
@@ -420,7 +430,7 @@ async def test_closing_ends_the_thread_and_wakes_who_waits(decoder: EchoDecoder,
     assert all(isinstance(r, BackendError) and "closed" in str(r) for r in results)
     decoder.gate.set()
     await closing
-    assert not [t for t in threading.enumerate() if t.name.startswith("llmprog-local")]
+    assert local_threads() == before
     with pytest.raises(BackendError, match="is closed"):
         await engine.decode([make_row((5,))])
     await engine.aclose()

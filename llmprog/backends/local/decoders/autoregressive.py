@@ -16,6 +16,7 @@ from torch import Tensor
 from llmprog.backends.local.decoders.base import (
     Continuation,
     Row,
+    Seen,
     Vocabulary,
     Writing,
     Written,
@@ -202,6 +203,9 @@ class AutoregressiveWriting:
     def drop(self, tickets: Collection[int]) -> None:
         self._remove(tickets)
         self._tidy()
+
+    def seen(self, ticket: int) -> Seen | None:
+        return None  # its tokens follow each other: there is no canvas to look at
 
     def text(self, ticket: int) -> tuple[int, ...]:
         line = self._lines[ticket]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -66,6 +66,7 @@ class Row:
         has_stopped: Whether the tokens written so far, from the first on, contain a stop text.
         draft: As many tokens as ``canvas``: what a decoder that revises (``uniform_diffusion``) starts from instead of
             noise; none for the others.
+        is_watched: Whether somebody looks at the canvas while it is written: only then ``Writing.seen`` knows it.
     """
 
     prompt: tuple[int, ...]
@@ -76,6 +77,19 @@ class Row:
     may_end: bool = True
     has_stopped: Callable[[Sequence[int]], bool] | None = None
     draft: tuple[int, ...] = ()
+    is_watched: bool = False
+
+
+class Seen(NamedTuple):
+    """What somebody who watches sees of a canvas.
+
+    Attributes:
+        tokens: What it holds, guesses that may still change included; ``mask_id`` where there is not even a guess.
+        probabilities: One per token: what the model gave it when it was written; ``None`` of given tokens and masks.
+    """
+
+    tokens: tuple[int, ...]
+    probabilities: tuple[float | None, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +103,7 @@ class Written:
         logprobs: One per token under the unfiltered model at temperature 1, where the decoder's order makes them a
             likelihood; else ``None``.
         num_known: Tokens of the prompt that did not have to be computed, being known from before.
+        seen: The tokens as ``Writing.seen`` gives them, of a row that is watched and written on a canvas.
     """
 
     tokens: tuple[int, ...]
@@ -96,6 +111,7 @@ class Written:
     num_generated: int
     logprobs: tuple[float, ...] | None = None
     num_known: int = 0
+    seen: Seen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +164,10 @@ class Writing(Protocol):
 
     def text(self, ticket: int) -> tuple[int, ...]:
         """A row's canvas as it reads now, ``mask_id`` where nothing is written."""
+        ...
+
+    def seen(self, ticket: int) -> Seen | None:
+        """The canvas of a row that is watched; ``None`` where there is none, as of what is written left to right."""
         ...
 
     def __len__(self) -> int:
@@ -258,10 +278,11 @@ def written(
     *,
     logprobs: Sequence[float] | None = None,
     num_known: int = 0,
+    seen: Seen | None = None,
 ) -> Written:
     """The result of a row whose canvas now reads ``tokens``; masks behind the end are ignored.
 
-    ``logprobs`` has one value per token; ``num_known`` is ``Written``'s.
+    ``logprobs`` has one value per token, ``seen`` is that of the whole canvas; ``num_known`` is ``Written``'s.
     """
     length = len(tokens)
     ends = vocabulary.end_ids
@@ -276,4 +297,5 @@ def written(
         num_generated=blanks,
         logprobs=None if logprobs is None else tuple(logprobs[:end]),
         num_known=num_known,
+        seen=None if seen is None else Seen(seen.tokens[:end], seen.probabilities[:end]),
     )

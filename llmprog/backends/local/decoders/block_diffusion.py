@@ -24,6 +24,7 @@ from llmprog.backends.local.decoders.base import (
 from llmprog.backends.local.decoders.block_writing import BlockWriting
 from llmprog.backends.local.decoders.canvas_writing import layout
 from llmprog.backends.local.decoders.unmask import UnmaskOptions, begin_step, make_rule, new_counts
+from llmprog.backends.local.decoders.watching import note_written
 from llmprog.backends.local.sampling import stream_key, token_logprobs, uniform
 from llmprog.backends.local.transformer import Transformer
 from llmprog.errors import OptionError
@@ -170,8 +171,9 @@ class _BlockDiffusionWriting(BlockWriting):
         step = begin_step(
             self.state, self.block, eligible=eligible, columns=columns, counters=counters, keys=self.sampler.keys
         )
-        logits = self._rule.adjusted(logits, step)
-        tokens = self.sampler.sample(logits, counters)
-        revealed = self._rule.choose(logits, tokens, step)
+        adjusted = self._rule.adjusted(logits, step)
+        tokens = self.sampler.sample(adjusted, counters)
+        revealed = self._rule.choose(adjusted, tokens, step)
+        note_written(self.state, columns, revealed, tokens, logits)
         # A column clamped into range repeats the last one; adding 0 there leaves it as it is.
         self.tokens.scatter_add_(1, columns, torch.where(revealed, tokens - mask_id, 0))

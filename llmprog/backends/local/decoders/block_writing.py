@@ -18,6 +18,7 @@ from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import (
     FINISHED_SHARE,
     Row,
+    Seen,
     Vocabulary,
     Written,
     distinct,
@@ -26,6 +27,7 @@ from llmprog.backends.local.decoders.base import (
     pad_right,
     written,
 )
+from llmprog.backends.local.decoders.watching import PROBABILITY, seen_of, unknown
 from llmprog.backends.local.kv_cache import KVCache
 from llmprog.backends.local.sampling import Sampler
 from llmprog.backends.local.transformer import Transformer
@@ -43,7 +45,8 @@ class JoiningWriting(ABC):
         block: int64 [R], the block being written.
         block_length: int64 [R].
         age: int64 [R], steps each row has made.
-        state: What the decoder keeps of each row between steps, [R] or [R, W, ...]; see ``_new_state``.
+        state: What the decoder keeps of each row between steps, [R] or [R, W, ...]; see ``_new_state``. Once a row is
+            watched, ``watching.PROBABILITY`` is part of it.
         sampler: The rows' parameters and random streams.
         cache: Keys and values of tokens of every row; ``None`` where there is none.
         cached: bool [R, S], which of them a row may see.
@@ -98,7 +101,8 @@ class JoiningWriting(ABC):
         mask_id = self.vocabulary.mask_id
         for ticket, row in rows.items():
             if mask_id not in row.canvas:
-                self._settled_at_once[ticket] = written(row, row.canvas, self.vocabulary)
+                seen = Seen(row.canvas, (None,) * len(row.canvas)) if row.is_watched else None
+                self._settled_at_once[ticket] = written(row, row.canvas, self.vocabulary, seen=seen)
         joining = {ticket: row for ticket, row in rows.items() if ticket not in self._settled_at_once}
         self._rows |= rows
         if not joining:
@@ -111,6 +115,10 @@ class JoiningWriting(ABC):
         block_length = torch.tensor([row.block_length for row in new], device=self.device)
         block = (first_true(tokens == mask_id) - start) // block_length
         state = self._new_state(new, tokens)
+        if any(row.is_watched for row in new) or (self._batch and PROBABILITY in self.state):
+            state[PROBABILITY] = unknown(tokens)
+            if self._batch:
+                self.state.setdefault(PROBABILITY, unknown(self.tokens))
         cache, cached = self._begin(new, tokens, start + block * block_length)
         age = torch.zeros_like(start)
         if self._batch:
@@ -164,6 +172,23 @@ class JoiningWriting(ABC):
         start = len(row.prompt)
         return tuple(self.tokens[place, start : start + len(row.canvas)].tolist())
 
+    def seen(self, ticket: int) -> Seen | None:
+        if ticket in self._settled_at_once:
+            return self._settled_at_once[ticket].seen
+        return self._seen([number for number, _ in self._batch].index(ticket), self._rows[ticket])
+
+    def _seen(self, place: int, row: Row) -> Seen | None:
+        if not row.is_watched:
+            return None
+        columns = slice(len(row.prompt), len(row.prompt) + len(row.canvas))
+        probabilities = self.state[PROBABILITY][place, columns]
+        tokens = self._shown(place, columns, probabilities)
+        return seen_of(tokens.tolist(), probabilities.tolist(), self.vocabulary.mask_id)
+
+    def _shown(self, place: int, columns: slice, probabilities: Tensor) -> Tensor:
+        """What a watcher sees of a row in ``columns``, int64 [G]; of what was written there, the probabilities [G]."""
+        return self.tokens[place, columns]
+
     def __len__(self) -> int:
         return len(self._rows)
 
@@ -199,7 +224,8 @@ class JoiningWriting(ABC):
             start = len(row.prompt)
             text = self.tokens[place, start : start + len(row.canvas)].tolist()
             if settled[place] or (row.has_stopped is not None and row.has_stopped(text[: known[place] - start])):
-                found[ticket] = written(self._rows.pop(ticket), text, self.vocabulary)
+                seen = self._seen(place, row)
+                found[ticket] = written(self._rows.pop(ticket), text, self.vocabulary, seen=seen)
         return found
 
     def _shrink(self, *, force: bool = False) -> None:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import (
     Row,
+    Seen,
     Vocabulary,
     Written,
     first_true,
@@ -27,6 +28,7 @@ from llmprog.backends.local.decoders.base import (
     pad_right,
     written,
 )
+from llmprog.backends.local.decoders.watching import PROBABILITY, seen_of, unknown
 from llmprog.backends.local.sampling import Sampler
 
 LOOK_EVERY = 8
@@ -42,7 +44,8 @@ class CanvasWriting(ABC):
         valid: bool [R, W], False at padding.
         age: int64 [R], steps each row has made.
         block_length: int64 [R].
-        state: What the decoder keeps of each row between steps, [R] or [R, G, ...]; see ``_new_state``.
+        state: What the decoder keeps of each row between steps, [R] or [R, G, ...]; see ``_new_state``. Once a row is
+            watched, ``watching.PROBABILITY`` is part of it.
         forbidden: float32 [R or 1, V], added to logits.
         sampler: The rows' parameters and random streams.
         look_every: Steps between two looks at which rows are settled.
@@ -164,6 +167,10 @@ class CanvasWriting(ABC):
         )
         width = max(len(row.canvas) for row in joining)
         state = self._new_state(joining, tokens[:, -width:])
+        if any(row.is_watched for row in joining) or (self._rows and PROBABILITY in self.state):
+            state[PROBABILITY] = unknown(tokens[:, -width:])
+            if self._rows:
+                self.state.setdefault(PROBABILITY, unknown(self.canvas))
         age = torch.zeros(len(joining), dtype=torch.int64, device=self.device)
         if self._rows:
             prompts, width = self.tokens.shape[1] - self.width, max(self.width, width)
@@ -203,6 +210,16 @@ class CanvasWriting(ABC):
         place = list(self._rows).index(ticket)
         return tuple(self.canvas[place].tolist()[: len(self._rows[ticket].canvas)])
 
+    def seen(self, ticket: int) -> Seen | None:
+        return self._seen(list(self._rows).index(ticket), self._rows[ticket])
+
+    def _seen(self, place: int, row: Row) -> Seen | None:
+        if not row.is_watched:
+            return None
+        length = len(row.canvas)
+        probabilities = self.state[PROBABILITY][place, :length].tolist()
+        return seen_of(self.canvas[place, :length].tolist(), probabilities, self.vocabulary.mask_id)
+
     def __len__(self) -> int:
         return len(self._rows)
 
@@ -217,7 +234,8 @@ class CanvasWriting(ABC):
         found: dict[int, Written] = {}
         for place, text in zip(finished, texts, strict=True):
             row = self._rows[tickets[place]]
-            found[tickets[place]] = written(row, text[: len(row.canvas)], self.vocabulary)
+            seen = self._seen(place, row)
+            found[tickets[place]] = written(row, text[: len(row.canvas)], self.vocabulary, seen=seen)
         self._keep((~settled).nonzero().squeeze(1).tolist())
         return found
 

@@ -37,7 +37,7 @@ class FusedStep:
         """Whether the kernels know all that these rows ask for: top-k and top-p need the logits sorted."""
         return sampler.top_k is None and sampler.top_p is None and num_columns <= MOST_COLUMNS
 
-    def __call__(self, canvas: Tensor, logits: Tensor, forbidden: Tensor, sampler: Sampler, step: Step) -> None:
+    def __call__(self, canvas: Tensor, logits: Tensor, forbidden: Tensor, sampler: Sampler, step: Step) -> Tensor:
         """Write into ``canvas``, int64 [R, G], what the rule reveals of the predictions.
 
         Args:
@@ -46,6 +46,9 @@ class FusedStep:
             forbidden: float32 [R or 1, V], -inf where a token must not be written.
             sampler: The rows' parameters and streams.
             step: As the rules see it.
+
+        Returns:
+            How likely each prediction is, float32 [R, K], at temperature 1.
         """
         temperature = sampler.temperature
         min_p = torch.zeros_like(temperature) if sampler.min_p is None else sampler.min_p
@@ -72,3 +75,4 @@ class FusedStep:
             threshold=threshold,
             leftmost=is_leftmost,
         )
+        return said.confidence

@@ -24,6 +24,7 @@ from llmprog.backends.local.decoders.base import (
     FINISHED_SHARE,
     Continuation,
     Row,
+    Seen,
     Vocabulary,
     Writing,
     Written,
@@ -35,6 +36,7 @@ from llmprog.backends.local.decoders.base import (
     pad_right,
     written,
 )
+from llmprog.backends.local.decoders.watching import PROBABILITY, note_written, seen_of, unknown
 from llmprog.backends.local.kv_cache import KVCache
 from llmprog.backends.local.sampling import Sampler, token_logprobs, uniform
 from llmprog.backends.local.transformer import Transformer
@@ -129,6 +131,7 @@ class _Batch:
     forbidden: Tensor  # float32 [R or 1, V]
     sampler: Sampler
     cache: KVCache
+    watched: dict[str, Tensor]  # see ``watching``; empty where nobody watches
 
     def select(self, keep: Tensor) -> _Batch:
         return replace(
@@ -145,6 +148,7 @@ class _Batch:
             forbidden=self.forbidden if self.forbidden.shape[0] == 1 else self.forbidden[keep],
             sampler=self.sampler.select(keep),
             cache=self.cache.expand(keep),
+            watched={name: values[keep] for name, values in self.watched.items()},
         )
 
 
@@ -271,6 +275,18 @@ class _HybridWriting:
         text = self._batch.canvas[self._batch.tickets.index(ticket)].tolist()
         return tuple(text[: len(self._rows[ticket].canvas)])
 
+    def seen(self, ticket: int) -> Seen | None:
+        if self._batch is None:
+            raise KeyError(ticket)
+        return self._seen(self._batch, self._batch.tickets.index(ticket), self._rows[ticket])
+
+    def _seen(self, batch: _Batch, place: int, row: Row) -> Seen | None:
+        if not row.is_watched:
+            return None
+        length = len(row.canvas)
+        probabilities = batch.watched[PROBABILITY][place, :length].tolist()
+        return seen_of(batch.canvas[place, :length].tolist(), probabilities, self._vocabulary.mask_id)
+
     def __len__(self) -> int:
         return len(self._rows)
 
@@ -282,7 +298,8 @@ class _HybridWriting:
             ticket = batch.tickets[place]
             row = self._rows.pop(ticket, None)
             if row is not None:
-                found[ticket] = written(row, text[: len(row.canvas)], self._vocabulary)
+                seen = self._seen(batch, place, row)
+                found[ticket] = written(row, text[: len(row.canvas)], self._vocabulary, seen=seen)
         return found
 
     def _shrink(self) -> None:
@@ -319,6 +336,7 @@ class _HybridWriting:
             forbidden=forbidden_logits(vocabulary, rows, device),
             sampler=sampler,
             cache=cache.expand(index),
+            watched={PROBABILITY: unknown(canvas)} if any(row.is_watched for row in rows) else {},
         )
 
     def _write(self, batch: _Batch, step: int, size: int) -> None:
@@ -329,6 +347,7 @@ class _HybridWriting:
         place = schedule.sigma.gather(1, (schedule.start[:, step : step + 1] + column).clamp(max=width - 1))
         logits = self._predict(batch, place + batch.offset, scheduled) + batch.forbidden.unsqueeze(1)
         tokens = batch.sampler.sample(logits, place)  # a position is drawn once, whenever that is
+        note_written(batch.watched, place, scheduled, tokens, logits)
         # Columns a row has not scheduled may repeat a position; adding 0 leaves it as it is.
         batch.canvas.scatter_add_(1, place, torch.where(scheduled, tokens - self._vocabulary.mask_id, 0))
         fresh = (tokens, place + batch.offset, scheduled)

@@ -26,6 +26,7 @@ from llmprog.backends.local.decoders.base import (
 )
 from llmprog.backends.local.decoders.block_writing import JoiningWriting
 from llmprog.backends.local.decoders.hybrid import HybridDecoder, draw_phases
+from llmprog.backends.local.decoders.watching import note_written
 from llmprog.backends.local.kv_cache import KVCache
 from llmprog.backends.local.sampling import token_logprobs
 from llmprog.backends.local.transformer import Transformer
@@ -117,8 +118,10 @@ class _HybridAWriting(JoiningWriting):
         last = column == state["last"].unsqueeze(1)
         fed = torch.where(state["is_cached"].unsqueeze(1), last, clean)
         places, logits = self._predict(fed, scheduled, follows)
-        tokens = self.sampler.sample(logits + self.forbidden.unsqueeze(1), places - self.start.unsqueeze(1))
+        logits = logits + self.forbidden.unsqueeze(1)
+        tokens = self.sampler.sample(logits, places - self.start.unsqueeze(1))
         chosen = scheduled.gather(1, places) & _first_columns(scheduled, places.shape[1])
+        note_written(state, places, chosen, tokens, logits)
         self.tokens.scatter_add_(1, places, torch.where(chosen, tokens - vocabulary.mask_id, 0))
         state["last"] = places[:, 0]
         state["follows"] |= scheduled & follows.unsqueeze(1)

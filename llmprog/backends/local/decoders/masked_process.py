@@ -17,6 +17,7 @@ from llmprog.backends.local.decoders.base import Continuation, Vocabulary, first
 from llmprog.backends.local.decoders.canvas_writing import CanvasWriting
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
 from llmprog.backends.local.decoders.masked_writing import shifted
+from llmprog.backends.local.decoders.watching import note_written
 from llmprog.backends.local.transformer import Transformer
 
 SMALLEST_ALPHA = 1e-3
@@ -61,8 +62,9 @@ class MaskedProcessWriting(CanvasWriting):
             logits = logits[equal[1]].gather(1, columns.unsqueeze(2).expand(-1, -1, logits.shape[2]))
         return logits + self.forbidden.unsqueeze(1)
 
-    def _reveal(self, columns: Tensor, revealed: Tensor, tokens: Tensor) -> None:
-        """Write ``tokens`` [R, K] where ``revealed``; adding 0 leaves repeated columns as they are."""
+    def _reveal(self, columns: Tensor, revealed: Tensor, tokens: Tensor, logits: Tensor) -> None:
+        """Write ``tokens`` [R, K], drawn by ``logits``, where ``revealed``; adding 0 leaves repeated columns alone."""
+        note_written(self.state, columns, revealed, tokens, logits)
         self.canvas.scatter_add_(1, columns, torch.where(revealed, tokens - self.vocabulary.mask_id, 0))
 
 

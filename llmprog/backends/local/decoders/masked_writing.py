@@ -20,6 +20,7 @@ from llmprog.backends.local.decoders.base import DRAWS_PER_STEP, Row, Vocabulary
 from llmprog.backends.local.decoders.canvas_writing import CanvasWriting
 from llmprog.backends.local.decoders.remasking import CorrectionOptions, Remasking, edits
 from llmprog.backends.local.decoders.unmask import Step, UnmaskOptions, begin_step, make_rule, new_counts
+from llmprog.backends.local.decoders.watching import PROBABILITY, note_probabilities, note_written
 from llmprog.backends.local.sampling import token_logprobs, uniform
 from llmprog.backends.local.transformer import Transformer
 
@@ -94,19 +95,26 @@ class MaskedWriting(CanvasWriting):
         counters = draw_counter(self.age.unsqueeze(1), columns)
         step = begin_step(state, block, eligible=eligible, columns=columns, counters=counters, keys=self.sampler.keys)
         if self._fused is not None and self._fused.fits(self.sampler, columns.shape[1]):
-            self._fused(canvas, self._logits(columns), self.forbidden, self.sampler, step)
+            sure = self._fused(canvas, self._logits(columns), self.forbidden, self.sampler, step)
+            if PROBABILITY in state:
+                note_probabilities(state, columns, eligible & (canvas.gather(1, columns) != mask_id), sure)
             return
-        logits = self._rule.adjusted(self._logits(columns) + self.forbidden.unsqueeze(1), step)
+        said = self._logits(columns) + self.forbidden.unsqueeze(1)
+        logits = self._rule.adjusted(said, step)
         tokens = self.sampler.sample(logits, counters)
         if self._correction.is_used:
-            self._correct(logits, tokens, step, inside)
+            self._correct(said, logits, tokens, step, inside)
             return
         revealed = self._rule.choose(logits, tokens, step)
+        note_written(state, columns, revealed, tokens, said)
         # A column clamped into range repeats the last one; adding 0 there leaves it as it is.
         canvas.scatter_add_(1, columns, torch.where(revealed, tokens - mask_id, 0))
 
-    def _correct(self, logits: Tensor, tokens: Tensor, step: Step, inside: Tensor) -> None:
-        """Reveal, mask and replace tokens of every row's block; mark the rows whose block is not finished by that."""
+    def _correct(self, said: Tensor, logits: Tensor, tokens: Tensor, step: Step, inside: Tensor) -> None:
+        """Reveal, mask and replace tokens of every row's block; mark the rows whose block is not finished by that.
+
+        ``logits`` are what the rule made of what the model ``said``.
+        """
         mask_id, state, columns = self.vocabulary.mask_id, self.state, step.columns
         current = self.canvas.gather(1, columns)
         shown = state["blank"].gather(1, columns) & inside & ~step.eligible
@@ -129,6 +137,7 @@ class MaskedWriting(CanvasWriting):
             better, replaced = edits(logits, current, shown, self._correction.edit_threshold)
             change = torch.where(replaced, better - current, change)
         self.canvas.scatter_add_(1, columns, change)
+        note_written(state, columns, change != 0, current + change, said)
 
         is_full = ~((self.canvas.gather(1, columns) == mask_id) & inside).any(1)
         state["open"] = ~is_full

@@ -87,4 +87,5 @@ class _MDLMWriting(MaskedProcessWriting):
         else:
             revealed = masked & (when == when.amin(1, keepdim=True))
         counters = draw_counter(self.age.unsqueeze(1), columns)
-        self._reveal(columns, revealed, self.sampler.sample(self._logits(columns), counters))
+        logits = self._logits(columns)
+        self._reveal(columns, revealed, self.sampler.sample(logits, counters), logits)

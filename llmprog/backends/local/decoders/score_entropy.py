@@ -117,7 +117,8 @@ class _ScoreWriting(MaskedProcessWriting):
         state = self.state
         step = torch.where(block != state["block"], 0, state["block_step"] + 1)
         state["block"], state["block_step"] = block, step
-        log_probs = tempered(self.sampler, self._logits(columns))
+        logits = self._logits(columns)
+        log_probs = tempered(self.sampler, logits)
         before, after = times(self._steps, step)
         weights = transition(log_probs, before, after, self._predictor, self._noise)
         is_last = step + 1 >= self._steps
@@ -125,7 +126,7 @@ class _ScoreWriting(MaskedProcessWriting):
         keys = self.sampler.keys.unsqueeze(1)
         noise = log_exponential(keys, draw_counter(self.age.unsqueeze(1), columns), weights.shape[-1])
         drawn = (weights - noise).argmax(-1)
-        self._reveal(columns, masked & (drawn < self.vocabulary.size), drawn)
+        self._reveal(columns, masked & (drawn < self.vocabulary.size), drawn, logits)
 
 
 def times(steps: int, step: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,7 @@ from llmprog.backends.local.decoders.base import (
     draw_counter,
 )
 from llmprog.backends.local.decoders.block_writing import BlockWriting
+from llmprog.backends.local.decoders.watching import note_written
 from llmprog.backends.local.sampling import uniform
 from llmprog.backends.local.transformer import Transformer
 from llmprog.errors import CapabilityError
@@ -168,6 +169,7 @@ class _UniformWriting(BlockWriting):
         mean_entropy = (entropy * blank).sum(1) / blank.sum(1).clamp(min=1)
         done = (stable & (mean_entropy < options.stop_entropy)) | (step + 1 >= options.steps)
 
+        note_written(state, columns, blank, torch.where(done.unsqueeze(1), likeliest, guess), logits)
         _put(state["guess"], columns, guess, blank)
         _put(state["likeliest"], columns, likeliest, blank)
         _put(self.tokens, columns, likeliest, blank & done.unsqueeze(1))
@@ -180,6 +182,11 @@ class _UniformWriting(BlockWriting):
             kept = state["shown"].gather(1, index)
             changed = torch.where(inside.unsqueeze(2), shown - kept, torch.zeros_like(shown))
             state["shown"].scatter_add_(1, index, changed)
+
+    def _shown(self, place: int, columns: slice, probabilities: Tensor) -> Tensor:
+        """The guesses of the blocks that are begun: of the others nothing has been said, nor is it shown anywhere."""
+        tokens, guess = self.tokens[place, columns], self.state["guess"][place, columns]
+        return torch.where((tokens == self.vocabulary.mask_id) & (probabilities >= 0), guess, tokens)
 
 
 def accept(entropy: Tensor, bound: float) -> Tensor:
