@@ -12,6 +12,7 @@ from llmprog.pictures.text import escaped
 
 _LONGEST = 4000  # characters of a value
 _CELL = "text-align:left;vertical-align:top"
+_TABLE = "font-size:inherit;border:none;border-collapse:collapse;margin:.2em 0"
 _TALLEST = "32em"  # of a picture; taller ones scroll
 
 
@@ -35,11 +36,7 @@ def facts(rows: Iterable[tuple[str, str]]) -> str:
         f'<td style="{_CELL};padding:.1em 0;white-space:pre-wrap">{_shown(value)}</td></tr>'
         for name, value in rows
     )
-    return (
-        f'<table style="font-size:inherit;border:none;border-collapse:collapse;margin:.2em 0">{written}</table>'
-        if written
-        else ""
-    )
+    return f'<table style="{_TABLE}">{written}</table>' if written else ""
 
 
 def drawn(picture: Picture) -> str:
@@ -58,9 +55,19 @@ def listed(items: Iterable[str]) -> str:
     return "<ol>" + "".join(f"<li>{_shown(item)}</li>" for item in items) + "</ol>"
 
 
-def code(text: str) -> str:
-    """A command or an id in a type of even width."""
-    return f'<code style="font-size:12px">{escaped(text)}</code>'
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Rows of short texts below their header."""
+    cell = f"{_CELL};padding:.1em 1.2em .1em 0"
+    head = "".join(f'<th style="{cell};font-weight:400;opacity:.65">{escaped(name)}</th>' for name in header)
+    lines = ["".join(f'<td style="{cell}">{_shown(value)}</td>' for value in row) for row in rows]
+    body = "".join(f'<tr style="background:none">{line}</tr>' for line in (head, *lines))
+    return f'<table style="{_TABLE}">{body}</table>'
+
+
+def preformatted(text: str) -> str:
+    """A text with its line breaks, long lines broken, in a type of even width."""
+    style = "white-space:pre-wrap;overflow-wrap:anywhere;font-size:12px;margin:.4em 0;opacity:.75"
+    return f'<pre style="{style}">{_shown(text)}</pre>'
 
 
 def _shown(value: str) -> str:

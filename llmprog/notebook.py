@@ -1,0 +1,115 @@
+"""Runs in notebooks: ``LiveView`` follows one while it goes on.
+
+Programs, results, thought graphs and votes show themselves where they are a cell's last value; nothing of that is here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import importlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+from llmprog.errors import LLMProgError, OptionError
+from llmprog.events import Event, RunFinished
+from llmprog.pictures.fragments import card, facts, heading, preformatted, table
+from llmprog.pictures.svg import GREEN
+from llmprog.progress import Glance, RunProgress, SeenThought
+
+_MAX_FRONTIER = 6
+_MAX_LINES = 10  # of a text that is being written
+_BURST = 20  # draws beyond the rate
+
+
+class LiveView:
+    """A place below a cell that shows how a run stands, for ``on_event``; make one for each run, in the run's cell.
+
+    It shows counts, the way to the best thought, the best open thoughts or the vote, and the text that is being
+    written; at the end the way to the answer stays. Both ``run`` and ``await arun`` bring it up to date.
+
+    Args:
+        interval_s: Seconds between two drawings, above 0; a search's end is drawn at once.
+
+    Raises:
+        LLMProgError: There is no notebook around it.
+    """
+
+    def __init__(self, *, interval_s: float = 0.25) -> None:
+        if not isinstance(interval_s, int | float) or not interval_s > 0:
+            raise OptionError(f"interval_s={interval_s!r}; allowed is a number of seconds above 0, such as 0.25")
+        self._show = _display()
+        self._interval_s = interval_s
+        # A kernel knows by the context which cell an output belongs to; events come from another thread or task.
+        self._context = contextvars.copy_context()
+        self._progress = RunProgress()
+        self._timer: asyncio.TimerHandle | None = None
+        self._spare = float(_BURST)
+        self._drawn_at = -float("inf")
+
+    def __call__(self, event: Event) -> None:
+        self._progress(event)
+        wait_s = self._drawn_at + self._interval_s - time.monotonic()
+        if wait_s <= 0 or (isinstance(event, RunFinished) and self._progress.is_over and self._spare >= 1):
+            self._draw()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._draw)
+
+    def _draw(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = time.monotonic()
+        self._spare = min(_BURST, self._spare + (now - self._drawn_at) / self._interval_s) - 1
+        self._drawn_at = now
+        seen = self._progress.glance(max_frontier=_MAX_FRONTIER)
+        self._context.run(self._show, {"text/html": view_html(seen), "text/plain": seen.line})
+
+
+def _display() -> Callable[[dict[str, str]], None]:
+    """What shows a bundle of MIME types below the cell that is being executed, in place of the one before."""
+    ipython = sys.modules.get("IPython")  # in a notebook it has been imported
+    shell = None if ipython is None else ipython.get_ipython()
+    if getattr(shell, "kernel", None) is None:
+        raise LLMProgError(
+            "LiveView draws in a notebook, and here is none; leave it out, or use `llmprog run`, which shows its "
+            "progress in a terminal"
+        )
+    handle = importlib.import_module("IPython.display").DisplayHandle(uuid4().hex)
+    is_shown = False
+
+    def show(bundle: dict[str, str]) -> None:
+        nonlocal is_shown
+        draw: Callable[..., Any] = handle.update if is_shown else handle.display
+        is_shown = True
+        draw(bundle, raw=True)
+
+    return show
+
+
+def view_html(seen: Glance) -> str:
+    """How a run stands, a piece of HTML; once its search has ended only the outcome is left."""
+    path = [thought.state for thought in seen.path if thought.depth]
+    way = " → ".join(path)
+    votes = "" if seen.votes is None else seen.votes._repr_html_()
+    if seen.stopped is not None:
+        outcome = f"ended: {seen.stopped}; {seen.line}"
+        return card(heading(way or "no thought to answer with", outcome, colour=GREEN if way else None), votes)
+    return card(
+        heading("searching", seen.line),
+        facts([("best so far", f"{way}  ({seen.path[-1].score:.4g})")]) if way else "",
+        votes or _frontier(seen.frontier),
+        preformatted(_tail(seen.written)) if seen.written.strip() else "",
+    )
+
+
+def _frontier(thoughts: tuple[SeenThought, ...]) -> str:
+    rows = [(f"{thought.score:.4g}", str(thought.depth), thought.state) for thought in thoughts]
+    return table(("score", "step", "open thought"), rows) if rows else ""
+
+
+def _tail(text: str) -> str:
+    return "\n".join(text.rstrip().splitlines()[-_MAX_LINES:])
