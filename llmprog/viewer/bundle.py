@@ -35,8 +35,10 @@ def html() -> str:
 
 @functools.cache
 def style() -> str:
-    """The page's style, fit to stand within a page."""
-    return _unbroken("style.css", page_file("style.css"))
+    """The page's style, ``style.css`` and then each ``style_….css``, fit to stand within a page."""
+    files = (resources.files("llmprog.viewer") / "page").iterdir()
+    names = sorted(file.name for file in files if re.fullmatch(r"style(_\w+)?\.css", file.name))
+    return "\n".join(_unbroken(name, page_file(name)) for name in names)
 
 
 @functools.cache

@@ -4,6 +4,7 @@ import { outcomeOf } from "./run_header.js";
 import { el, formatCount, formatDuration, formatMoment, formatUsd, formatValue, shorten } from "./text.js";
 
 const FACTS = [
+  ["status", (run) => run.status],
   ["program", (run) => run.program],
   ["input", (run) => formatValue(run.input)],
   ["answer", (run) => outcomeOf(run).text || outcomeOf(run).note],
@@ -13,9 +14,9 @@ const FACTS = [
   ["settings", (run) => (run.settings ?? []).join(", ")],
   ["seed", (run) => formatValue(run.seed)],
   ["versions", (run) => Object.entries(run.versions ?? {}).map(([name, version]) => `${name} ${version}`).join(", ")],
-  ["began", (run) => (run.began_at ? formatMoment(run.began_at) : "")],
 ];
 const NUMBERS = [
+  ["began", (run) => run.began_at, formatMoment],
   ["took", (run) => run.elapsed_s, formatDuration],
   ["calls", (run) => run.usage?.calls, formatCount],
   ["tokens read", (run) => run.usage?.prompt_tokens, formatCount],
@@ -26,12 +27,15 @@ const NUMBERS = [
 
 /** The table of two runs' facts, and below it what differs in their programs. */
 export function compareFacts(one, other) {
-  const texts = FACTS.map(([name, read]) => factRow(name, [read(one), read(other)], ""));
+  const texts = FACTS.map(([name, read]) => {
+    const [left, right] = [read(one), read(other)];
+    return factRow(name, left, right, left !== right, left === right ? "" : "differs");
+  });
   const numbers = NUMBERS.map(([name, read, format]) => {
     const values = [read(one), read(other)];
     const isKnown = values.every((value) => typeof value === "number");
-    const shown = values.map((value) => (value === undefined ? "" : format(value)));
-    return factRow(name, shown, isKnown ? timesText(...values) : "");
+    const shown = values.map((value) => (value === undefined || value === null ? "" : format(value)));
+    return factRow(name, ...shown, false, isKnown && name !== "began" ? moreText(...values) : "");
   });
   return [
     el(
@@ -44,23 +48,30 @@ export function compareFacts(one, other) {
   ];
 }
 
-function factRow(name, [left, right], note) {
+function factRow(name, left, right, differs, note) {
   if (left === "" && right === "") {
     return null;
   }
-  const differs = left !== right;
   return el(
     "tr",
     { class: differs && "differs", "data-fact": name },
     el("th", { scope: "row" }, name),
     [left, right].map((text) => el("td", { class: "mono", title: text.length > 200 ? text : null }, shorten(text, 200))),
-    el("td", { class: "quiet" }, differs && (note || "differs")),
+    el("td", { class: "quiet" }, note),
   );
 }
 
-/** How many times the first the second is: ×2.5. */
-function timesText(one, other) {
-  return one > 0 && other > 0 && one !== other ? `×${Number((other / one).toPrecision(2))}` : "";
+/** How much more the second is than the first: +4 %, −25 %, ×2.5. */
+function moreText(one, other) {
+  if (one <= 0 || other <= 0 || one === other) {
+    return "";
+  }
+  const times = other / one;
+  if (times >= 2 || times <= 0.5) {
+    return `×${Number(times.toPrecision(2))}`;
+  }
+  const percent = Math.round(100 * (times - 1));
+  return percent === 0 ? "" : `${percent > 0 ? "+" : "−"}${Math.abs(percent)} %`;
 }
 
 /** Two programs, lines that only one of them has marked. */

@@ -1,8 +1,10 @@
 // A question to a model and what it answered: prompt, completions with the probabilities of their tokens, likelihoods.
 
-import { el, formatCount, formatPlural, formatScore, formatShare, formatValue, shorten } from "./text.js";
+import { el, formatCount, formatPlural, formatScore, formatShare, formatValue, shorten, visible } from "./text.js";
 
-const TOKENS_AT_FIRST = 2000;
+const PIECES_AT_FIRST = 2000;
+const LONGEST_GAP = 200;
+const LONGEST_NAME = 30;
 
 /** What a model was asked: the messages, the text with blanks, the texts that were weighed. */
 export function questionView(question) {
@@ -50,7 +52,7 @@ export function completionView(completion) {
         el("summary", {}, `Reasoning, ${formatCount(completion.reasoning.length)} characters`),
         el("pre", {}, completion.reasoning),
       ),
-    completion.tokens?.length ? tokensView(completion.tokens) : el("pre", { class: "said" }, completion.text),
+    completion.tokens?.length ? tokensView(completion.tokens, completion.text) : el("pre", { class: "said" }, completion.text),
     completion.violation && el("p", { class: "fault" }, `Not what was asked for: ${completion.violation}`),
     el("p", { class: "facts quiet" }, facts.join(" · ")),
   );
@@ -84,30 +86,58 @@ export function scoresView(scores) {
   );
 }
 
-function tokensView(tokens) {
-  const text = el("pre", { class: "said tokens" }, tokens.slice(0, TOKENS_AT_FIRST).map(tokenView));
-  if (tokens.length > TOKENS_AT_FIRST) {
-    const rest = el("button", {}, `Show ${formatPlural(tokens.length - TOKENS_AT_FIRST, "more token")}`);
-    rest.addEventListener("click", () => rest.replaceWith(...tokens.slice(TOKENS_AT_FIRST).map(tokenView)));
-    text.append(rest);
+/** Tokens shaded by how unlikely they were; where `text` is known, with what it has between them. */
+function tokensView(tokens, text = "") {
+  const pieces = inText(tokens, text) ?? tokens;
+  const shown = el("pre", { class: "said tokens" }, pieces.slice(0, PIECES_AT_FIRST).map(pieceView));
+  if (pieces.length > PIECES_AT_FIRST) {
+    const rest = el("button", {}, `Show ${formatPlural(pieces.length - PIECES_AT_FIRST, "more token")}`);
+    rest.addEventListener("click", () => rest.replaceWith(...pieces.slice(PIECES_AT_FIRST).map(pieceView)));
+    shown.append(rest);
   }
   const known = tokens.filter(([, logprob]) => typeof logprob === "number");
   if (known.length === 0) {
-    return text;
+    return shown;
   }
   const mean = Math.exp(known.reduce((sum, [, logprob]) => sum + logprob, 0) / known.length);
-  const least = known.reduce((one, other) => (other[1] < one[1] ? other : one));
-  const legend = `mean probability ${formatShare(mean)}, least ${formatShare(Math.exp(least[1]))} for “${shorten(least[0], 20)}”`;
-  return [text, el("p", { class: "facts quiet" }, el("span", { class: "token-key" }, "darker: less likely"), ` · ${legend}`)];
+  const [least, logprob] = known.reduce((one, other) => (other[1] < one[1] ? other : one));
+  const legend = `mean probability ${formatShare(mean)}, least ${formatShare(Math.exp(logprob))} for ${tokenName(least)}`;
+  return [shown, el("p", { class: "facts quiet" }, el("span", { class: "token-key" }, "darker: less likely"), ` · ${legend}`)];
 }
 
-function tokenView([text, logprob]) {
+/**
+ * Tokens in their places: some tokenizers leave out the spaces between them.
+ * @returns {Array<[string, number|null]>|null} null where the tokens are not those of the text
+ */
+function inText(tokens, text) {
+  const pieces = [];
+  let at = 0;
+  for (const [token, logprob] of tokens) {
+    const gap = text.startsWith(token, at) ? 0 : /^\s*/.exec(text.slice(at, at + LONGEST_GAP))[0].length;
+    if (!text.startsWith(token, at + gap)) {
+      return null;
+    }
+    if (gap > 0) {
+      pieces.push([text.slice(at, at + gap), null]);
+    }
+    pieces.push([token, logprob]);
+    at += gap + token.length;
+  }
+  return at < text.length ? [...pieces, [text.slice(at), null]] : pieces;
+}
+
+function pieceView([text, logprob]) {
   if (typeof logprob !== "number") {
-    return text;
+    return document.createTextNode(visible(text));
   }
   const probability = Math.min(1, Math.exp(logprob));
-  const title = `“${text}” probability ${formatShare(probability)}, log-probability ${formatScore(logprob)}`;
+  const title = `${tokenName(text)}: probability ${formatShare(probability)}, log-probability ${formatScore(logprob)}`;
   const token = el("span", { class: "token", title, "data-testid": "token" }, text);
   token.style.setProperty("--doubt", `${Math.round(100 * (1 - probability))}%`);
   return token;
+}
+
+/** A token in quotes, its white space to be seen; the end of a text is a token, too, which writes nothing. */
+function tokenName(text) {
+  return text === "" ? "the end" : `“${text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").slice(0, LONGEST_NAME)}”`;
 }

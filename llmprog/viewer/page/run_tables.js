@@ -1,7 +1,7 @@
 // The tables of a run: its thoughts, its calls, the rows of a job.
 
-import { callState, statusChip } from "./thought_pane.js";
-import { formatCount, formatDuration, formatScore, formatUsd, formatValue, shorten } from "./text.js";
+import { statusChip } from "./thought_pane.js";
+import { el, formatCount, formatDuration, formatScore, formatUsd, formatValue, shorten } from "./text.js";
 import { createVirtualTable } from "./virtual_table.js";
 
 /** The thoughts of a search as a table. */
@@ -41,17 +41,17 @@ export function createCallsTable({ model, onSelectCall }) {
     testid: "calls",
     empty: "No call was made.",
     columns: [
-      { title: "number", width: "5rem", isNumber: true, cell: (call) => call.id },
-      { title: "node", width: "minmax(8rem, 1fr)", cell: (call) => call.node },
-      { title: "of", width: "6rem", cell: (call) => call.path },
-      { title: "backend", width: "minmax(7rem, 0.8fr)", cell: (call) => call.backend },
-      { title: "samples", width: "5.5rem", isNumber: true, cell: samplesText },
-      { title: "sent", width: "6rem", isNumber: true, cell: (call) => formatDuration(call.sent_at) },
-      { title: "took", width: "10rem", isNumber: true, cell: callState },
-      { title: "read", width: "5rem", isNumber: true, cell: (call) => count(usage(call, "prompt_tokens")) },
-      { title: "wrote", width: "5rem", isNumber: true, cell: (call) => count(usage(call, "completion_tokens")) },
-      { title: "cost", width: "6rem", isNumber: true, cell: (call) => (call.outcome?.usage ? formatUsd(usage(call, "usd")) : "") },
-      { title: "retries", width: "4.5rem", isNumber: true, cell: (call) => call.attempts.length || "" },
+      { title: "number", width: "3.6rem", isNumber: true, cell: (call) => call.id },
+      ...(model.paths().length > 1 ? [{ title: "of", width: "4rem", cell: (call) => call.path }] : []),
+      { title: "node", width: "minmax(7rem, 1fr)", cell: (call) => call.node },
+      { title: "backend", width: "minmax(6.5rem, 0.8fr)", cell: (call) => call.backend },
+      { title: "sample", width: "4rem", isNumber: true, cell: samplesText },
+      { title: "sent", width: "4.5rem", isNumber: true, cell: (call) => formatDuration(call.sent_at) },
+      { title: "took", width: "5rem", isNumber: true, cell: tookText },
+      { title: "read", width: "3.6rem", isNumber: true, cell: (call) => count(usage(call, "prompt_tokens")) },
+      { title: "wrote", width: "3.6rem", isNumber: true, cell: (call) => count(usage(call, "completion_tokens")) },
+      { title: "cost", width: "4.5rem", isNumber: true, cell: (call) => (call.outcome?.usage ? formatUsd(usage(call, "usd")) : "") },
+      { title: "retries", width: "3.4rem", isNumber: true, cell: (call) => call.attempts.length || "" },
     ],
     signature: (call) => `${call.outcome?.state} ${call.attempts.length}`,
     onSelect: (call) => onSelectCall(call.id),
@@ -83,6 +83,13 @@ export function createRowsTable({ model, onSelectRow }) {
     element: table.element,
     update: () => table.setRows([...model.rows.values()].sort((one, other) => one.number - other.number)),
   };
+}
+
+function tookText(call) {
+  const { outcome } = call;
+  const isAnswered = outcome?.state === "settled" && outcome.source === "model";
+  const text = isAnswered ? formatDuration(outcome.duration_s) : outcome?.state === "settled" ? outcome.source : (outcome?.state ?? "…");
+  return outcome?.state === "failed" ? el("span", { class: "fault" }, text) : text;
 }
 
 function samplesText(call) {

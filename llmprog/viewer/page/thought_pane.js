@@ -220,9 +220,9 @@ function origin(thought, links, call, callLink) {
     return el("p", {}, "It is the input: the search began with it.");
   }
   const how = (node, made) => [el("code", {}, node || "?"), made];
-  const again = thought.arrivals.map((arrival) => {
-    const best = arrival.is_best ? ", a better way, from" : " from";
-    return el("div", { class: "arrival" }, el("p", {}, "Reached again by ", how(arrival.node, best)), links(arrival.parents));
+  const again = waysAgain(thought).map(({ arrival, count }) => {
+    const times = `${count > 1 ? `, ${count} times,` : ","}${arrival.is_best ? " a better way," : ""} from`;
+    return el("div", { class: "arrival" }, el("p", {}, "Reached again by ", how(arrival.node, times)), links(arrival.parents));
   });
   return [
     el(
@@ -235,6 +235,18 @@ function origin(thought, links, call, callLink) {
     links(thought.parents),
     again,
   ];
+}
+
+/** The ways in which a thought was reached again, each once, with how often: merged states come from many samples. */
+function waysAgain(thought) {
+  const ways = new Map();
+  for (const arrival of thought.arrivals) {
+    const key = JSON.stringify([arrival.node, arrival.parents, arrival.is_best]);
+    const known = ways.get(key) ?? { arrival, count: 0 };
+    known.count += 1;
+    ways.set(key, known);
+  }
+  return [...ways.values()];
 }
 
 function verdictCalls(model, path, verdict) {
