@@ -35,7 +35,7 @@ def export_run(
         bool, typer.Option("--keep-flat", help="grpo: keep groups whose rewards are all the same.")
     ] = False,
 ) -> None:
-    """Export a run: as records, as a table, as a page, or as training data."""
+    """Export a run: as records, as a table, as a page to look at, or as training data."""
     from llmprog.errors import OptionError
     from llmprog.exports.formats import export, write_export
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from llmprog.errors import OptionError, StoreError
-from llmprog.exports.page import html_pieces
 from llmprog.exports.records import records_of
 from llmprog.exports.sheet import csv_lines
 from llmprog.exports.training import grpo_lines, preference_lines, sft_lines
 from llmprog.jobs.output import encode_line
 from llmprog.runs.run import Run
+from llmprog.viewer.static_file import html_pieces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,8 @@ class RunFeed:
         self._questions: dict[str, int] = {}
         self._searches: dict[str, bool] = {}  # whether those of a path are shown
         self._asked: dict[str, dict[int, dict[str, list[int]]]] = {}  # by path, then by thought, then by checker
+        self._counts: dict[str, int] = {}  # thoughts by path
+        self._waiting: list[EventRecord] = []
         self._left_out = {"searches": 0, "thoughts": 0, "calls": 0}
         self._num_thoughts = self._num_calls = 0
         self._has_begun = self._has_ended = False
@@ -78,7 +80,7 @@ class RunFeed:
 
     def _next(self) -> dict[str, Any]:
         # Events before questions: what an event refers to was written before it.
-        events = self._tail.events(BATCH)
+        events = self._new_events()
         while questions := self._tail.questions(20 * BATCH):
             self._questions.update((digest, number) for number, digest in questions)
         batch: dict[str, Any] = {}
@@ -101,6 +103,19 @@ class RunFeed:
         if not batch and (events or sent):  # all of them left out: there may be more
             batch["calls"] = []
         return batch
+
+    def _new_events(self) -> list[EventRecord]:
+        """What has happened, as far as one batch can tell it: a search that begins again begins with a batch."""
+        events = self._waiting or list(self._tail.events(BATCH))
+        paths: set[str] = set()
+        end = len(events)
+        for place, event in enumerate(events):
+            if event.kind == "began" and event.path in paths:
+                end = place
+                break
+            paths.add(event.path)
+        self._waiting = events[end:]
+        return events[:end]
 
     def _since(self, moment: float | None) -> float | None:
         return None if moment is None else round(moment - self._run.created_at, 6)
@@ -125,14 +140,15 @@ class RunFeed:
     def _read_event(self, kind: str, path: str, data: Any, at: float | None) -> Iterator[_Record]:
         if kind == "began":
             self._asked.pop(path, None)
+            self._counts[path] = 0
             yield "searches", {"has_goal": bool(data["has_goal"])}
         elif kind == "thoughts":
             for entry in data:
-                yield from self._arrival(entry) if "again" in entry else self._thought(entry, at)
+                yield from self._arrival(path, entry) if "again" in entry else self._thought(path, entry, at)
         elif kind == "verdicts":
-            yield from self._verdicts(self._asked.setdefault(path, {}), data)
+            yield from self._verdicts(path, data)
         elif kind == "pruned":
-            yield from (("pruned", {"id": int(e["thought"]), "reason": str(e["reason"])}) for e in data)
+            yield from (("pruned", {"id": self._known(path, e["thought"]), "reason": str(e["reason"])}) for e in data)
         elif kind == "votes":
             histogram = [[str(entry["answer"]), float(entry["votes"])] for entry in data["histogram"]]
             yield "votes", {**data, "at": at, "histogram": histogram}
@@ -140,16 +156,35 @@ class RunFeed:
             question = self._questions.get(str(data["call"]))
             yield "canvases", {"question": question, "sample": int(data["sample"]), "num_steps": len(data["steps"])}
         elif kind == "finished":
-            yield "finished", {"stopped": str(data["stopped"]), "thought": data["thought"]}
+            best = data["thought"]
+            yield (
+                "finished",
+                {
+                    "stopped": str(data["stopped"]),
+                    "thought": None if best is None else self._known(path, best),
+                },
+            )
 
-    def _thought(self, entry: Mapping[str, Any], at: float | None) -> Iterator[_Record]:
+    def _known(self, path: str, thought: Any) -> int:
+        """The number of a thought that came before: a page goes by them, so a made-up file is not to make up these."""
+        number = int(thought)
+        if not 0 <= number < self._counts.get(path, 0):
+            raise ValueError(f"it is about a thought {number} that came after it, or never")
+        return number
+
+    def _thought(self, path: str, entry: Mapping[str, Any], at: float | None) -> Iterator[_Record]:
+        number, expected = int(entry["id"]), self._counts.get(path, 0)
+        if number != expected:
+            raise ValueError(f"thought {number} stands where thought {expected} should")
+        origin = self._origin(path, entry)
+        self._counts[path] = number + 1
         if self._num_thoughts >= MOST_THOUGHTS:
             self._left_out["thoughts"] += 1
             return
         self._num_thoughts += 1
         answer = entry.get("answer")
-        record = self._origin(entry) | {
-            "id": int(entry["id"]),
+        record = origin | {
+            "id": number,
             "state": str(entry["state"]),
             "goal": bool(entry["goal"]),
             "answer": None if answer is None else str(answer),
@@ -159,13 +194,13 @@ class RunFeed:
             record["full"] = str(entry["full"])
         yield "thoughts", record
 
-    def _arrival(self, entry: Mapping[str, Any]) -> Iterator[_Record]:
-        known = {"id": int(entry["again"]), "is_best": bool(entry.get("is_best"))}
-        yield "arrivals", self._origin(entry) | known
+    def _arrival(self, path: str, entry: Mapping[str, Any]) -> Iterator[_Record]:
+        known = {"id": self._known(path, entry["again"]), "is_best": bool(entry.get("is_best"))}
+        yield "arrivals", self._origin(path, entry) | known
 
-    def _origin(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+    def _origin(self, path: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         origin: dict[str, Any] = {
-            "parents": [int(parent) for parent in entry.get("parents", ())],
+            "parents": [self._known(path, parent) for parent in entry.get("parents", ())],
             "node": str(entry.get("node", "")),
             "sample": int(entry["sample"]),
             "question": None if entry["call"] is None else self._questions.get(str(entry["call"])),
@@ -173,10 +208,11 @@ class RunFeed:
         asked = self._numbers(entry.get("asked", ()))
         return origin | {"questions": asked} if asked else origin
 
-    def _verdicts(self, asked: dict[int, dict[str, list[int]]], data: Any) -> Iterator[_Record]:
+    def _verdicts(self, path: str, data: Any) -> Iterator[_Record]:
+        asked = self._asked.setdefault(path, {})
         by_thought: dict[int, list[dict[str, Any]]] = {}
         for entry in data:
-            thought, checker = int(entry["thought"]), str(entry["checker"])
+            thought, checker = self._known(path, entry["thought"]), str(entry["checker"])
             if questions := self._numbers(entry.get("asked", ())):
                 asked.setdefault(thought, {})[checker] = questions
             verdict = {
