@@ -27,6 +27,17 @@ from llmprog.errors import LLMProgError
 
 REFUSAL_LIMIT_S = 0.05
 
+
+def seconds_of(function):
+    """The CPU time of this thread, at its least of three times: a collection of garbage may fall into one of them."""
+    took = []
+    for _ in range(3):
+        start = time.thread_time()
+        function()
+        took.append(time.thread_time() - start)
+    return min(took)
+
+
 # An independent model of an expression: a tree of tuples, evaluated and written by plain recursion.
 decimals = st.decimals(min_value=0, max_value=10**6, places=3, allow_nan=False).map(Fraction)
 literals = st.one_of(st.integers(0, 20).map(Fraction), decimals)
@@ -201,11 +212,12 @@ def test_refusals_name_position_and_reason(text, position, reason):
     ids=lambda text: f"{text[:4]}…{len(text)}",
 )
 def test_bombs_are_refused_at_once(text):
-    start = time.process_time()
-    with pytest.raises(ExpressionError) as caught:
-        evaluate(text)
-    assert time.process_time() - start < REFUSAL_LIMIT_S
-    assert len(str(caught.value)) < 400
+    def refuse():
+        with pytest.raises(ExpressionError) as caught:
+            evaluate(text)
+        assert len(str(caught.value)) < 400
+
+    assert seconds_of(refuse) < REFUSAL_LIMIT_S
 
 
 @pytest.mark.parametrize(
@@ -308,9 +320,10 @@ def test_canonical_number_reads_any_text(text):
 
 @pytest.mark.parametrize("text", ["5a" + " " * 4000 + "+", "5" + " " * 4000 + "+", "-" + " " * 4000, "1," * 2000])
 def test_canonical_number_takes_linear_time(text):
-    start = time.process_time()
-    assert canonical_number(text) is None
-    assert time.process_time() - start < REFUSAL_LIMIT_S
+    def refuse():
+        assert canonical_number(text) is None
+
+    assert seconds_of(refuse) < REFUSAL_LIMIT_S
 
 
 def test_format_number_refuses_giants():

@@ -152,8 +152,8 @@ async def test_what_is_granted_to_someone_who_was_cancelled_is_given_back():
 async def test_the_time_that_is_left_is_told_in_seconds():
     ledger = RemoteLedger(None, limits_thoughts=False)
     assert ledger.deadline is None
-    ledger.end_in(5.0)
-    assert 4.0 < ledger.deadline - time.monotonic() <= 5.0
+    ledger.end_in(1000.0)
+    assert 900 < ledger.deadline - time.monotonic() <= 1000
     assert not ledger.out_of_time()
     ledger.end_in(-1.0)
     assert ledger.out_of_time()

@@ -11,6 +11,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from exchanging import until
 
 from llmprog.backends.remote.transport import Timeouts, Transport
 from llmprog.backends.remote.wire import Progress
@@ -43,11 +44,16 @@ async def post(opened, url, on_chunk=read):
 
 
 async def descriptors_are_back(baseline):
-    for _ in range(200):
+    for _ in range(2000):
         if num_descriptors() <= baseline:
             return
         await asyncio.sleep(0.01)
     raise AssertionError(f"{num_descriptors()} descriptors are open, {baseline} were")
+
+
+async def requests_arrive(endpoint, count):
+    """Until the server has read so many, from the first on."""
+    await until(lambda: len(endpoint.requests) >= count)
 
 
 @pytest.fixture
@@ -93,7 +99,8 @@ async def test_cancelled_while_it_waits(endpoint, stage, times):
         await post(opened, f"{endpoint.url}/ok")
         for _ in range(3):
             task = asyncio.create_task(post(opened, f"{endpoint.url}/{stage}"))
-            await asyncio.sleep(0.05)
+            await requests_arrive(endpoint, len(endpoint.requests) + 1)
+            await asyncio.sleep(0.02)  # what it answers at this stage arrives, too
             assert opened.num_open == 1
             await cancel(task, times)
             assert opened.num_open == 0
@@ -127,7 +134,7 @@ async def test_cancelled_while_it_waits_for_a_slot(endpoint, times):
     async with transport() as opened:
         first = asyncio.create_task(post(opened, f"{endpoint.url}/head"))
         waiting = [asyncio.create_task(post(opened, f"{endpoint.url}/ok")) for _ in range(5)]
-        await asyncio.sleep(0.02)
+        await requests_arrive(endpoint, 1)
         for task in waiting[:4]:
             await cancel(task, times)
         assert opened.num_open == 2
@@ -195,7 +202,7 @@ async def test_a_task_group_that_fails_leaves_nothing_open(endpoint):
             async with asyncio.TaskGroup() as group:
                 for stage in ("head", "body", "stream", "slow") * 5:
                     group.create_task(post(opened, f"{endpoint.url}/{stage}"))
-                await asyncio.sleep(0.05)
+                await requests_arrive(endpoint, 20)
                 raise ValueError("one of many branches")
         assert [type(error) for error in caught.value.exceptions] == [ValueError]
         assert opened.num_open == 0
