@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # One thread per process: two processes of two threads each on two cores are many times slower than one thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# One process per core; who has run out of tests takes over half of what another has left.
+WORKERS := -n logical --maxprocesses=8 --dist=worksteal
 PIP = $(BIN)/python -m pip install $(if $(CI),--quiet) --disable-pip-version-check -c constraints.txt
 CANDIDATES := $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python3.14 python)
 IS_SUITABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
@@ -23,7 +25,11 @@ run: $(STAMP) ## Solve the Game of 24 for 4 9 10 13 on the embedded model
 
 .PHONY: test
 test: $(STAMP) ## Run the tests
-	$(ONE_THREAD) $(BIN)/python -m pytest
+	$(ONE_THREAD) $(BIN)/python -m pytest $(WORKERS)
+
+.PHONY: matrix
+matrix: $(STAMP) ## Run the tests against the installed wheel, on every Python that is found (SESSIONS=..., ARGUMENTS=...)
+	$(BIN)/nox $(if $(SESSIONS),-s $(SESSIONS)) -- $(ARGUMENTS)
 
 .PHONY: test-servers
 test-servers: $(VENV)/.llama-cpp ## Run the tests against llama.cpp's server, which is compiled first (some minutes)
@@ -31,7 +37,7 @@ test-servers: $(VENV)/.llama-cpp ## Run the tests against llama.cpp's server, wh
 
 .PHONY: cover
 cover: $(STAMP) ## Run the tests and report branch coverage
-	$(ONE_THREAD) $(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+	$(ONE_THREAD) $(BIN)/python -m pytest $(WORKERS) --cov --cov-report=term-missing:skip-covered
 
 .PHONY: check
 check: $(STAMP) ## Lint, formatting, types, import layers
@@ -70,7 +76,7 @@ gpu: $(STAMP) ## Run all checks and benchmarks that need a GPU; without one, wha
 
 .PHONY: clean
 clean: ## Remove the virtual environment, caches and build outputs
-	rm -rf $(VENV) build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .nox build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find llmprog tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Compiled for any x86-64 of the last ten years: on virtual machines "native" may name instructions that then fault.
