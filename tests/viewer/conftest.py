@@ -16,7 +16,7 @@ import pytest
 from llmprog import run
 from llmprog.backends import ScriptedBackend
 from llmprog.errors import LLMProgError
-from llmprog.programs import arithmetic
+from llmprog.programs import arithmetic, game24
 from llmprog.runs.store import DirectoryStore
 from llmprog.viewer.background import viewing
 
@@ -147,3 +147,28 @@ def under_way():
             thread.join(60)
 
     return begun
+
+
+class PuzzleRuns:
+    """Real runs of the embedded model, made once: two of the game of 24, which differ in their beams, and a vote.
+
+    Attributes:
+        store: Where they are.
+        game, other_game, vote: Their ids.
+        result: What the first came to.
+    """
+
+    def __init__(self, store):
+        def made(program, given, seed):
+            return run(program, given, backend="local:puzzles", seed=seed, store=store)
+
+        self.store = store
+        self.result = made(game24(), "4 9 10 13", 5)
+        self.game = self.result.run_id
+        self.other_game = made(game24(beam_width=3), "4 9 10 13", 6).run_id
+        self.vote = made(arithmetic(num_samples=20), "17 + 25", 1).run_id
+
+
+@pytest.fixture(scope="session")
+def puzzles(tmp_path_factory):
+    return PuzzleRuns(DirectoryStore(tmp_path_factory.mktemp("puzzles")))
