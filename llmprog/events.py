@@ -43,6 +43,7 @@ class ThoughtExpanded(SearchEvent):
             where no model was called.
         requests: ``requests[i]`` is what ``completions[i]`` is a sample of.
         tag: The tag of the ``Expand`` or ``Merge`` action that asked for it.
+        nodes: ``nodes[i]`` is the generator that made ``children[i]``.
         asked: ``asked[i]`` is what a node that calls its model itself had asked when it gave ``children[i]``; empty
             where no node does.
     """
@@ -54,6 +55,7 @@ class ThoughtExpanded(SearchEvent):
     completions: tuple[Completion | None, ...]
     tag: int
     requests: tuple[Request | None, ...] = ()
+    nodes: tuple[str, ...] = ()
     asked: tuple[Questions, ...] = ()
 
 

@@ -189,7 +189,18 @@ class _Parts:
             parents = tuple(thoughts[source] for source in sources if source in thoughts) or (0,)
             thoughts[label] = thought = graph.add(answer, label, parents, makers[maker])[0]
             if tell is not None:
-                tell(ThoughtExpanded(parents, (thought,), (True,), (0,), (), 0, graph=graph))
+                tell(
+                    ThoughtExpanded(
+                        parents=parents,
+                        children=(thought,),
+                        is_new=(True,),
+                        samples=(0,),
+                        completions=(),
+                        tag=0,
+                        nodes=(maker,),
+                        graph=graph,
+                    )
+                )
             return thought
 
         for call, result in came:

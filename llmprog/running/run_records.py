@@ -120,7 +120,7 @@ class ThoughtRecords:
     the digest of the request whose sample the thought was parsed from; only thoughts that may be answered with have an
     ``answer``; ``full`` is a state that ``state`` cuts short; ``asked`` has the digests of what an async node asked.
     Another way to a known thought is a shorter entry, ``{"again", "parents", "node", "sample", "call"}``, with
-    ``is_best`` where the thought's own path now leads that way. An entry of ``verdicts`` is ``{"thought", "checker",
+    ``is_best`` where the thought's own path leads that way. An entry of ``verdicts`` is ``{"thought", "checker",
     "score", "valid", "reason"}``, and ``asked`` where a model was asked for it this time.
 
     Args:
@@ -160,22 +160,29 @@ class ThoughtRecords:
     def _thoughts(self, event: ThoughtExpanded) -> None:
         new: list[dict[str, Any]] = []
         if not self._told:
-            new.append(self._describe(0, "", 0, None, ()))
+            new.append({"id": 0, "parents": (), "node": "", "sample": 0, "call": None} | self._state(0))
         count = len(event.children)
         told = zip(
             event.children,
             event.is_new,
+            event.nodes,
             event.samples,
             event.requests or (None,) * count,
             event.asked or ((),) * count,
             strict=True,
         )
-        for child, is_new, sample, request, asked in told:
+        for child, is_new, node, sample, request, asked in told:
+            entry: dict[str, Any] = {
+                ("id" if is_new else "again"): child,
+                "parents": event.parents,
+                "node": node,
+                "sample": sample,
+                "call": None if request is None else _digest(request),
+            }
             if is_new:
-                node = self._graph.arrivals(child)[0].generator
-                entry = self._describe(child, node, sample, request, event.parents)
-            else:
-                entry = self._again(child, sample, request, event.parents)
+                entry |= self._state(child)
+            elif self._graph.parents_of(child) == event.parents:
+                entry["is_best"] = True
             if asked:
                 entry["asked"] = _digests(asked)
             new.append(entry)
@@ -183,20 +190,9 @@ class ThoughtRecords:
         if new:
             self._journal.event(self._path, "thoughts", new)
 
-    def _describe(
-        self, thought: int, node: str, sample: int, request: Request | None, parents: tuple[int, ...]
-    ) -> dict[str, Any]:
-        graph, state = self._graph, self._graph.states[thought]
-        is_goal = graph.is_goal(thought)
-        described = {
-            "id": thought,
-            "parents": parents,
-            "node": node,
-            "sample": sample,
-            "call": None if request is None else _digest(request),
-            "state": format_state(state),
-            "goal": is_goal,
-        }
+    def _state(self, thought: int) -> dict[str, Any]:
+        state, is_goal = self._graph.states[thought], self._graph.is_goal(thought)
+        described: dict[str, Any] = {"state": format_state(state), "goal": is_goal}
         full = describe_state(state)
         if full != described["state"]:
             described["full"] = full[:_LONGEST_STATE]
@@ -207,21 +203,6 @@ class ThoughtRecords:
                 answer = None  # a thought on the way may have none
             described["answer"] = None if answer is None else format_value(answer)
         return described
-
-    def _again(self, thought: int, sample: int, request: Request | None, parents: tuple[int, ...]) -> dict[str, Any]:
-        arrivals = self._graph.arrivals(thought)
-        ways = [i for i, arrival in enumerate(arrivals) if (arrival.parents, arrival.sample) == (parents, sample)]
-        way = ways[-1] if ways else 0
-        entry: dict[str, Any] = {
-            "again": thought,
-            "parents": parents,
-            "node": arrivals[way].generator,
-            "sample": sample,
-            "call": None if request is None else _digest(request),
-        }
-        if way == 0:
-            entry["is_best"] = True
-        return entry
 
     def _verdicts(self, thoughts: tuple[int, ...], asked: Iterable[tuple[str, Questions]]) -> None:
         questions = {checker: _digests(asked_by) for checker, asked_by in asked}

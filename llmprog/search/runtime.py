@@ -147,6 +147,7 @@ class Search:
         self._out_of_budget = False
         self._goal = declared.goal
         self._generators = [(self.graph.add_generator(g.name), g) for g in program.generators]
+        self._names = {number: generator.name for number, generator in self._generators}
         self._expanders = [(i, g) for i, g in self._generators if not g.aggregates]
         self._mergers = [(i, g) for i, g in self._generators if g.aggregates]
         self._pending: deque[_Pending] = deque()
@@ -468,23 +469,21 @@ class Search:
                     self._goal_thought = thought
             work = self._judges.work_on(candidate.state, candidate.key, is_ending=self._is_ending)
             checks.append((thought, work))
-        samples = tuple(candidate.sample for candidate in made[: len(children)])
-        said = tuple(completions) if references else ()
-        asked = tuple(candidate.request for candidate in made[: len(children)]) if references else ()
-        by_node = tuple(candidate.asked for candidate in made[: len(children)])
-        self._tell(
-            ThoughtExpanded(
-                parents,
-                tuple(children),
-                tuple(is_new),
-                samples,
-                said,
-                tag,
-                asked,
-                by_node if any(by_node) else (),
-                graph=graph,
-            )
+        made = made[: len(children)]
+        asked = tuple(candidate.asked for candidate in made)
+        event = ThoughtExpanded(
+            parents=parents,
+            children=tuple(children),
+            is_new=tuple(is_new),
+            samples=tuple(candidate.sample for candidate in made),
+            completions=tuple(completions) if references else (),
+            tag=tag,
+            requests=tuple(candidate.request for candidate in made) if references else (),
+            nodes=tuple(self._names[candidate.generator] for candidate in made),
+            asked=asked if any(asked) else (),
+            graph=graph,
         )
+        self._tell(event)
         for thought, work in checks:
             if work is None:
                 self._tell(ThoughtChecked(thought, graph=graph))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb
 from typing import Protocol
 
 from llmprog.errors import OptionError
@@ -49,7 +48,11 @@ def leader_confidence(votes: Sequence[int]) -> float | None:
         from statistics import NormalDist
 
         return NormalDist(n / 2, (n / 4) ** 0.5).cdf(first + 0.5)
-    return float(sum(comb(n, k) for k in range(first + 1)) / 2**n)
+    total = binomial = 1
+    for k in range(first):  # each from the one before: n over k + 1 is n over k, times n - k, by k + 1
+        binomial = binomial * (n - k) // (k + 1)
+        total += binomial
+    return total / 2**n
 
 
 @dataclass(frozen=True, slots=True)
