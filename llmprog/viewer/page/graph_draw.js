@@ -14,14 +14,16 @@ const LETTER_WIDTH = 0.54;
 const FADED = 0.4;
 const PADDING = 9;
 const MOST_CLEAR_LINKS = 60;
+const MOST_BEND = 120;
 
 /** Draws scenes on a canvas. */
 export class GraphPainter {
+  #canvas;
   #context;
   #seen = [];
 
   constructor(canvas) {
-    this.canvas = canvas;
+    this.#canvas = canvas;
     this.#context = canvas.getContext("2d");
   }
 
@@ -31,16 +33,14 @@ export class GraphPainter {
    * @param {object} looks of `looksOf`
    * @param {object} camera a `GraphCamera`
    * @param {object} theme of `readGraphTheme`
-   * @param {{selected: number|null, hovered: number|null}} focus
    */
-  draw(scene, looks, camera, theme, focus) {
+  draw(scene, looks, camera, theme) {
     const context = this.#context;
-    const ratio = this.canvas.width / camera.width;
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.fillStyle = theme.surface;
-    context.fillRect(0, 0, this.canvas.width, this.canvas.height);
+    context.fillRect(0, 0, this.#canvas.width, this.#canvas.height);
     const { scale } = camera;
-    context.setTransform(ratio * scale, 0, 0, ratio * scale, ratio * camera.x, ratio * camera.y);
+    this.#look(camera);
     const view = camera.view();
     const seen = this.#seen;
     seen.length = 0;
@@ -54,7 +54,11 @@ export class GraphPainter {
       this.#drawBoxes(scene, looks, scale, theme);
     }
     this.#drawMarks(scene, looks, scale, theme);
-    this.#drawFocus(scene, scale, theme, focus);
+  }
+
+  #look(camera) {
+    const ratio = this.#canvas.width / camera.width;
+    this.#context.setTransform(ratio * camera.scale, 0, 0, ratio * camera.scale, ratio * camera.x, ratio * camera.y);
   }
 
   /** The lines of the tree, in one path. */
@@ -83,18 +87,22 @@ export class GraphPainter {
     context.stroke();
   }
 
-  /** Other parents and arrivals, as curves: these dashed, those not. */
+  /**
+   * Other parents and arrivals, as curves: these dashed, those not. Where there are many, those that only pass by are
+   * left out, and the others are faint.
+   */
   #drawLinks(scene, view, scale, theme) {
     const context = this.#context;
+    const { links } = scene;
+    const isCrowded = links.length > MOST_CLEAR_LINKS;
     context.strokeStyle = theme.link;
     context.lineWidth = 1.2 / scale;
-    const isCrowded = scene.links.length > MOST_CLEAR_LINKS;
-    context.globalAlpha = isCrowded ? Math.max(0.12, 0.8 * Math.sqrt(MOST_CLEAR_LINKS / scene.links.length)) : 0.8;
+    context.globalAlpha = isCrowded ? Math.max(0.15, 0.8 * Math.sqrt(MOST_CLEAR_LINKS / links.length)) : 0.8;
     for (const isArrival of [false, true]) {
       context.setLineDash(isArrival && !isCrowded ? [5 / scale, 4 / scale] : []);
       context.beginPath();
-      for (const link of scene.links) {
-        if (link.isArrival === isArrival && isBetween(scene, link, view)) {
+      for (const link of links) {
+        if (link.isArrival === isArrival && isInView(scene, link, view, isCrowded)) {
           curve(context, scene, link.from, link.to);
         }
       }
@@ -268,8 +276,20 @@ export class GraphPainter {
     context.restore();
   }
 
-  #drawFocus(scene, scale, theme, focus) {
+  /** Frame what is selected and what is pointed at, above all else, and show where else they lead and come from. */
+  drawFocus(scene, camera, theme, focus) {
     const context = this.#context;
+    const { scale } = camera;
+    this.#look(camera);
+    context.beginPath();
+    for (const { from, to } of scene.links) {
+      if ([from, to].some((id) => id === focus.selected || id === focus.hovered)) {
+        curve(context, scene, from, to);
+      }
+    }
+    context.strokeStyle = theme.link;
+    context.lineWidth = 2.2 / Math.min(scale, 1);
+    context.stroke();
     for (const [id, thickness, color] of [
       [focus.hovered, 1.5, theme.ink],
       [focus.selected, 2.5, theme.accent],
@@ -287,16 +307,24 @@ export class GraphPainter {
   }
 }
 
-function isBetween({ x, y }, { from, to }, view) {
+/** Whether a link may be seen, or, if `isByEnds`, one of its ends. */
+function isInView({ x, y }, { from, to }, view, isByEnds) {
+  if (isByEnds) {
+    return isPointInView(x[from], y[from], view) || isPointInView(x[to], y[to], view);
+  }
   const [left, right] = x[from] < x[to] ? [x[from], x[to]] : [x[to], x[from]];
   const [top, bottom] = y[from] < y[to] ? [y[from], y[to]] : [y[to], y[from]];
-  return right >= view.left && left <= view.right && bottom + 80 >= view.top && top - 80 <= view.bottom;
+  return right >= view.left && left <= view.right && bottom + MOST_BEND >= view.top && top - MOST_BEND <= view.bottom;
+}
+
+function isPointInView(x, y, view) {
+  return x >= view.left && x <= view.right && y >= view.top && y <= view.bottom;
 }
 
 /** A curve from the lower edge of one box to the upper edge of another. */
 function curve(context, { x, y }, from, to) {
   const [x1, y1, x2, y2] = [x[from], y[from] + GRAPH_BOX.height, x[to], y[to]];
-  const bend = Math.max(16, Math.min(Math.abs(y2 - y1) / 2, 120));
+  const bend = Math.max(16, Math.min(Math.abs(y2 - y1) / 2, MOST_BEND));
   context.moveTo(x1, y1);
   context.bezierCurveTo(x1, y1 + bend, x2, y2 - bend, x2, y2);
 }

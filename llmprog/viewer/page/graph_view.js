@@ -3,7 +3,7 @@
 import { GRAPH_BOX } from "./graph_layout.js";
 import { GraphCamera } from "./graph_camera.js";
 import { GraphMinimap } from "./graph_minimap.js";
-import { GraphPainter } from "./graph_draw.js";
+import { GraphPicture } from "./graph_picture.js";
 import { GraphScene } from "./graph_scene.js";
 import { createGraphTools } from "./graph_tools.js";
 import { describeThought, graphNeighbour } from "./graph_walk.js";
@@ -57,7 +57,7 @@ class GraphView {
   #stage;
   #tools;
   #minimap;
-  #painter;
+  #picture;
   #observer;
   #scheme = matchMedia("(prefers-color-scheme: dark)");
 
@@ -86,7 +86,7 @@ class GraphView {
     this.#stage = el("div", { class: "graph-stage" }, this.#canvas, this.#minimap.element, this.#tip);
     this.element = el("section", { class: "graph", "aria-label": "Thought graph" });
     this.element.append(this.#tools.element, this.#stage, this.#tools.legend, this.#said);
-    this.#painter = new GraphPainter(this.#canvas);
+    this.#picture = new GraphPicture(this.#canvas, () => this.#draw());
     listenToGraph(this.#canvas, {
       pan: (dx, dy) => this.#pan(dx, dy),
       zoom: (factor, x, y) => this.#zoom(factor, x, y),
@@ -151,6 +151,7 @@ class GraphView {
   destroy() {
     cancelAnimationFrame(this.#frame);
     clearTimeout(this.#timer);
+    this.#picture.destroy();
     this.#observer.disconnect();
     this.#scheme.removeEventListener("change", this.#onScheme);
   }
@@ -234,7 +235,8 @@ class GraphView {
       this.#theme = readGraphTheme(this.#canvas);
       this.#minimap.take(this.#scene, this.#looks, this.#theme);
     }
-    this.#painter.draw(this.#scene, this.#looks, this.#camera, this.#theme, this.#focus);
+    const what = { scene: this.#scene, looks: this.#looks, theme: this.#theme };
+    this.#picture.show(what, this.#camera, this.#focus);
     this.#minimap.frame(this.#camera, this.#theme);
     this.#canvas.dataset.drawn = String(this.#scene.order.length);
   }

@@ -26,7 +26,7 @@ export function readTimelineTheme(element) {
     ...Object.fromEntries(names.map((name) => [name, color(name)])),
     areaFill: color("scale-1"),
     areaLine: color("scale-3"),
-    rateLimit: color("series-5"),
+    rateLimit: color("rate-limit"),
     series: Array.from({ length: 8 }, (_, index) => color(`series-${index + 1}`)),
     font: `11px ${style.fontFamily}`,
   };

@@ -2,7 +2,8 @@
 
 import { concurrencyOf, criticalPath, lanesOf, spansOf } from "./critical_path.js";
 
-const SERIES = 8;
+// The colours of nodes, by their numbers; that of rate limits comes last.
+const NODE_SERIES = [1, 3, 5, 4, 7, 6, 8, 2];
 
 /**
  * The timeline of a model as it is now.
@@ -25,7 +26,7 @@ export function layTimeline(model) {
   const bars = spans.map((span, index) => {
     const call = model.calls.get(span.id);
     if (!nodes.has(call.node)) {
-      nodes.set(call.node, (nodes.size % SERIES) + 1);
+      nodes.set(call.node, NODE_SERIES[nodes.size % NODE_SERIES.length]);
     }
     return { ...span, call, lane: lanes[index], kind: kindOf(call), color: nodes.get(call.node) };
   });

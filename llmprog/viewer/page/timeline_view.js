@@ -329,7 +329,7 @@ class TimelineView {
       kinds.has("recalled") && item("is-hollow", "quiet", "from a cache or an earlier run"),
       kinds.has("running") && item("is-faint", "quiet", "under way"),
       kinds.has("cut off") && item("is-hatched", "quiet", "cut off"),
-      attempts.some(isRateLimit) && item("is-thin", "series-5", "rate limit, tried again"),
+      attempts.some(isRateLimit) && item("is-thin", "rate-limit", "rate limit, tried again"),
       attempts.some((attempt) => !isRateLimit(attempt)) && item("is-thin", "invalid", "failed, tried again"),
     );
   }
