@@ -27,7 +27,7 @@ from llmprog.events import (
 from llmprog.runs.info import Kind, RunInfo
 from llmprog.runs.journal import RunJournal
 from llmprog.runs.store import RunStore, default_store, open_store
-from llmprog.search.thought_graph import ThoughtGraph, describe_state, format_state
+from llmprog.search.thought_graph import ThoughtGraph, describe_state
 from llmprog.templates import format_value
 from llmprog.types import Request, Scoring
 
@@ -192,9 +192,9 @@ class ThoughtRecords:
 
     def _state(self, thought: int) -> dict[str, Any]:
         state, is_goal = self._graph.states[thought], self._graph.is_goal(thought)
-        described: dict[str, Any] = {"state": format_state(state), "goal": is_goal}
-        full = describe_state(state)
-        if full != described["state"]:
+        short, full = describe_state(state)
+        described: dict[str, Any] = {"state": short, "goal": is_goal}
+        if full is not None:
             described["full"] = full[:_LONGEST_STATE]
         if thought and (is_goal or not self._has_goal):
             try:

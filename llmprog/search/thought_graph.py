@@ -409,28 +409,22 @@ class ThoughtGraph:
 
 def format_state(state: Any) -> str:
     """A state in short, on one line, for people."""
-    fields = _shown_fields(state)
-    text = format_value(state) if fields is None else ", ".join(f"{name}={value}" for name, value in fields if value)
-    text = printable(" ".join(text.split()))
-    return text if len(text) <= 120 else text[:117] + "..."
+    return describe_state(state)[0]
 
 
-def describe_state(state: Any) -> str:
-    """A state in full, with its line breaks, for people; what the short form says whole is that form."""
-    short, fields = format_state(state), _shown_fields(state)
-    if fields is None:
-        text = format_value(state)
-        return short if text == short else text
-    lines = [f"{name}={value}" for name, value in fields if value]
-    return short if ", ".join(lines) == short else "\n".join(lines)
-
-
-def _shown_fields(state: Any) -> list[tuple[str, str]] | None:
-    """The fields of a state and their values as texts; ``None`` of one that is a text by itself."""
+def describe_state(state: Any) -> tuple[str, str | None]:
+    """A state in short, on one line, and in full with its line breaks; ``None`` where the short form has all of it."""
     fields: list[str] = list(getattr(state, "__dataclass_fields__", ()) or getattr(state, "_fields", ()))
     if "__str__" in vars(type(state)) or not fields:
-        return None
-    return [(name, format_value(getattr(state, name))) for name in fields]
+        parts = [format_value(state)]
+    else:
+        shown = ((name, format_value(getattr(state, name))) for name in fields)
+        parts = [f"{name}={value}" for name, value in shown if value]
+    whole = ", ".join(parts)
+    short = printable(" ".join(whole.split()))
+    if len(short) > 120:
+        short = short[:117] + "..."
+    return short, None if short == whole else "\n".join(parts)
 
 
 def printable(text: str) -> str:
