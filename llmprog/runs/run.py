@@ -237,9 +237,21 @@ class Run:
                 )
         return sorted(found.values(), key=lambda failure: (-failure.count, failure.of, failure.error))
 
-    def calls(self, path: str | None = None, *, after: int = 0) -> Iterator[CallRecord]:
-        """The calls in the order of sending, of all paths or of one; those with numbers greater than ``after``."""
-        yield from (self._call(row) for row in self._chunks(_CALLS, "call.id", path, "call.path", after))
+    def calls(self, path: str | None = None) -> Iterator[CallRecord]:
+        """The calls in the order of sending, of all paths or of one."""
+        yield from (self._call(row) for row in self._chunks(_CALLS, "call.id", path, "call.path"))
+
+    def call(self, number: int) -> CallRecord:
+        """The call with this number.
+
+        Raises:
+            StoreError: There is none, or it cannot be read.
+        """
+        sql = f"{_CALLS} ORDER BY call.id LIMIT 1"
+        row = self.reader().execute(sql, (self.number, number - 1)).fetchone()
+        if row is None or row[0] != number:
+            raise StoreError(f"run {self.id}: it has no call {number}")
+        return self._call(row)
 
     def events(self, path: str | None = None, kind: str | None = None) -> Iterator[EventRecord]:
         """The events in order, of all paths or of one, of all kinds or of one."""
@@ -285,14 +297,12 @@ class Run:
             self._reader = self._database.reader()
         return self._reader
 
-    def _chunks(
-        self, sql: str, key: str, path: str | None, path_column: str, after: int = 0
-    ) -> Iterator[Sequence[Any]]:
+    def _chunks(self, sql: str, key: str, path: str | None, path_column: str) -> Iterator[Sequence[Any]]:
         """Rows a few at a time: however slow the reader, no snapshot is held meanwhile."""
         if path is not None:
             sql += f" AND {path_column} = ?"
         sql += f" ORDER BY {key} LIMIT {_CHUNK}"
-        last = after
+        last = 0
         while True:
             rows = self.reader().execute(sql, (self.number, last, *([] if path is None else [path]))).fetchall()
             yield from rows
