@@ -17,7 +17,7 @@ IS_SUITABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 .PHONY: help
 help: ## Show this list
 	@echo "usage: make TARGET"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-13s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 .PHONY: run
 run: $(STAMP) ## Solve the Game of 24 for 4 9 10 13 on the embedded model
@@ -61,6 +61,10 @@ docs: $(STAMP) ## Make the site of the pages in docs/_build/html, and check its 
 	$(BIN)/sphinx-build -W --keep-going -q -c docs -d docs/_build/doctrees . docs/_build/html
 	$(BIN)/python docs/check_links.py docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+.PHONY: docs-screenshots
+docs-screenshots: $(STAMP) ## Make the pictures of the viewer anew (needs Chromium)
+	$(ONE_THREAD) $(BIN)/python docs/screenshots.py
 
 .PHONY: docs-links
 docs-links: $(STAMP) ## Ask every address outside that the pages name (needs a network)
