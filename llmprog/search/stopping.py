@@ -52,7 +52,7 @@ def leader_confidence(votes: Sequence[int]) -> float | None:
     for k in range(first):  # each from the one before: n over k + 1 is n over k, times n - k, by k + 1
         binomial = binomial * (n - k) // (k + 1)
         total += binomial
-    return total / 2**n
+    return total / (1 << n)
 
 
 @dataclass(frozen=True, slots=True)

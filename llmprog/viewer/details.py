@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -19,14 +20,10 @@ def call_details(run: Run, number: int) -> dict[str, Any]:
     Raises:
         StoreError: The run has no such call, or it cannot be read.
     """
-    call = next(run.calls(after=number - 1), None)
-    if call is None or call.id != number:
-        raise StoreError(f"run {run.id}: it has no call {number}")
-    return describe_call(call) | {"attempts": _attempts(run, number)}
+    return _describe(run.call(number)) | {"attempts": _attempts(run, number)}
 
 
-def describe_call(call: CallRecord) -> dict[str, Any]:
-    """What ``call_details`` gives, without the failed attempts."""
+def _describe(call: CallRecord) -> dict[str, Any]:
     question = call.question
     if isinstance(question, Request):
         asked = request_to_json(question)
@@ -65,17 +62,33 @@ def canvas_details(run: Run, path: str, question: int, sample: int) -> dict[str,
     Raises:
         StoreError: None was recorded, or it cannot be read.
     """
-    reader = run.reader()
-    found = reader.execute("SELECT digest FROM question WHERE run = ? AND id = ?", (run.number, question)).fetchone()
-    digest = None if found is None else bytes(found[0]).hex()
-    rows = reader.execute(
-        "SELECT data FROM event WHERE run = ? AND path = ? AND kind = 'canvas' ORDER BY seq DESC", (run.number, path)
-    ).fetchall()
-    for (data,) in rows:
-        canvas = decode(bytes(data))
-        if isinstance(canvas, dict) and (canvas.get("call"), canvas.get("sample")) == (digest, sample):
-            return {"question": question, "sample": sample, "steps": full_steps(canvas)}
+    for canvas, steps in _canvases(run, path):
+        if (canvas["question"], canvas["sample"]) == (question, sample):
+            return canvas | {"steps": full_steps(steps)}
     raise StoreError(f"run {run.id}: no canvas of question {question}, sample {sample} was recorded in {path!r}")
+
+
+def all_canvases(run: Run, path: str) -> Iterator[dict[str, Any]]:
+    """What ``canvas_details`` gives, for every canvas of a search."""
+    known: set[tuple[Any, Any]] = set()
+    for canvas, steps in _canvases(run, path):
+        key = (canvas["question"], canvas["sample"])
+        if key not in known:
+            known.add(key)
+            yield canvas | {"steps": full_steps(steps)}
+
+
+def _canvases(run: Run, path: str) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
+    """The canvases of a search, the last first: whose each is, and its steps as they were recorded."""
+    reader = run.reader()
+    questions = reader.execute("SELECT id, digest FROM question WHERE run = ?", (run.number,)).fetchall()
+    numbers = {bytes(digest).hex(): number for number, digest in questions}
+    sql = "SELECT data FROM event WHERE run = ? AND path = ? AND kind = 'canvas' ORDER BY seq DESC"
+    for (data,) in reader.execute(sql, (run.number, path)).fetchall():
+        canvas = decode(bytes(data))
+        if not isinstance(canvas, dict):
+            raise StoreError(f"run {run.id}: a recorded canvas cannot be read: it is no object")
+        yield {"question": numbers.get(str(canvas.get("call"))), "sample": canvas.get("sample")}, canvas
 
 
 def _completion(completion: Completion, sample: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from llmprog.pictures.text import escaped
 from llmprog.runs.run import Run
 from llmprog.templates import format_value
 from llmprog.viewer import bundle
-from llmprog.viewer.details import call_details, canvas_details
+from llmprog.viewer.details import all_canvases, call_details
 from llmprog.viewer.encoding import encode
 from llmprog.viewer.feed import RunFeed
 
@@ -78,13 +78,13 @@ def html_pieces(run: Run) -> Iterator[str]:
 def _data(run: Run) -> Iterator[str]:
     """The blocks of data."""
     calls: set[int] = set()
-    canvases: dict[tuple[str, int, int], None] = {}
+    paths: dict[str, None] = {}
     waiting: list[str] = []
     size = 0
     for batch in _batches(run):
         calls.update(call["id"] for call in batch.get("calls", ()))
         for canvas in batch.get("canvases", ()):
-            canvases[canvas["path"], canvas["question"], canvas["sample"]] = None
+            paths[canvas["path"]] = None
         waiting.append(encode(batch))
         size += len(waiting[-1])
         if size >= _BLOCK_CHARACTERS:
@@ -93,8 +93,9 @@ def _data(run: Run) -> Iterator[str]:
     yield _block("batches", None, f"[{','.join(waiting)}]")
     for key, numbers in groupby(sorted(calls), lambda number: number // CALLS_PER_BLOCK):
         yield _block("calls", str(key), encode([call_details(run, number) for number in numbers]))
-    for path, question, sample in canvases:
-        yield _block("canvas", f"{question}/{sample}/{path}", encode(canvas_details(run, path, question, sample)))
+    for path in paths:
+        for canvas in all_canvases(run, path):
+            yield _block("canvas", f"{canvas['question']}/{canvas['sample']}/{path}", encode(canvas))
 
 
 def _batches(run: Run) -> Iterator[dict[str, Any]]:
