@@ -11,6 +11,7 @@ import torch
 from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import Decoder, Row, Seen, Vocabulary, Writing, forbidden_logits
 from llmprog.backends.local.decoders.block_diffusion import BlockDiffusionDecoder
+from llmprog.backends.local.decoders.fused_step import FusedStep
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
 from llmprog.backends.local.decoders.mdlm import MDLMDecoder
 from llmprog.backends.local.decoders.remasking import CorrectionOptions
@@ -118,3 +119,29 @@ def test_of_uniform_diffusion_the_guesses_are_seen_of_blocks_that_are_begun(
         guesses.add(writing.seen(0).tokens[:4])
     assert len(guesses) > 1
     assert finished[0].seen.tokens == finished[0].tokens
+
+
+def test_a_step_by_kernels_says_as_much(
+    model: Transformer, vocabulary: Vocabulary, make_row: Callable[..., Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = UnmaskOptions(unmask="quota", steps=3)
+    rows = {i: replace(make_row(length=12, sample=i, may_end=False), is_watched=True) for i in range(2)}
+    found = []
+    for fused in (None, FusedStep(options)):
+        writing = MaskedDiffusionDecoder(model, vocabulary, options).start()
+        monkeypatch.setattr(writing, "_fused", fused)
+        writing.admit(rows)
+        found.append([])
+        while not (finished := writing.step()):
+            found[-1].append([writing.seen(i) for i in rows])
+        found[-1].append([finished[i].seen for i in rows])
+    assert [[seen.tokens for seen in looks] for looks in found[0]] == [
+        [seen.tokens for seen in looks] for looks in found[1]
+    ]
+    for plain, fast in zip(*found, strict=True):
+        for one, other in zip(plain, fast, strict=True):
+            known = [value is not None for value in one.probabilities]
+            assert known == [value is not None for value in other.probabilities]
+            assert [p or 0.0 for p in one.probabilities] == pytest.approx(
+                [p or 0.0 for p in other.probabilities], abs=2e-4
+            )
