@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 
 import pytest
 from typer.testing import CliRunner
 
 from llmprog.cli import app
-from llmprog.doctor import Diagnosis, configured, examine, is_pattern
+from llmprog.doctor import Diagnosis, configured, examine, is_pattern, missing_extras
 
 
 async def test_a_backend_that_answers_shows_what_it_can():
@@ -39,6 +40,18 @@ def test_what_is_configured_depends_on_the_keys_that_are_set(monkeypatch):
     ids = [info.id for info in configured()]
     assert "local:puzzles" in ids
     assert not any(is_pattern(backend_id) for backend_id in ids)
+
+
+@pytest.mark.parametrize(
+    ("extra", "package", "module"),
+    [("local", "torch", "torch"), ("serve", "uvicorn", "uvicorn"), ("plot", "matplotlib", "matplotlib")],
+)
+def test_an_extra_is_missing_where_a_package_of_it_is(extra, package, module):
+    assert (package in missing_extras().get(extra, ())) == (find_spec(module) is None)
+
+
+def test_extras_for_developers_are_no_concern_of_users():
+    assert not {"dev", "docs", "test"} & set(missing_extras())
 
 
 def test_the_command_exits_with_4_if_one_fails():
