@@ -223,6 +223,9 @@ def _label(thought: KeptThought) -> Text:
     reason = next((j.reason for j in thought.judgements if not j.valid and j.reason), "")
     if reason:
         label.append(f"  ✗ {plain(reason)}", style="red")
+    if thought.pruned_because is not None:
+        label.stylize("dim")
+        label.append(f"  ✂ {plain(thought.pruned_because)}", style="dim")
     return label
 
 
