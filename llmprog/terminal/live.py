@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.spinner import Spinner
@@ -18,7 +17,7 @@ from llmprog.events import CallSettled, CompletionDelta, Event
 from llmprog.progress import Glance, RunProgress, SeenThought
 from llmprog.search.controller import VoteResult
 from llmprog.templates import format_value
-from llmprog.terminal.text import plain, plain_lines
+from llmprog.terminal.text import fit, most_columns, plain, plain_lines, wrapped
 
 _SECONDS_BETWEEN_LINES = 10.0
 _MAX_LINES = 24
@@ -111,17 +110,16 @@ class LiveLines:
     spinner: Spinner = field(default_factory=lambda: Spinner("dots"))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width = options.max_width
+        width = options.max_width - 1  # some terminals go on to the next line once the last column is full
         room = max(1, min(_MAX_LINES, console.size.height - 1))
         seen = self.progress.glance(max_frontier=_MAX_FRONTIER)
         lines = [Text.assemble(self._turning(console), " ", seen.line), *_search_lines(seen, width)]
-        written = Text(plain_lines(seen.written[-_MAX_WRITTEN * width :]).rstrip(), style="dim")
-        wrapped = list(written.wrap(console, width)) if written else []
-        left = max(0, min(_MAX_WRITTEN, room - len(lines)))
-        for line in [*lines, *wrapped[len(wrapped) - left :]][:room]:
+        if left := max(0, min(_MAX_WRITTEN, room - len(lines))):
+            written = plain_lines(seen.written[-left * options.max_width :]).strip()
+            lines += [Text(line, style="dim") for line in list(wrapped(written, width))[-left:] if line]
+        for line in lines[:room]:
             line.no_wrap = True
-            line.truncate(width, overflow="ellipsis")
-            yield line
+            yield fit(line, width)
 
     def _turning(self, console: Console) -> str:
         frame = self.spinner.render(console.get_time())
@@ -143,10 +141,10 @@ def _search_lines(seen: Glance, width: int) -> Iterator[Text]:
 def _path_line(path: Sequence[SeenThought], width: int) -> Text:
     """The way to the best thought, its end where it is long."""
     text = Text(f"{path[-1].score:>10.4g}", style="cyan").append("  best    ", style="dim")
-    room = width - text.cell_len - cell_len("… → ")
+    room = width - len(text.plain + "… → ")
     steps = [plain(thought.state) for thought in path]
     shown = steps.pop()
-    while steps and cell_len(f"{steps[-1]} → {shown}") <= room:
+    while steps and sum(map(most_columns, f"{steps[-1]} → {shown}")) <= room:
         shown = f"{steps.pop()} → {shown}"
     return text.append(f"… → {shown}" if steps or path[0].depth else shown, style="green")
 
