@@ -88,16 +88,20 @@ def check_the_command_line():
 
 
 def check_how_soon_it_starts():
-    took = []
+    took, computed = [], []
     for _ in range(11):
-        begun = time.perf_counter()
+        begun, before = time.perf_counter(), children_s()
         llmprog("--help")
         took.append(time.perf_counter() - begun)
-    quickest, typical = min(took), statistics.median(took)  # the quickest does not depend on what else runs
-    print(
-        f"llmprog --help: {1000 * quickest:.0f} ms, typically {1000 * typical:.0f}; limit {1000 * LIMIT_START_S:.0f} ms"
-    )
-    require(quickest < LIMIT_START_S, "llmprog --help takes too long")
+        computed.append(children_s() - before)
+    typical = statistics.median(computed)  # of the processor's time, which does not depend on what else runs
+    print(f"llmprog --help: {1000 * statistics.median(took):.0f} ms, of it computing {1000 * typical:.0f}")
+    require(typical < LIMIT_START_S, "llmprog --help takes too long")
+
+
+def children_s():
+    spent = os.times()
+    return spent.children_user + spent.children_system
 
 
 def check_sizes():
