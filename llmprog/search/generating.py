@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import inspect
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any
 
-from llmprog.errors import DeclarationError, NodeError
+from llmprog.errors import DeclarationError, LLMProgError, NodeError
 from llmprog.nodes import Generator
-from llmprog.search.judging import run_function
+from llmprog.search.calls import ModelHandle
+from llmprog.search.judging import node_error, run_function
 from llmprog.templates import Hint, prompt_for_state, prompt_for_vote
 from llmprog.types import Prompt, Template
 
@@ -33,6 +36,27 @@ def question(generator: Generator, subject: Any, hint: Hint) -> Prompt | Templat
         lambda: prompt_for_vote(source, subject) if generator.aggregates else prompt_for_state(source, subject, hint),
     )
     return made
+
+
+async def states_of(generator: Generator, subject: Any, handle: ModelHandle) -> AsyncGenerator[Any, None]:
+    """The states that an async node makes of ``subject``, each as soon as the node gives it.
+
+    Raises:
+        NodeError: The node's function raised, or returned something else.
+    """
+    try:
+        made = generator.function(subject, handle)
+        if inspect.isasyncgen(made):
+            async with contextlib.aclosing(made):
+                async for state in made:
+                    yield state
+        else:
+            for state in as_states(generator, await made):
+                yield state
+    except LLMProgError:
+        raise
+    except Exception as error:  # any error of a user's function: named and raised again
+        raise node_error(generator, error) from error
 
 
 def as_states(generator: Generator, made: Any) -> list[Any]:

@@ -8,13 +8,12 @@ soon as the state they judge has been parsed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import inspect
 import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -45,9 +44,9 @@ from llmprog.search.controller import (
     Stop,
     VoteResult,
 )
-from llmprog.search.generating import as_states, named, question
+from llmprog.search.generating import as_states, named, question, states_of
 from llmprog.search.judges import Judges
-from llmprog.search.judging import apply_rules, call_function, node_error, run_function
+from llmprog.search.judging import apply_rules, call_function, run_function
 from llmprog.search.thought_graph import ThoughtGraph
 from llmprog.tasks import gather_or_cancel
 from llmprog.templates import NO_HINT, Hint
@@ -366,25 +365,12 @@ class Search:
         self, number: int, generator: Generator, subject: Any, occasion: int, hint: Hint
     ) -> list[_Candidate]:
         candidates: list[_Candidate] = []
+        handle = ModelHandle(self.calls, generator, occasion, hint)
         with noted_questions() as asked:
-
-            def take(state: Any) -> None:
-                candidates.append(self._candidate(state, number, asked=tuple(asked)))
-                self._start_judging(candidates[-1:])  # while the node still thinks of the next one
-
-            try:
-                made = generator.function(subject, ModelHandle(self.calls, generator, occasion, hint))
-                if inspect.isasyncgen(made):
-                    async with contextlib.aclosing(made):
-                        async for state in made:
-                            take(state)
-                else:
-                    for state in as_states(generator, await made):
-                        take(state)
-            except LLMProgError:
-                raise
-            except Exception as error:  # any error of a user's function: named and raised again
-                raise node_error(generator, error) from error
+            async with aclosing(states_of(generator, subject, handle)) as states:
+                async for state in states:
+                    candidates.append(self._candidate(state, number, asked=tuple(asked)))
+                    self._start_judging(candidates[-1:])  # while the node still thinks of the next one
         return candidates
 
     def _moves(self, generator: Generator, subject: Any) -> list[Any]:
