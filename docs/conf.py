@@ -97,7 +97,8 @@ def on_skip(_app: Sphinx, _what: str, _name: str, member: object, _skip: bool, _
 
 
 def on_source_read(_app: Sphinx, docname: str, content: list[str]) -> None:
-    """Adds the navigation to the index as it is read."""
+    """Adds the navigation to the index, and to blocks that are files their names, as the pages are read."""
+    content[0] = re.sub(r"^```(\w+) file=(\S+)$", r"```{code-block} \1\n:caption: \2", content[0], flags=re.MULTILINE)
     if docname == INDEX:
         content[0] = with_navigation(content[0])
 

@@ -15,10 +15,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import os
 import re
 import runpy
 import shlex
 import shutil
+import subprocess
 import sys
 import tomllib
 import types
@@ -195,6 +197,41 @@ def test_what_a_page_shows_is_what_happens(page, empty_folder, monkeypatch):
             error.add_note(f"in the block at {name_of(page)}:{block.line}")
             raise
         last = block.language
+
+
+def test_the_tutorial_can_be_followed_word_for_word(tmp_path):
+    """As it says: all snippets into one file, which a new Python runs, and the commands into a shell."""
+    page = ROOT / "docs/tutorial.md"
+    snippets, shown, last = [], [], None
+    for block in blocks_of(page):
+        if block.file is not None:
+            (tmp_path / block.file).write_text(block.text)
+            assert f"`{block.file}`" in page.read_text(), "the reader has to know what to call it"
+        elif block.language == "python":
+            snippets.append(block.text)
+        elif block.language == "text" and last == "python":
+            shown.append("…\n" if "example" in block.words else block.text)
+        last = block.language
+    (tmp_path / "tutorial.py").write_text("\n".join(snippets))
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment |= {"PYTHONDONTWRITEBYTECODE": "1", "LLMPROG_STORE": str(tmp_path / "runs"), "COLUMNS": WIDTH}
+
+    def do(command):
+        done = subprocess.run(
+            shlex.split(command), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    status, printed = do("python -W error tutorial.py")
+    assert (status, same("".join(shown), printed)) == (0, True), printed
+    for command, wanted in (
+        pair for block in blocks_of(page) if block.language == "console" for pair in commands_of(block)
+    ):
+        if command == "echo $?":
+            printed = f"{status}\n"
+        else:
+            status, printed = do(command)
+        assert same(wanted, printed), f"{command} printed:\n{printed}"
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
