@@ -18,6 +18,7 @@ from llmprog.backends import ScriptedBackend
 from llmprog.errors import LLMProgError
 from llmprog.programs import arithmetic, game24
 from llmprog.runs.store import DirectoryStore
+from llmprog.viewer import bundle
 from llmprog.viewer.background import viewing
 
 FLAGS = [
@@ -104,6 +105,79 @@ def open_page(page):
             yield page
 
     return opened
+
+
+@pytest.fixture
+def module(page):
+    """A module of the page, for what it exports to be called: ``module("graph_layout.js")`` evaluates JavaScript that
+    finds its exports in ``m``, and what it is given in ``given``.
+    """
+
+    def loaded(name):
+        page.evaluate(f"window.m = {bundle.script(name)}; 0")
+        return lambda code, given=None: page.evaluate(f"given => {{ const m = window.m; {code} }}", given)
+
+    return loaded
+
+
+@pytest.fixture
+def mount(page):
+    """A view on a page of its own: ``mount("graph_view.js", "createGraphView", batches, path="")``.
+
+    In the page it is ``view``, its model ``model``, and ``picked`` is what was selected in it, in order.
+    """
+
+    def mounted(name, factory, batches, **options):
+        page.set_content(
+            f"<!doctype html><style>{bundle.style()} #place {{ height: 640px }}</style><div id=place></div>"
+        )
+        page.evaluate(f"window.models = {bundle.script('model.js')}; window.views = {bundle.script(name)}; 0")
+        page.evaluate(
+            """([factory, batches, options]) => {
+                window.model = new models.RunModel();
+                batches.forEach((batch) => model.apply(batch));
+                window.picked = [];
+                const pick = (id) => picked.push(id);
+                window.view = views[factory]({ model, onSelect: pick, onSelectCall: pick, ...options });
+                document.getElementById("place").append(view.element);
+                model.onChange(() => view.update());
+            }""",
+            [factory, batches, options],
+        )
+        page.locator("canvas[data-drawn]").first.wait_for()
+        return page
+
+    return mounted
+
+
+class Painted:
+    """What is painted on canvases: called with a test id, how many points have each colour, once all is drawn."""
+
+    def __init__(self, page):
+        self._page = page
+
+    def __call__(self, testid):
+        return self._page.get_by_test_id(testid).evaluate(
+            """async (canvas) => {
+                await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+                const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+                const counts = {};
+                for (let at = 0; at < data.length; at += 4) {
+                    const color = "#" + [0, 1, 2].map((part) => data[at + part].toString(16).padStart(2, "0")).join("");
+                    counts[color] = (counts[color] ?? 0) + 1;
+                }
+                return counts;
+            }"""
+        )
+
+    def of(self, name):
+        """The colour that a custom property has now."""
+        return self._page.evaluate("name => getComputedStyle(document.body).getPropertyValue(name).trim()", name)
+
+
+@pytest.fixture
+def painted(page):
+    return Painted(page)
 
 
 class Waiting(ScriptedBackend):

@@ -38,9 +38,10 @@ export function spansOf(calls, nowS) {
 export function criticalPath(spans, wallS) {
   const byEnd = [...spans].sort((one, other) => one.end - other.end || one.start - other.start || one.id - other.id);
   const path = [];
-  for (let index = byEnd.length - 1; index >= 0; index = lastEndedBy(byEnd, byEnd[index].start + ROUNDING_S, index)) {
-    path.unshift(byEnd[index]);
+  for (let index = byEnd.length - 1; index >= 0; index = lastBefore(byEnd, index)) {
+    path.push(byEnd[index]);
   }
+  path.reverse();
   const busy = busySpans(spans);
   const gaps = [];
   let [callsS, waitingS, until] = [0, 0, 0];
@@ -96,18 +97,24 @@ export function concurrencyOf(spans) {
   return steps;
 }
 
-/** The last index below `before` of a span that ended at `moment` at the latest, or -1. */
-function lastEndedBy(byEnd, moment, before) {
-  let [low, high] = [0, before];
+/** The index of the span that ended last before the one at `at` began; -1 if none did. */
+function lastBefore(byEnd, at) {
+  const { start } = byEnd[at];
+  let [low, high] = [0, at];
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (byEnd[middle].end <= moment) {
+    if (byEnd[middle].end <= start + ROUNDING_S) {
       low = middle + 1;
     } else {
       high = middle;
     }
   }
-  return low - 1;
+  let found = low - 1;
+  // Calls that took no time, recalled ones, were not waited for by others that were sent with them.
+  while (found >= 0 && byEnd[found].start >= start) {
+    found -= 1;
+  }
+  return found;
 }
 
 /** Spans joined where they touch, in order. */

@@ -1,0 +1,464 @@
+"""The graph of a search: where thoughts stand, what is shown, and what hands and keys do with it, in Chromium."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+
+BOX = {"width": 152, "height": 42}
+
+
+def thought(number, parents=(), state=None, **more):
+    record = {"path": "", "id": number, "parents": list(parents), "node": "propose", "sample": 0, "question": None}
+    return {**record, "state": state or f"state {number}", "goal": False, "answer": None, "at": 0, **more}
+
+
+def verdict(number, score=0, valid=True, checker="judge"):
+    return {"path": "", "id": number, "by": [{"checker": checker, "score": score, "valid": valid, "reason": ""}]}
+
+
+def forest(parents):
+    """Children by thought, of what is the first parent of each, None of a root."""
+    below = {}
+    for number, parent in enumerate(parents):
+        below.setdefault(parent, []).append(number)
+    return {"roots": below[None], "children": [below.get(number, []) for number in range(len(parents))]}
+
+
+def random_parents(seed, count, newest):
+    """A forest that grows at its newest thoughts, more or less."""
+    chance = random.Random(seed)
+    newest_of = [range(max(0, number - newest), number) for number in range(1, count)]
+    return [None, *(chance.choice(older) if chance.random() > 0.01 else None for older in newest_of)]
+
+
+PLACES = """
+    const size = given.children.length;
+    const places = m.layoutForest(given.roots, (id) => given.children[id], size);
+"""
+
+
+@pytest.fixture
+def layout(module):
+    return module("graph_layout.js")
+
+
+def placed(layout, parents):
+    code = "return { x: [...places.x], y: [...places.y], width: places.width, height: places.height };"
+    return layout(PLACES + code, forest(parents))
+
+
+def test_a_thought_stands_above_the_middle_of_its_children(layout):
+    found = placed(layout, [None, 0, 0, 1, 1])
+    assert found["x"] == [294, 168, 420, 84, 252]
+    assert found["y"] == [0, 76, 76, 152, 152]
+    assert (found["width"], found["height"]) == (504, 194)
+
+
+def test_many_leaves_stand_in_rows(layout):
+    found = placed(layout, [None, *([0] * 12)])
+    rows = sorted(set(found["y"][1:]))
+    assert rows == [76, 130, 184, 238]
+    assert [found["y"][1:].count(row) for row in rows] == [3, 3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("seed", "count", "newest"), [(0, 40, 12), (1, 400, 60), (2, 2500, 400), (3, 2500, 6), (4, 900, 900)]
+)
+def test_no_boxes_overlap_and_children_stand_below_their_parents(layout, seed, count, newest):
+    parents = random_parents(seed, count, newest)
+    found = placed(layout, parents)
+    x, y = found["x"], found["y"]
+    for child, parent in enumerate(parents):
+        assert parent is None or y[child] >= y[parent] + BOX["height"] + 8
+    assert min(x) >= BOX["width"] / 2
+    assert max(x) <= found["width"] - BOX["width"] / 2
+    assert max(y) + BOX["height"] <= found["height"]
+    assert overlapping(x, y) == []
+
+
+def overlapping(x, y):
+    """Pairs of boxes that share a point, found with a sweep from above."""
+    found, near = [], []
+    for one in sorted(range(len(x)), key=lambda n: y[n]):
+        near = [other for other in near if y[other] + BOX["height"] > y[one]]
+        found += [(other, one) for other in near if abs(x[other] - x[one]) < BOX["width"]]
+        near.append(one)
+    return found
+
+
+@pytest.mark.parametrize(("seed", "newest"), [(5, 300), (6, 20)])
+def test_lines_lead_from_each_parent_to_its_child(layout, seed, newest):
+    parents = random_parents(seed, 600, newest)
+    code = """
+        const segments = [];
+        for (let at = 0; at < places.lines.length; at += 4) { segments.push(places.lines.slice(at, at + 4)); }
+        const ways = given.children.flatMap((all, id) => all.map((child) => [id, child, places.way(id, child)]));
+        return { segments, ways, x: [...places.x], y: [...places.y], ticks: [...places.ticks] };
+    """
+    found = layout(PLACES + code, forest(parents))
+    x, y = found["x"], found["y"]
+    lines = {"across": {}, "down": {}}
+    for x1, y1, x2, y2 in found["segments"]:
+        kind, key, ends = ("across", y1, (x1, x2)) if y1 == y2 else ("down", x1, (y1, y2))
+        assert y1 == y2 or x1 == x2
+        lines[kind].setdefault(round(key, 3), []).append(ends)
+    for parent, child, way in found["ways"]:
+        corners = list(zip(way[::2], way[1::2], strict=True))
+        assert corners[0] == (x[parent], y[parent] + BOX["height"])
+        assert corners[-1] == (x[child], y[child])
+        # The last piece is the child's own; all others lie on lines that are drawn.
+        for (x1, y1), (x2, y2) in pairwise(corners[:-1]):
+            assert x1 == x2 or y1 == y2
+            kind, key, low, high = ("across", y1, *sorted((x1, x2))) if y1 == y2 else ("down", x1, *sorted((y1, y2)))
+            drawn = lines[kind].get(round(key, 3), [])
+            assert low == high or any(a - 0.01 <= low and high <= b + 0.01 for a, b in drawn)
+
+
+def test_ten_thousand_thoughts_are_about_as_wide_as_high(layout):
+    for parents in (
+        [None, *([0] * 9_999)],
+        [None, *((n - 1) // 10 for n in range(1, 10_000))],
+        [None, *((n - 1) // 2 for n in range(1, 10_000))],
+    ):
+        found = placed(layout, parents)
+        assert 0.6 < found["width"] / found["height"] < 4
+
+
+def test_a_search_can_be_thousands_of_levels_deep(layout):
+    found = placed(layout, [None, *range(5_000)])
+    assert found["y"][-1] == 5_000 * 76
+
+
+def test_a_new_thought_in_a_row_with_room_moves_no_other(layout):
+    before, after = (placed(layout, [None, 0, 0, *([1] * count), *([2] * 3)]) for count in (7, 8))
+    # The thoughts are the same but for one more below thought 1; those below thought 2 come after it.
+    old = [n for n in range(13) if n < 10]
+    assert [before["x"][n] for n in old] == [after["x"][n] for n in old]
+    assert before["x"][10:] == after["x"][11:]
+    assert before["y"][10:] == after["y"][11:]
+
+
+def test_thoughts_are_found_by_their_places(module):
+    chance = random.Random(7)
+    places = [[chance.randrange(100, 4000), chance.randrange(0, 3000)] for _ in range(400)]
+    views = [[chance.randrange(-500, 4000), chance.randrange(-500, 3000)] for _ in range(40)]
+    code = """
+        const ids = given.places.map((_, id) => id);
+        const [x, y] = [0, 1].map((axis) => Float64Array.from(given.places, (place) => place[axis]));
+        const index = new m.PlaceIndex(ids, x, y, given.box, { width: 4100, height: 3100 });
+        return given.views.map(([left, top]) => {
+            const found = [];
+            index.within({ left, top, right: left + 700, bottom: top + 500 }, (id) => found.push(id));
+            return found.sort((one, other) => one - other);
+        });
+    """
+    found = module("graph_index.js")(code, {"places": places, "views": views, "box": BOX})
+    for (left, top), ids in zip(views, found, strict=True):
+        assert ids == [
+            n
+            for n, (x, y) in enumerate(places)
+            if x + 76 >= left and x - 76 <= left + 700 and y + 42 >= top and y <= top + 500
+        ]
+
+
+SEARCH = [
+    {"run": {"id": "r", "elapsed_s": 1.0}, "searches": [{"path": "", "has_goal": True}]},
+    {
+        "thoughts": [
+            thought(0, state="4 5 6 10"),
+            thought(1, [0], "4 + 5 = 9"),
+            thought(2, [0], "10 - 4 = 6"),
+            thought(3, [0], "4 / 10 = 0.4"),
+            thought(4, [1], "9 * 6 = 54"),
+            thought(5, [2], "6 * 5 = 30"),
+            thought(6, [2, 1], "both together"),
+            thought(7, [5], "30 - 6 = 24", goal=True, answer="(10 - 4) * 5 - 6"),
+        ],
+        "verdicts": [
+            verdict(1, 3), verdict(2, 8), verdict(3, 0, valid=False, checker="legal"), verdict(4, 1), verdict(7, "inf"),
+        ],
+        "pruned": [{"path": "", "id": 4, "reason": "beam"}],
+        "arrivals": [{"path": "", "id": 5, "parents": [1], "node": "propose", "sample": 1, "question": None}],
+        "finished": [{"path": "", "stopped": "goal", "thought": 7}],
+    },
+]  # fmt: skip
+SCENE = """
+    const model = new models.RunModel();
+    given.batches.forEach((batch) => model.apply(batch));
+    const search = model.search("");
+    const all = { folded: new Set(), isSolutionOnly: false, hidesInvalid: false };
+    const sceneOf = (filter) => new m.GraphScene(search, { ...all, ...filter });
+    const shown = (scene) => [...scene.order].sort((one, other) => one - other);
+"""
+
+
+@pytest.fixture
+def scenes(page, module):
+    module("model.js")
+    page.evaluate("window.models = window.m; 0")
+    return module("graph_scene.js")
+
+
+def test_all_edges_are_those_of_the_graph(scenes):
+    links = scenes(SCENE + "return sceneOf({}).links;", {"batches": SEARCH})
+    assert links == [{"from": 1, "to": 5, "isArrival": True}, {"from": 1, "to": 6, "isArrival": False}]
+
+
+def test_what_is_folded_is_counted_and_its_edges_lead_to_what_hides_it(scenes):
+    code = """
+        const scene = sceneOf({ folded: new Set([2]) });
+        return [shown(scene), [...scene.foldedSizes], scene.links];
+    """
+    found = scenes(SCENE + code, {"batches": SEARCH})
+    assert found == [[0, 1, 2, 3, 4], [[2, 3]], [{"from": 1, "to": 2, "isArrival": True}]]
+
+
+def test_near_the_solution_is_all_that_led_to_it_and_its_children(scenes):
+    code = "return [shown(sceneOf({ isSolutionOnly: true })), shown(sceneOf({ hidesInvalid: true }))];"
+    near, valid = scenes(SCENE + code, {"batches": SEARCH})
+    assert near == [0, 1, 2, 3, 5, 6, 7]
+    assert valid == [0, 1, 2, 4, 5, 6, 7]
+
+
+def test_colours_go_by_status_score_or_the_checker_that_decided(module, page, scenes):
+    looks = module("graph_look.js")
+    code = """
+        const model = new models.RunModel();
+        given.batches.forEach((batch) => model.apply(batch));
+        return ["status", "score", "checker"].map((by) => {
+            const { codes, legend } = m.looksOf(model.search(""), by, new Set());
+            return [...codes].map((code) => legend[code].label);
+        });
+    """
+    status, score, checker = looks(code, {"batches": SEARCH})
+    assert status == ["open", "open", "open", "invalid", "pruned", "open", "open", "goal"]
+    # 0, 1, 3, 8 and infinity, in four steps
+    assert score == ["no score", "3", "8", "0 to 1", "0 to 1", "no score", "no score", "∞"]
+    assert checker == ["not judged", "judge", "judge", "legal", "judge", "not judged", "not judged", "judge"]
+
+
+@pytest.fixture
+def graph(mount):
+    return mount("graph_view.js", "createGraphView", SEARCH, path="")
+
+
+def said(page):
+    return page.get_by_test_id("graph-said").inner_text()
+
+
+def picked(page):
+    return page.evaluate("picked")
+
+
+def focused(page):
+    canvas = page.get_by_test_id("graph-canvas")
+    canvas.focus()
+    return page.keyboard
+
+
+def drawn(page, count):
+    page.locator(f"[data-testid=graph-canvas][data-drawn='{count}']").wait_for()
+
+
+def test_arrow_keys_walk_the_graph_and_say_where_they_are(graph):
+    keyboard = focused(graph)
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight", "ArrowDown", "ArrowRight", "ArrowRight", "ArrowUp"):
+        keyboard.press(key)
+    assert picked(graph) == [0, 1, 2, 5, 6, 2]  # to the right of 6 there is nothing
+    assert said(graph) == (
+        "Thought 2: 10 - 4 = 6; open; score 8; on the solution's path; 2 of 3 at its place; 2 children"
+    )
+    graph.evaluate("view.select(5)")
+    assert said(graph).endswith("1 of 2 at its place; 1 child; reached in 1 other way")
+    keyboard.press("Escape")
+    assert picked(graph)[-1] is None
+    assert said(graph) == ""
+
+
+def middle(page):
+    box = page.get_by_test_id("graph-canvas").bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def centred(page, number):
+    """Bring a thought to where its place is known: found by its state, it stands in the middle."""
+    page.get_by_test_id("graph-zoom-out").click()
+    for _ in range(12):
+        page.get_by_test_id("graph-zoom-out").click()
+    state = page.evaluate("id => model.search('').thoughts[id].state", number)
+    page.get_by_test_id("graph-search").fill(state)
+    page.get_by_test_id("graph-search").press("Enter")
+    x, y = middle(page)
+    return x, y + 12
+
+
+def test_a_click_selects_and_a_click_beside_selects_nothing(graph):
+    place = centred(graph, 5)
+    graph.evaluate("picked.length = 0; view.select(null)")
+    graph.mouse.click(*place)
+    assert picked(graph) == [5]
+    assert said(graph).startswith("Thought 5: 6 * 5 = 30")
+    box = graph.get_by_test_id("graph-canvas").bounding_box()
+    graph.mouse.click(box["x"] + 4, box["y"] + box["height"] - 4)
+    assert picked(graph) == [5, None]
+
+
+def test_pointing_at_a_thought_shows_its_state_and_score(graph):
+    graph.mouse.move(*centred(graph, 2))
+    tip = graph.get_by_test_id("graph-tip")
+    assert tip.inner_text().split("\n") == ["10 - 4 = 6", "#2 · open · score 8"]
+    graph.mouse.move(10, 5)
+    assert not tip.is_visible()
+
+
+def test_dragging_moves_the_picture_and_selects_nothing(graph):
+    x, y = centred(graph, 5)
+    graph.evaluate("picked.length = 0; view.select(null)")
+    graph.mouse.move(x, y)
+    graph.mouse.down()
+    graph.mouse.move(x + 60, y + 30, steps=4)
+    graph.mouse.up()
+    assert picked(graph) == []
+    graph.mouse.click(x + 60, y + 30)
+    assert picked(graph) == [5]
+
+
+def test_the_wheel_zooms_around_the_pointer(graph):
+    x, y = centred(graph, 5)
+    graph.evaluate("picked.length = 0")
+    graph.mouse.move(x - 40, y)
+    for delta in (-100, -100, -100, 240, -100):
+        graph.mouse.wheel(0, delta)
+    graph.mouse.click(x - 40, y)
+    assert picked(graph) == [5]
+
+
+def test_a_sub_tree_is_folded_and_unfolded(graph):
+    graph.evaluate("view.select(2)")
+    keyboard = focused(graph)
+    keyboard.press(" ")
+    drawn(graph, 5)
+    assert graph.get_by_test_id("graph-counts").inner_text().startswith("5 of 8 thoughts")
+    keyboard.press("ArrowDown")
+    assert picked(graph) == []  # there is nothing below it now
+    graph.get_by_test_id("graph-unfold").click()
+    drawn(graph, 8)
+    graph.mouse.dblclick(*centred(graph, 2))
+    drawn(graph, 5)
+    graph.evaluate("view.select(7)")  # what is asked for is shown
+    drawn(graph, 8)
+
+
+def test_search_finds_states_and_answers_and_goes_from_one_to_the_next(graph, painted):
+    box = graph.get_by_test_id("graph-search")
+    box.fill("10 - 4")
+    box.press("Enter")
+    assert graph.get_by_test_id("graph-matches").inner_text() == "1 of 2"
+    box.press("Enter")
+    box.press("Enter")
+    box.press("Shift+Enter")
+    assert picked(graph) == [2, 7, 2, 7]
+    assert painted("graph-canvas").get(painted.of("--match"), 0) > 20
+    box.fill("nowhere")
+    graph.get_by_text("no match").wait_for()
+    box.fill("")
+    graph.wait_for_function("document.querySelector('[data-testid=graph-matches]').textContent === ''")
+
+
+def test_filters_leave_out_and_selecting_brings_back(graph):
+    graph.get_by_test_id("graph-hide-invalid").check()
+    drawn(graph, 7)
+    graph.get_by_test_id("graph-solution-only").check()
+    drawn(graph, 6)
+    graph.evaluate("view.select(3)")
+    drawn(graph, 8)
+    assert not graph.get_by_test_id("graph-hide-invalid").is_checked()
+    assert not graph.get_by_test_id("graph-solution-only").is_checked()
+
+
+def test_the_solution_the_goal_and_what_was_refused_have_their_colours(graph, painted):
+    found = painted("graph-canvas")
+    for name in ("--solution", "--goal", "--invalid", "--open"):
+        assert found.get(painted.of(name), 0) > 15, name
+    graph.get_by_test_id("graph-coloring").select_option("score")
+    assert painted("graph-canvas").get(painted.of("--scale-4"), 0) > 15
+    assert "no score" in graph.get_by_test_id("graph-legend").inner_text()
+
+
+def test_the_picture_follows_the_colours_of_the_page(graph, painted):
+    graph.emulate_media(color_scheme="dark")
+    found = painted("graph-canvas")
+    assert max(found, key=found.get) == painted.of("--surface") == "#1b1f24"
+
+
+def test_thoughts_that_come_later_do_not_move_what_is_looked_at(graph):
+    place = centred(graph, 7)
+    graph.evaluate("picked.length = 0; view.select(null)")
+    new = [thought(n, [0 if n % 2 else 1]) for n in range(8, 60)]
+    graph.evaluate("batch => model.apply(batch)", {"thoughts": new})
+    drawn(graph, 60)
+    graph.mouse.click(*place)
+    assert picked(graph) == [7]
+    assert graph.get_by_test_id("graph-counts").inner_text().startswith("60 thoughts")
+
+
+def test_the_map_shows_where_one_is_and_leads_elsewhere(mount):
+    batch = {"thoughts": [thought(0), *(thought(n, [(n - 1) // 6]) for n in range(1, 3000))]}
+    page = mount("graph_view.js", "createGraphView", [SEARCH[0], batch], path="")
+    chart = page.get_by_test_id("graph-minimap")
+    assert not chart.is_visible()  # all is in sight
+    for _ in range(8):
+        page.get_by_test_id("graph-zoom-in").click()
+    chart.wait_for()
+    box = chart.bounding_box()
+    before = page.get_by_test_id("graph-canvas").screenshot()
+    page.mouse.click(box["x"] + 10, box["y"] + box["height"] - 10)
+    page.wait_for_timeout(100)
+    assert page.get_by_test_id("graph-canvas").screenshot() != before
+    page.get_by_test_id("graph-fit").click()
+    chart.wait_for(state="hidden")
+
+
+def test_a_kept_picture_shows_what_a_new_one_would(mount, painted):
+    """Many thoughts are moved as one picture: moved there and drawn there must look the same."""
+    batch = {"thoughts": [thought(0), *(thought(n, [(n - 1) // 6]) for n in range(1, 3000))]}
+    page = mount("graph_view.js", "createGraphView", [SEARCH[0], batch], path="")
+    x, y = middle(page)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 40, y + 24, steps=5)
+    page.mouse.up()
+    page.mouse.move(5, 5)
+    moved = painted("graph-canvas")
+    page.evaluate("view.element.querySelector('[data-testid=graph-coloring]').dispatchEvent(new Event('change'))")
+    assert painted("graph-canvas") == moved
+
+
+def test_another_search_of_the_run_is_shown_from_its_beginning(mount):
+    other = [{"searches": [{"path": "1", "has_goal": False}], "thoughts": [{**thought(0), "path": "1"}]}]
+    page = mount("graph_view.js", "createGraphView", [*SEARCH, *other], path="")
+    page.evaluate("view.select(7); view.setPath('1')")
+    drawn(page, 1)
+    assert said(page) == ""
+    page.evaluate("view.setPath('')")
+    drawn(page, 8)
+
+
+def test_the_graph_of_a_real_run(open_page, puzzles):
+    graph = puzzles.result.graph
+    solution = [step.id for step in graph.path(puzzles.result.thought.id)]
+    with open_page(puzzles.store, f"#/run/{puzzles.game}?tab=graph") as page:
+        drawn(page, len(graph))
+        box = page.get_by_test_id("graph-search")
+        box.fill(str(puzzles.result.answer))
+        box.press("Enter")
+        page.wait_for_url(f"**thought={solution[-1]}*")
+        assert "on the solution's path" in said(page)
+        keyboard = focused(page)
+        for above in reversed(solution[:-1]):
+            keyboard.press("ArrowUp")
+            page.wait_for_url(f"**thought={above}*")
+        assert said(page).startswith(f"Thought {solution[0]}: 4 9 10 13")

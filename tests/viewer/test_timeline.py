@@ -1,0 +1,270 @@
+"""The timeline: what it computes on known inputs, exactly, and what one sees and does in Chromium."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+EPSILON_S = 0.002  # times are kept to the millisecond
+
+
+def span(number, start, end):
+    return {"id": number, "start": start, "end": end, "isOpen": False}
+
+
+@pytest.fixture
+def critical(module):
+    return module("critical_path.js")
+
+
+def path_of(critical, spans, wall_s):
+    return critical("return m.criticalPath(given.spans, given.wall);", {"spans": spans, "wall": wall_s})
+
+
+def test_the_critical_path_goes_back_to_what_ended_last_before(critical):
+    spans = [span(1, 0.5, 2), span(2, 0.5, 3), span(3, 3.25, 5), span(4, 3.25, 4), span(5, 5.5, 6)]
+    path = path_of(critical, spans, 6.5)
+    assert path["ids"] == [2, 3, 5]
+    assert path["gaps"] == [
+        {"start": 0, "end": 0.5, "isIdle": True},
+        {"start": 3, "end": 3.25, "isIdle": True},
+        {"start": 5, "end": 5.5, "isIdle": True},
+    ]
+    assert (path["callsS"], path["waitingS"], path["wallS"]) == (4.75, 1.25, 6.5)
+
+
+def test_a_gap_is_not_idle_while_another_call_is_under_way(critical):
+    path = path_of(critical, [span(1, 0, 1), span(2, 0, 3), span(3, 1.5, 4)], 4)
+    assert path["ids"] == [1, 3]
+    assert path["gaps"] == [{"start": 1, "end": 1.5, "isIdle": False}]
+
+
+def test_times_that_were_rounded_do_not_break_the_path(critical):
+    path = path_of(critical, [span(1, 0, 1.251), span(2, 1.25, 2)], 2)
+    assert path["ids"] == [1, 2]
+    assert path["gaps"] == []
+    assert path["callsS"] == pytest.approx(2)
+
+
+def test_calls_that_took_no_time_are_not_waited_for_by_those_beside_them(critical):
+    path = path_of(critical, [span(1, 0, 1), *(span(n, 1.5, 1.5) for n in range(2, 7))], 2)
+    assert path["ids"] == [1, 6]
+
+
+def test_a_run_without_calls_has_no_path(critical):
+    assert path_of(critical, [], 2.5) == {"ids": [], "gaps": [], "callsS": 0, "waitingS": 0, "wallS": 2.5}
+
+
+def test_calls_go_into_the_first_free_lane(critical):
+    spans = [span(1, 0, 2), span(2, 0, 1), span(3, 0.5, 4), span(4, 1, 3), span(5, 2, 3), span(6, 3.5, 5)]
+    lanes = critical("const { lanes, count } = m.lanesOf(given); return [[...lanes], count];", spans)
+    assert lanes == [[0, 1, 2, 1, 0, 0], 3]
+
+
+def test_the_calls_under_way_are_counted_from_moment_to_moment(critical):
+    steps = critical("return m.concurrencyOf(given);", [span(1, 0.5, 2), span(2, 0.5, 1), span(3, 1, 2), span(4, 1, 1)])
+    assert steps == [{"at": 0, "count": 0}, {"at": 0.5, "count": 2}, {"at": 1, "count": 2}, {"at": 2, "count": 0}]
+
+
+def test_a_call_lasts_as_long_as_is_known_of_it(critical):
+    outcome = {"state": "settled", "duration_s": 0.5}
+    calls = [
+        {"id": 3, "sent_at": 1, "outcome": outcome},
+        {"id": 1, "sent_at": 0, "outcome": None},
+        {"id": 2, "sent_at": 0, "outcome": {"state": "unknown", "duration_s": None}},
+        {"id": 4, "sent_at": 2, "outcome": {"state": "failed", "duration_s": None}},
+    ]
+    spans = critical("return m.spansOf(given, 9);", calls)
+    assert [(one["id"], one["start"], one["end"], one["isOpen"]) for one in spans] == [
+        (1, 0, 9, True), (2, 0, 9, False), (3, 1, 1.5, False), (4, 2, 2, False),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_paths_and_lanes_are_those_of_their_definitions(critical, seed):
+    chance = random.Random(seed)
+    cases = [random_spans(chance) for _ in range(60)]
+    found = critical(
+        "return given.map((spans) => [m.criticalPath(spans, 0).ids, [...m.lanesOf(spans).lanes]]);",
+        cases,
+    )
+    for spans, (path, lanes) in zip(cases, found, strict=True):
+        assert path == slow_path(spans)
+        assert lanes == slow_lanes(spans)
+
+
+def random_spans(chance):
+    starts = sorted(chance.randrange(0, 300) / 10 for _ in range(chance.randrange(1, 40)))
+    return [span(number, start, start + chance.randrange(0, 60) / 10) for number, start in enumerate(starts)]
+
+
+def slow_path(spans):
+    """The definition: of the calls that were over when this one was sent, the one that ended last."""
+
+    def rank(one):
+        return one["end"], one["start"], one["id"]
+
+    path = [max(spans, key=rank)]
+    while True:
+        at = path[-1]["start"]
+        over = [one for one in spans if one["end"] <= at + EPSILON_S and one["start"] < at]
+        if not over:
+            return [one["id"] for one in reversed(path)]
+        path.append(max(over, key=rank))
+
+
+def slow_lanes(spans):
+    ends, lanes = [], []
+    for one in spans:
+        lane = next((lane for lane, end in enumerate(ends) if end <= one["start"]), len(ends))
+        ends[lane:lane + 1] = [one["end"]]  # fmt: skip
+        lanes.append(lane)
+    return lanes
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "most", "moments"),
+    [
+        (0, 10, 10, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+        (0.1, 0.5, 5, [0.1, 0.2, 0.3, 0.4, 0.5]),
+        (0, 90, 4, [0, 50]),
+        (0, 600, 6, [0, 120, 240, 360, 480, 600]),
+        (0, 400000, 5, [0, 86400, 172800, 259200, 345600]),
+    ],
+)
+def test_the_axis_has_round_moments(module, begin, end, most, moments):
+    found = module("timeline_layout.js")("return m.axisMoments(...given).moments;", [begin, end, most])
+    assert found == pytest.approx(moments)
+
+
+def call(number, node, sent_at, duration_s=None, state="settled", source="model", error=None):
+    """The records of a call, as a batch has them."""
+    sent = {"id": number, "path": "", "node": node, "backend": "b", "question": number, "first_sample": 0}
+    outcome = {"call": number, "state": state, "source": source, "duration_s": duration_s, "usage": {}, "error": error}
+    return {"calls": [{**sent, "num_samples": 1, "sent_at": sent_at}], "outcomes": [] if state is None else [outcome]}
+
+
+def attempt(number, at, status):
+    return {
+        "attempts": [{"call": number, "at": at, "duration_s": 0.1, "status": status, "error": "no", "is_billed": False}]
+    }
+
+
+CALLS = [
+    {"run": {"id": "r", "elapsed_s": 8.0}, "searches": [{"path": "", "has_goal": True}]},
+    call(1, "propose", 0, 2),
+    call(2, "judge", 2.0, 2),
+    call(3, "judge", 2.0, 1, state="failed", error="HTTP 500: overloaded"),
+    call(4, "judge", 3.0, 0.0, source="cache"),
+    call(5, "propose", 5.0, state=None),
+    attempt(2, 2.4, "429"),
+    attempt(1, 0.5, None),
+]
+
+
+@pytest.fixture
+def timeline(mount):
+    return mount("timeline_view.js", "createTimelineView", CALLS)
+
+
+def spot(page, moment, lane):
+    """Where on the screen a moment of a lane is, of the whole run on 8 seconds."""
+    box = page.get_by_test_id("timeline-canvas").bounding_box()
+    return box["x"] + 12 + moment * (box["width"] - 24) / 8, box["y"] + 124 + 22 * lane + 10
+
+
+def said(page):
+    return page.get_by_test_id("timeline-said").inner_text()
+
+
+def test_the_timeline_says_what_the_time_went_into(timeline):
+    facts = timeline.get_by_test_id("timeline-facts").inner_text().replace("\n", " ")
+    assert "Calls 5, up to 2 at a time" in facts
+    assert "Critical path 3 calls, 7.0 s (88 % of the time), waiting 1.0 s" in facts
+    assert "Tried again 1 failure, 1 rate limit" in facts
+    legend = timeline.get_by_test_id("timeline-legend").inner_text().split("\n")
+    assert legend == [
+        "propose", "judge", "on the critical path", "failed", "from a cache or an earlier run", "under way",
+        "rate limit, tried again", "failed, tried again",
+    ]  # fmt: skip
+
+
+def test_a_call_is_pointed_at_and_selected(timeline):
+    timeline.mouse.move(*spot(timeline, 2.5, 1))
+    tip = timeline.get_by_test_id("timeline-tip")
+    assert tip.inner_text().split("\n") == [
+        "Call 3: judge, 1 sample", "failed, sent at 2.0 s, took 1.0 s", "HTTP 500: overloaded",
+    ]  # fmt: skip
+    timeline.mouse.move(*spot(timeline, 4.5, 3))
+    assert not tip.is_visible()
+    timeline.mouse.click(*spot(timeline, 1, 0))
+    assert timeline.evaluate("picked") == [1]
+    assert said(timeline).startswith("Call 1: propose")
+    assert "1 failed attempt; the last: no" in said(timeline)
+
+
+def test_keys_go_from_call_to_call_in_the_order_of_sending(timeline):
+    timeline.get_by_test_id("timeline-canvas").focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft", "Escape"):
+        timeline.keyboard.press(key)
+    assert timeline.evaluate("picked") == [1, 2, 3, 2, None]
+    assert said(timeline) == ""
+
+
+def test_zooming_keeps_the_moment_under_the_pointer(timeline):
+    place = spot(timeline, 2.5, 1)
+    timeline.mouse.move(*place)
+    for _ in range(6):
+        timeline.mouse.wheel(0, -200)
+    timeline.mouse.click(*place)
+    assert timeline.evaluate("picked") == [3]
+    timeline.mouse.click(*spot(timeline, 1, 0))
+    assert timeline.evaluate("picked.at(-1)") == 2  # what is shown there now; call 1 is out of sight
+    timeline.get_by_test_id("timeline-fit").click()
+    timeline.mouse.click(*spot(timeline, 1, 0))
+    assert timeline.evaluate("picked.at(-1)") == 1
+
+
+def test_a_selected_call_comes_into_sight(timeline):
+    timeline.mouse.move(*spot(timeline, 7.9, 0))
+    for _ in range(6):
+        timeline.mouse.wheel(0, -200)
+    timeline.evaluate("view.select(1)")
+    timeline.mouse.click(640, spot(timeline, 0, 0)[1])
+    assert timeline.evaluate("picked") == [1]
+
+
+def test_rate_limits_and_other_failures_have_colours_of_their_own(timeline, painted):
+    drawn = painted("timeline-canvas")
+    lane = 20
+    assert lane <= drawn[painted.of("--rate-limit")] <= 4 * lane
+    assert drawn[painted.of("--invalid")] > lane
+
+
+def test_the_picture_follows_the_colours_of_the_page(timeline, painted):
+    timeline.emulate_media(color_scheme="dark")
+    drawn = painted("timeline-canvas")
+    assert max(drawn, key=drawn.get) == painted.of("--surface") == "#1b1f24"
+
+
+def test_calls_that_come_later_appear(timeline):
+    later = [{"outcomes": call(5, "propose", 5.0, 2)["outcomes"]}, call(6, "answer", 7.5, 0.5)]
+    timeline.evaluate("batches => batches.forEach((batch) => model.apply(batch))", later)
+    timeline.locator("canvas[data-drawn='6']").wait_for()
+    facts = timeline.get_by_test_id("timeline-facts").inner_text()
+    assert "4 calls, 6.5 s" in facts
+    assert "under way" not in timeline.get_by_test_id("timeline-legend").inner_text()
+
+
+def test_the_timeline_of_a_real_run(open_page, puzzles):
+    with puzzles.store.open(puzzles.game) as kept:
+        calls = list(kept.calls())
+    with open_page(puzzles.store, f"#/run/{puzzles.game}?tab=timeline") as page:
+        page.locator(f"[data-testid=timeline-canvas][data-drawn='{len(calls)}']").wait_for()
+        page.get_by_test_id("timeline-canvas").focus()
+        page.keyboard.press("ArrowRight")
+        first = calls[0]
+        assert said(page).startswith(f"Call {first.id}: {first.node}, {first.num_samples} sample")
+        page.wait_for_url(f"**call={first.id}*")
+        assert str(first.id) in page.get_by_test_id("pane").inner_text()
