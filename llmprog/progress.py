@@ -123,11 +123,11 @@ class SearchProgress:
         if isinstance(event, ThoughtExpanded):
             for parent in event.parents:
                 self._open.pop(parent, None)
-            self._open.update((t, None) for t, is_new in zip(event.children, event.is_new, strict=True) if is_new)
-            if len(self._open) > _MAX_OPEN:
-                self._open = dict.fromkeys(self.frontier(_KEPT_OPEN))
         elif isinstance(event, ThoughtChecked):
             self._consider(event.thought)
+            self._open[event.thought] = None
+            if len(self._open) > _MAX_OPEN:
+                self._open = dict.fromkeys(self.frontier(_KEPT_OPEN))
         elif isinstance(event, ThoughtsCompared):
             for thought in event.thoughts:
                 self._consider(thought)

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from llmprog.pictures import draw_votes
+from llmprog.pictures.fragments import card, drawn, facts, heading
+from llmprog.pictures.svg import GREEN, RED
 from llmprog.redaction import redact
 from llmprog.running.result import Result
 from llmprog.search.voting import canonical_answer
@@ -73,6 +76,19 @@ class RowResult:
     error: RowError | None = None
     seed: int
     is_recalled: bool = False
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the answer or why there is none, the vote, the row."""
+        if self.error is not None:
+            head = heading(f"{self.error.type}: {self.error.message}", f"row {self.index}", colour=RED)
+        else:
+            answer = "no answer" if self.answer is None else self.answer
+            head = heading(answer, f"row {self.index}, {self.stopped}", colour=GREEN if self.solved else None)
+        judged = [] if self.correct is None else [("correct", "yes" if self.correct else "no")]
+        spent = ("spent", f"{self.usage.calls} calls, {self.usage.completion_tokens} completion tokens")
+        row = [(str(name), format_value(value)) for name, value in (self.row or {}).items()]
+        votes = drawn(draw_votes(self.votes, f"{self.num_samples} samples drawn")) if self.votes else ""
+        return card(head, votes, facts([*row, *judged, spent]))
 
     def to_json(self) -> dict[str, Any]:
         """It as JSON values, without ``is_recalled``."""

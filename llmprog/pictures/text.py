@@ -44,7 +44,7 @@ def fitted(text: str, width: float, size: float) -> str:
         return text
     room = width - width_of("…", size)
     kept = 0
-    while (room := room - _share(text[kept]) * size) >= 0:
+    while kept < len(text) and (room := room - _share(text[kept]) * size) >= 0:
         kept += 1
     return text[:kept].rstrip() + "…"
 

@@ -17,6 +17,7 @@ _MAX_CHILDREN = 10  # of one thought, its children on the path not counted
 _TEXT = 80  # characters of a state in its box
 _TITLE = 1200
 _MAX_IN_NOTEBOOK = 120  # thoughts
+_GIVEN_UP = {Status.PRUNED: 1, Status.INVALID: 2}
 _STANDINGS: dict[Status, Standing] = {
     Status.OPEN: "open",
     Status.GOAL: "goal",
@@ -61,9 +62,9 @@ def graph_picture(
 def _chosen(graph: ThoughtGraph, children: dict[int, list[int]], path: set[int], max_thoughts: int) -> dict[int, None]:
     """The thoughts to be drawn, each after its parent and siblings by rank: the path's, then the expanded and best."""
 
-    def rank(thought: int) -> tuple[bool, bool, bool, float, int]:
-        usable = graph.is_usable(thought)
-        return (thought not in path, not usable, thought not in children, -graph.scores[thought], thought)
+    def rank(thought: int) -> tuple[bool, int, bool, float, int]:
+        given_up = _GIVEN_UP.get(graph.status(thought), 0)
+        return (thought not in path, given_up, thought not in children, -graph.scores[thought], thought)
 
     found: set[int] = set()
     waiting = [(rank(0), 0)] if len(graph) else []
