@@ -83,8 +83,9 @@ export function createComparePage({ source, ids, params, onPlace }) {
       twinsSign = nextSign;
       twins = twinsOf(...searches);
       table.setRows(twins);
+      sides.forEach((side, index) => side.mark(new Set(twins.map((pair) => pair.twins[index].id))));
       const [left, right] = searches.map((search) => search.thoughts.length - twins.length);
-      fill(shared, `${formatPlural(twins.length, "thought")} in both runs, ${formatCount(left)} only left, ${formatCount(right)} only right.`);
+      fill(shared, `${formatPlural(twins.length, "thought")} in both runs, ${formatCount(left)} only left, ${formatCount(right)} only right. In the graphs, those of both are outlined.`);
     }
   }
 
@@ -184,6 +185,10 @@ function createSide({ source, id, onChange, onSelect }) {
       const state = thought === null ? "" : shorten(model.search(path).thoughts[thought].state, 80);
       const words = thought === null ? "not in this run" : `thought ${thought}${isInBoth ? ", in both" : ", only here"}: ${state}`;
       fill(said, isAny && words);
+    },
+    /** Outline the thoughts that the other run has, too. */
+    mark(ids) {
+      graphView.mark(ids);
     },
     destroy() {
       stop();

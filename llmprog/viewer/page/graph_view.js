@@ -20,7 +20,7 @@ const READABLE_SCALE = 0.6;
  * The graph of the search at `path`.
  * @param {{model: object, path: string, onSelect: (id: number|null) => void}} options
  * @returns {{element: HTMLElement, update: () => void, select: (id: number|null) => void, setPath: (path: string) => void,
- *   destroy: () => void}}
+ *   mark: (ids: Set<number>) => void, destroy: () => void}}
  */
 export function createGraphView({ model, path, onSelect }) {
   const view = new GraphView(model, path, onSelect);
@@ -29,6 +29,7 @@ export function createGraphView({ model, path, onSelect }) {
     update: () => view.update(),
     select: (id) => view.select(id),
     setPath: (other) => view.setPath(other),
+    mark: (ids) => view.mark(ids),
     destroy: () => view.destroy(),
   };
 }
@@ -47,6 +48,7 @@ class GraphView {
   #coloring = "status";
   #query = "";
   #matches = [];
+  #marked = new Set();
   #isFollowing = true;
   #frame = 0;
   #timer = 0;
@@ -156,6 +158,19 @@ class GraphView {
     this.#scheme.removeEventListener("change", this.#onScheme);
   }
 
+  /** Outline some thoughts, as those are that match what is searched for. */
+  mark(ids) {
+    this.#marked = ids;
+    if (this.#scene !== null) {
+      this.#looks = this.#looksOf(this.#scene.search);
+      this.#draw();
+    }
+  }
+
+  #looksOf(search) {
+    return looksOf(search, this.#coloring, new Set([...this.#matches, ...this.#marked]));
+  }
+
   #onScheme = () => {
     this.#theme = null;
     this.#draw();
@@ -180,7 +195,7 @@ class GraphView {
     this.#scene = new GraphScene(search, this.#filter);
     this.#revision = search.revision;
     this.#matches = this.#found(search);
-    this.#looks = looksOf(search, this.#coloring, new Set(this.#matches));
+    this.#looks = this.#looksOf(search);
     this.#theme = null;
     if (anchor !== null && this.#scene.has(anchor.id)) {
       const [x, y] = this.#camera.toCanvas(this.#scene.x[anchor.id], this.#scene.y[anchor.id]);

@@ -1,7 +1,7 @@
 // The head of a run: what it is, what came of it, what it cost, whether it is under way.
 
 import { createSections } from "./sections.js";
-import { el, formatCount, formatDuration, formatMoment, formatPlural, formatUsd, formatValue, shorten } from "./text.js";
+import { el, formatCount, formatDuration, formatMoment, formatPlural, formatShare, formatUsd, formatValue, shorten } from "./text.js";
 
 const STATUS_TITLES = {
   running: "a process is at work on it",
@@ -75,6 +75,9 @@ export function runStatus(status) {
 /** What came of a run: `{text, isSolved, note}`; the text is empty where there is nothing yet. */
 export function outcomeOf(run) {
   const result = run.result ?? {};
+  if (run.kind === "map" && !run.problem) {
+    return { text: jobText(result), isSolved: false, note: "" };
+  }
   const answer = formatValue(result.answer);
   if (result.solved) {
     return { text: answer, isSolved: true, note: "" };
@@ -85,12 +88,29 @@ export function outcomeOf(run) {
   if (result.error) {
     return { text: answer, isSolved: false, note: formatValue(result.error.message ?? result.error) };
   }
-  if (run.kind === "map" || run.result === null || run.result === undefined) {
+  if (run.result === null || run.result === undefined) {
     return { text: "", isSolved: false, note: "" };
   }
   const shortfall = result.shortfall ? `the budget is spent: ${formatValue(result.shortfall)}` : null;
   const why = result.explanation ?? shortfall ?? STOPPED.get(result.stopped) ?? `it stopped: ${formatValue(result.stopped)}`;
   return { text: answer, isSolved: false, note: formatValue(why) };
+}
+
+/** What a job came to: how many rows were solved, how many answers were right, and how sure that is. */
+function jobText(result) {
+  if (result.rows === undefined) {
+    return "";
+  }
+  const parts = [`${formatCount(result.solved)} of ${formatPlural(result.rows, "row")} answered`];
+  if (result.accuracy) {
+    const { value, low, high } = result.accuracy;
+    const interval = `${formatShare(value)}, with 95 % confidence ${formatShare(low)} to ${formatShare(high)}`;
+    parts.push(`${formatCount(result.correct)} of ${formatCount(result.judged)} right (${interval})`);
+  }
+  if (result.failed > 0) {
+    parts.push(`${formatCount(result.failed)} failed`);
+  }
+  return parts.join(", ");
 }
 
 function titleLine(run) {
@@ -105,11 +125,14 @@ function titleLine(run) {
 }
 
 function inputBlock(run) {
-  return longText("Input", formatValue(run.input), "run-input");
+  return longText(run.kind === "map" ? "Columns" : "Input", formatValue(run.input), "run-input");
 }
 
 function answerBlock(run) {
   const outcome = outcomeOf(run);
+  if (run.kind === "map" && outcome.text) {
+    return longText("Result", outcome.text, "run-outcome");
+  }
   if (outcome.isSolved) {
     return longText("Answer", outcome.text, "run-outcome", "solved");
   }

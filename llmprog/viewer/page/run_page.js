@@ -50,14 +50,14 @@ export function createRunPage({ source, id, params, onPlace }) {
     (number) => model.calls.get(number)?.outcome != null,
   );
   const makers = {
-    graph: () => createGraphView({ model, path: place.path, onSelect: select }),
-    thoughts: () => createThoughtsTable({ model, path: place.path, onSelect: select }),
-    votes: () => createVoteView({ model, path: place.path }),
+    graph: (path) => createGraphView({ model, path, onSelect: select }),
+    thoughts: (path) => createThoughtsTable({ model, path, onSelect: select }),
+    votes: (path) => createVoteView({ model, path }),
     timeline: () => createTimelineView({ model, onSelectCall: selectCall }),
-    playback: () =>
+    playback: (path) =>
       createPlaybackView({
         model,
-        path: place.path,
+        path,
         load: (question, sample) => source.canvas(id, place.path, question, sample),
       }),
     calls: () => createCallsTable({ model, onSelectCall: selectCall }),
@@ -95,13 +95,13 @@ export function createRunPage({ source, id, params, onPlace }) {
   /** The view of a tab, made when it is first shown, at the path of this place. */
   function viewOf(tab) {
     if (!views.has(tab)) {
-      views.set(tab, { path: place.path, selected: null, ...makers[tab]() });
+      views.set(tab, { path: place.path, selected: null, ...makers[tab](place.path ?? "") });
     }
     const view = views.get(tab);
     if (view.path !== place.path) {
       view.path = place.path;
       view.selected = null;
-      view.setPath?.(place.path);
+      view.setPath?.(place.path ?? "");
     }
     return view;
   }
@@ -110,8 +110,9 @@ export function createRunPage({ source, id, params, onPlace }) {
     if (model.run === null) {
       return;
     }
-    place.path ??= model.paths()[0] ?? "";
-    const available = availableTabs(model, place.path);
+    // Which searches there are may come later than the run itself.
+    place.path ??= model.paths()[0] ?? null;
+    const available = availableTabs(model, place.path ?? "");
     place.tab ??= model.run.kind === "map" ? "rows" : "graph";
     const tab = available.includes(place.tab) ? place.tab : available[0];
     tabs.show(available, tab);
@@ -147,7 +148,7 @@ export function createRunPage({ source, id, params, onPlace }) {
       pane.scrollTop = 0;
       body.classList.toggle("has-selection", key !== "");
     }
-    paneContent.update();
+    keepingPlace(pane, paneContent.update);
   }
 
   function newPane() {
@@ -246,6 +247,18 @@ const ARROWS_OF_THEIR_OWN = "[role=tab], [role=table], .pane";
 function placeOf(params) {
   const number = (name) => (/^\d{1,12}$/.test(params.get(name) ?? "") ? Number(params.get(name)) : null);
   return { tab: params.get("tab"), path: params.get("path"), thought: number("thought"), call: number("call") };
+}
+
+/** Change a scrolled pane so that the section that is read first stays where it is, whatever grows above it. */
+function keepingPlace(pane, change) {
+  const { top } = pane.getBoundingClientRect();
+  const isRead = (section) => !section.hidden && section.getBoundingClientRect().top >= top;
+  const section = pane.scrollTop > 0 ? [...pane.querySelectorAll(".section")].find(isRead) : undefined;
+  const before = section?.getBoundingClientRect().top;
+  change();
+  if (section !== undefined && !section.hidden) {
+    pane.scrollTop += section.getBoundingClientRect().top - before;
+  }
 }
 
 /** The tabs that have something to show. */

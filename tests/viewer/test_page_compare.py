@@ -1,0 +1,119 @@
+"""Two real runs side by side: what differs, and the thoughts that both have."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def compared(open_page, puzzles):
+    with open_page(puzzles.store, f"#/compare/{puzzles.game}/{puzzles.other_game}") as page:
+        page.get_by_test_id("twins-row").first.wait_for()
+        yield page
+
+
+def states(puzzles, run_id):
+    with puzzles.store.open(run_id) as kept:
+        entries = [entry for event in kept.events(kind="thoughts") for entry in event.data if "again" not in entry]
+    return [entry.get("full", entry["state"]) for entry in entries]
+
+
+def test_what_differs_is_marked_and_what_does_not_is_not(compared):
+    facts = compared.get_by_test_id("compare-facts")
+    cells = facts.locator("[data-fact=seed] td").all_inner_texts()
+    assert cells == ["5", "6", "differs"]
+    assert "differs" in facts.locator("[data-fact=seed]").get_attribute("class")
+    assert facts.locator("[data-fact=input]").get_attribute("class") is None
+    assert facts.locator("[data-fact=input] td").all_inner_texts() == ["4 9 10 13", "4 9 10 13", ""]
+
+
+def test_usage_says_how_much_more_the_second_took(compared, puzzles):
+    usages = []
+    for run_id in (puzzles.game, puzzles.other_game):
+        with puzzles.store.open(run_id) as kept:
+            usages.append(kept.usage.calls)
+    one, other = usages
+    *shown, more = compared.locator("[data-fact=calls] td").all_inner_texts()
+    assert shown == [f"{one:,}", f"{other:,}"]
+    times = other / one
+    expected = f"×{float(f'{times:.2g}'):g}" if times >= 2 or times <= 0.5 else f"{round(100 * (times - 1)):+} %"
+    assert more == expected.replace("-", "−")
+
+
+def test_lines_that_only_one_program_has_are_marked(compared):
+    programs = compared.get_by_test_id("compare-programs")
+    programs.locator("summary").click()
+    marked = programs.locator(".line.differs").all_inner_texts()
+    assert any("beam_width" in line for line in marked)
+    assert 0 < len(marked) < programs.locator(".line").count() / 2
+
+
+def test_thoughts_of_both_are_listed_and_counted(compared, puzzles):
+    one, other = states(puzzles, puzzles.game), states(puzzles, puzzles.other_game)
+    both = len(set(one) & set(other))
+    assert len(set(one)) == len(one)  # merged by their states, so that each is there once
+    said = compared.get_by_test_id("compare-shared").inner_text()
+    assert said.startswith(
+        f"{both} thoughts in both runs, {len(one) - both} only left, {len(other) - both} only right."
+    )
+    assert compared.get_by_test_id("twins").get_attribute("aria-rowcount") == str(both + 1)
+
+
+def test_a_thought_of_both_is_selected_in_both(compared, puzzles):
+    row = compared.get_by_test_id("twins-row").nth(1)
+    state = row.locator("span").first.inner_text()
+    row.click()
+    one, other = states(puzzles, puzzles.game), states(puzzles, puzzles.other_game)
+    said = compared.get_by_test_id("compare-said").all_inner_texts()
+    assert said[0].startswith(f"thought {one.index(state)}, in both: ")
+    assert said[1].startswith(f"thought {other.index(state)}, in both: ")
+    graphs = compared.get_by_test_id("graph-said").all_inner_texts()
+    assert [text.split(":")[0] for text in graphs] == [f"Thought {one.index(state)}", f"Thought {other.index(state)}"]
+
+
+def test_a_thought_chosen_in_one_graph_selects_its_twin_in_the_other(compared, puzzles):
+    canvas = compared.get_by_test_id("graph-canvas").first
+    canvas.focus()
+    compared.keyboard.press("ArrowDown")  # the first key selects the root
+    said = compared.get_by_test_id("compare-said").all_inner_texts()
+    assert said == ["thought 0, in both: 4 9 10 13", "thought 0, in both: 4 9 10 13"]
+
+
+def test_thoughts_of_both_are_outlined_in_the_graphs(open_page, puzzles):
+    def pixels(page):
+        canvas = page.get_by_test_id("graph-canvas").first
+        canvas.and_(page.locator("[data-drawn]")).wait_for()
+        page.wait_for_timeout(300)
+        return page.evaluate(PIXELS_OF, canvas.element_handle())
+
+    with open_page(puzzles.store, f"#/compare/{puzzles.game}/{puzzles.other_game}") as page:
+        page.get_by_test_id("twins-row").first.wait_for()
+        assert pixels(page) > 50
+        page.evaluate("hash => { location.hash = hash }", f"#/compare/{puzzles.game}/{puzzles.vote}")
+        page.get_by_text("0 thoughts in both runs").wait_for()
+        assert pixels(page) == 0
+
+
+# How many pixels of a canvas have the colour of outlines, as near as blending lets them.
+PIXELS_OF = """(canvas) => {
+  const [r, g, b] = [0x7a, 0x3f, 0xa0];
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let count = 0;
+  for (let i = 0; i < data.length; i += 4) {
+    count += Math.abs(data[i] - r) + Math.abs(data[i + 1] - g) + Math.abs(data[i + 2] - b) < 12 ? 1 : 0;
+  }
+  return count;
+}"""
+
+
+def test_votes_are_side_by_side(open_page, puzzles):
+    with open_page(puzzles.store, f"#/compare/{puzzles.vote}/{puzzles.game}") as page:
+        page.get_by_test_id("vote-leader").first.wait_for()
+        assert page.locator(".compare-votes").nth(0).is_visible()
+        assert not page.locator(".compare-votes").nth(1).is_visible()
+        assert page.get_by_test_id("compare-shared").inner_text().startswith("0 thoughts in both runs")
+
+
+def test_a_run_that_is_not_there_is_said_and_the_other_is_not_lost(open_page, puzzles):
+    with open_page(puzzles.store, f"#/compare/{puzzles.vote}/20200101-000000-none") as page:
+        page.get_by_text("20200101-000000-none").first.wait_for()

@@ -1,0 +1,130 @@
+"""The page of a run that is under way, that was cut off, whose connection is lost, that is a job of many rows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmprog import map as run_map
+from llmprog import run
+from llmprog.backends import ScriptedBackend
+from llmprog.errors import BackendError
+from llmprog.programs import arithmetic
+
+WORKER = Path(__file__).parent / "worker.py"
+
+
+def text(page, testid):
+    return page.get_by_test_id(testid).inner_text()
+
+
+def test_a_run_is_followed_as_it_goes_on(open_page, store, under_way):
+    with under_way(store, before=2, num_samples=5) as (model, run_id), open_page(store, f"#/run/{run_id}") as page:
+        page.get_by_test_id("run-status").get_by_text("running").wait_for()
+        page.locator("[data-tab=calls]").click()
+        page.get_by_test_id("calls-row").nth(2).wait_for()
+        page.get_by_test_id("calls-row").last.click()
+        assert "under way" in text(page, "call-head")
+        model.go.set()
+        page.get_by_test_id("call-answers").locator("pre").first.wait_for()
+        assert "settled" in text(page, "call-head")
+        page.get_by_test_id("run-status").get_by_text("finished").wait_for()
+        page.locator("[data-tab=votes]").click()
+        page.get_by_test_id("vote-samples").get_by_text("5 of 5 allowed").wait_for()
+        page.locator("[data-connection=over]").wait_for()
+
+
+def test_what_is_new_does_not_move_what_is_read(open_page, store, under_way):
+    begun = under_way(store, before=2, num_samples=9)
+    with begun as (model, run_id), open_page(store, f"#/run/{run_id}?tab=thoughts&thought=1") as page:
+        page.set_viewport_size({"width": 1280, "height": 500})
+        prompt = page.get_by_test_id("thought-prompt").locator("pre")
+        prompt.wait_for()
+        prompt.evaluate("prompt => { prompt.mark = 'the same'; prompt.scrollIntoView(); }")
+        before = prompt.bounding_box()["y"]
+        model.go.set()
+        page.get_by_test_id("run-status").get_by_text("finished").wait_for()
+        page.get_by_test_id("thoughts-row").nth(3).wait_for()
+        assert prompt.evaluate("prompt => prompt.mark") == "the same"
+        assert text(page, "thought-title") == "Thought 1"
+        page.get_by_test_id("thought-origin").get_by_text("Reached again").wait_for()
+        assert abs(prompt.bounding_box()["y"] - before) <= 2
+
+
+def test_a_lost_connection_is_said_and_taken_up_again(open_page, store, under_way):
+    with under_way(store) as (model, run_id), open_page(store) as page:
+        page.route("**/feed", lambda route: route.abort())
+        page.evaluate("id => { location.hash = '#/run/' + id }", run_id)
+        said = page.get_by_test_id("connection").get_by_text("Connection lost")
+        said.wait_for()
+        assert "llmprog view" in text(page, "connection")
+        page.unroute("**/feed")
+        page.get_by_test_id("run-status").get_by_text("running").wait_for()
+        assert not page.get_by_test_id("connection").is_visible()
+        model.go.set()
+        page.get_by_test_id("run-status").get_by_text("finished").wait_for()
+
+
+def test_a_run_that_was_killed_says_that_it_was_interrupted(open_page, store):
+    worker = subprocess.Popen([sys.executable, str(WORKER), str(store.directory)], stdout=subprocess.PIPE)
+    try:
+        assert worker.stdout.readline() == b"waits\n"
+    finally:
+        worker.kill()
+        worker.wait()
+        worker.stdout.close()
+    (kept,) = store.list()
+    with open_page(store, f"#/run/{kept.id}?tab=calls") as page:
+        page.get_by_test_id("run-status").get_by_text("interrupted").wait_for()
+        page.get_by_test_id("calls-row").last.click()
+        assert "cut off" in text(page, "call-head")
+        assert page.get_by_test_id("calls-row").count() == 3
+        page.locator("[data-tab=thoughts]").click()
+        page.get_by_test_id("thoughts-row").first.wait_for()
+
+
+def test_failures_are_folded_and_the_reason_is_said(open_page, store):
+    def broken(prompt, sample):
+        if sample == 3:
+            raise OSError("the line is dead")
+        return "Answer: 42"
+
+    with pytest.raises(BackendError):
+        run(arithmetic(num_samples=5), "17 + 25", backend=ScriptedBackend(broken), seed=1, store=store)
+    with open_page(store, f"#/run/{store.list()[0].id}") as page:
+        failures = page.get_by_test_id("run-failures")
+        failures.locator("summary").click()
+        assert "the line is dead" in failures.inner_text()
+        page.locator("[data-tab=calls]").click()
+        page.get_by_test_id("calls-row").get_by_text("failed").first.click()
+        assert "the line is dead" in text(page, "call-head")
+
+
+def test_the_rows_of_a_job_lead_to_their_searches(open_page, store):
+    model = ScriptedBackend(lambda prompt, sample: "Answer: 42" if "17 + 25" in prompt else "Answer: 7")
+    inputs = [{"input": f"{number} + 25", "right": "42"} for number in (16, 17, 18)]
+    run_map(arithmetic(num_samples=3), inputs, gold="right", backend=model, seed=1, store=store)
+    with open_page(store, f"#/run/{store.list()[0].id}") as page:
+        page.get_by_test_id("rows-row").nth(2).wait_for()
+        assert page.get_by_test_id("stage").get_attribute("data-shown") == "rows"
+        correct = [row.locator("span").nth(2).inner_text() for row in page.get_by_test_id("rows-row").all()]
+        assert correct == ["no", "yes", "no"]
+        page.get_by_test_id("rows-row").nth(1).click()
+        assert page.get_by_test_id("stage").get_attribute("data-shown") == "graph"
+        paths = page.get_by_test_id("paths")
+        page.wait_for_url(f"**path={paths.input_value()}")
+        page.locator("[data-tab=votes]").click()
+        assert text(page, "vote-leader") == "42"
+        paths.select_option(index=0)
+        page.get_by_test_id("vote-leader").get_by_text("7").wait_for()
+
+
+def test_a_file_that_is_gone_is_said(open_page, store, under_way):
+    with under_way(store) as (_, run_id), open_page(store, f"#/run/{run_id}") as page:
+        page.get_by_test_id("run-status").get_by_text("running").wait_for()
+        for file in store.directory.glob(f"{run_id}.sqlite*"):
+            file.unlink()
+        page.get_by_test_id("connection").get_by_text(run_id).wait_for()

@@ -1,0 +1,135 @@
+"""The list of runs: searched, filtered, kept up to date, two chosen to compare."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmprog import run
+from llmprog.backends import ScriptedBackend
+from llmprog.errors import BackendError
+from llmprog.programs import arithmetic
+from llmprog.runs.store import DirectoryStore
+
+
+def make(store, given, answer="Answer: 42", num_samples=3):
+    model = ScriptedBackend(lambda prompt, sample: answer)
+    return run(arithmetic(num_samples=num_samples), given, backend=model, seed=1, store=store).run_id
+
+
+def rows(page):
+    return page.get_by_test_id("run-row")
+
+
+@pytest.fixture
+def listed(open_page, store, puzzles):
+    """A list of the runs of the embedded model."""
+    with open_page(puzzles.store) as page:
+        rows(page).first.wait_for()
+        yield page
+
+
+def test_the_runs_are_there_newest_first_with_what_came_of_them(listed, puzzles):
+    links = [link.get_attribute("href") for link in rows(listed).locator("a").all()]
+    assert links == [f"#/run/{run_id}" for run_id in (puzzles.vote, puzzles.other_game, puzzles.game)]
+    cells = rows(listed).last.locator("td").all_inner_texts()
+    assert [cell.strip() for cell in cells[1:5]] == ["game24", "4 9 10 13", str(puzzles.result.answer), "finished"]
+    assert listed.title() == "Runs · llmprog"
+
+
+def test_typing_searches_and_the_address_remembers_it(listed):
+    listed.get_by_test_id("runs-search").fill("17 + 25")
+    listed.get_by_test_id("runs-count").get_by_text("1 run in").wait_for()
+    assert rows(listed).count() == 1
+    listed.wait_for_url("**query=17*")
+    listed.reload()
+    listed.get_by_test_id("runs-count").get_by_text("1 run in").wait_for()
+    assert listed.get_by_test_id("runs-search").input_value() == "17 + 25"
+    listed.get_by_test_id("runs-search").fill("nothing has this in it")
+    listed.get_by_test_id("runs-notice").get_by_text("No run fits.").wait_for()
+
+
+def test_runs_are_filtered_by_program_and_by_status(listed):
+    listed.get_by_test_id("runs-program").select_option("arithmetic")
+    listed.get_by_test_id("runs-count").get_by_text("1 run in").wait_for()
+    assert rows(listed).locator("a").all_inner_texts() == ["arithmetic"]
+    listed.get_by_test_id("runs-status").select_option("failed")
+    listed.get_by_test_id("runs-count").get_by_text("0 runs in").wait_for()
+    assert rows(listed).count() == 0
+
+
+def test_two_are_chosen_and_compared(listed, puzzles):
+    boxes = listed.get_by_role("checkbox")
+    boxes.nth(1).check()
+    assert not listed.get_by_test_id("compare").is_visible()
+    boxes.nth(2).check()
+    assert boxes.nth(0).is_disabled()
+    listed.get_by_test_id("compare").click()
+    listed.wait_for_url(f"**#/compare/{puzzles.other_game}/{puzzles.game}")
+    listed.get_by_test_id("compare-facts").locator("tr").first.wait_for()
+
+
+def test_an_empty_store_says_how_to_make_a_run_and_shows_it_when_it_is_made(open_page, store):
+    with open_page(store) as page:
+        page.get_by_test_id("runs-notice").get_by_text("No runs yet").wait_for()
+        assert "llmprog run" in page.get_by_test_id("runs-notice").inner_text()
+        make(store, "17 + 25")
+        rows(page).first.wait_for()
+        assert page.get_by_test_id("runs-notice").inner_text() == ""
+
+
+def test_a_run_that_is_under_way_is_kept_up_to_date(open_page, store, under_way):
+    with under_way(store) as (model, _), open_page(store) as page:
+        status = page.get_by_test_id("run-status")
+        status.get_by_text("running").wait_for()
+        model.go.set()
+        status.get_by_text("finished").wait_for(timeout=10_000)
+        assert rows(page).first.locator("td").nth(3).inner_text() in ("40", "41", "42")
+
+
+def test_an_unreadable_run_says_why_and_the_others_are_there(open_page, store):
+    make(store, "17 + 25")
+    (store.directory / "20200101-000000-bad0.sqlite").write_bytes(b"not a database, whatever its name says" * 100)
+    with open_page(store) as page:
+        rows(page).first.wait_for()
+        assert rows(page).count() == 2
+        bad = rows(page).last
+        assert "unreadable" in bad.inner_text()
+        assert "not a database" in bad.locator("td").nth(3).inner_text()
+        assert bad.locator("a, input").count() == 0
+
+
+def test_a_failed_run_is_marked(open_page, store):
+    def broken(prompt, sample):
+        raise OSError("the line is dead")
+
+    with pytest.raises(BackendError):
+        run(arithmetic(num_samples=3), "17 + 25", backend=ScriptedBackend(broken), seed=1, store=store)
+    with open_page(store) as page:
+        page.get_by_test_id("run-status").get_by_text("failed").wait_for()
+
+
+def test_more_runs_than_a_page_holds_are_shown_when_asked_for(open_page, tmp_path):
+    store = DirectoryStore(tmp_path / "many")
+    for number in range(103):
+        make(store, f"{number} + 1", num_samples=1)
+    with open_page(store) as page:
+        page.get_by_test_id("runs-count").get_by_text("100 of 103 runs").wait_for()
+        page.get_by_test_id("runs-more").click()
+        rows(page).nth(102).wait_for()
+        assert page.get_by_test_id("runs-count").inner_text() == f"103 runs in {store.directory}"
+        assert not page.get_by_test_id("runs-more").is_visible()
+
+
+def test_a_server_that_is_gone_is_said_in_one_sentence(open_page, store):
+    make(store, "17 + 25")
+    with open_page(store) as page:
+        rows(page).first.wait_for()
+    page.get_by_test_id("runs-status").select_option("finished")
+    page.get_by_test_id("runs-notice").get_by_text("The server does not answer.").wait_for()
+
+
+def test_an_address_that_leads_nowhere_says_so(open_page, store):
+    with open_page(store, "#/elsewhere") as page:
+        page.get_by_text("There is no such page.").wait_for()
+        page.get_by_text("All runs").click()
+        page.get_by_test_id("runs-notice").get_by_text("No runs yet").wait_for()
