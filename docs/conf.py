@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pygments.lexers.special import TextLexer
+from sphinx.domains.python import PyObject
 
 import llmprog
 
@@ -46,7 +47,10 @@ nitpick_ignore_regex = [
     ("py:.*", r"(nx|networkx|pydantic)\..+|Path|Fraction"),
     # Types that stand in signatures and that nobody has to name: parts of the machinery, and aliases of unions.
     ("py:class", r"llmprog\.(accounting|joined|signatures)\..+|Signature"),
-    ("py:class", r"llmprog\.(backends\.accounts|programs\.catalog|search\.calls|serving\.server)\..+"),
+    (
+        "py:class",
+        r"llmprog\.(backends\.accounts|programs\.catalog|progress|search\.calls|serving\.server|viewer\.server)\..+",
+    ),
     ("py:class", r"llmprog\.runs\.(amounts|database|journal|ledger_database|ledger_tables|schema)\..+"),
     ("py:class", r"llmprog\.(nodes\.Node|search\.operations\.Generating|search\.chain_controller\.ChainController)"),
     ("py:class", r"(Backend|Budget|Store|Cache|Executor)Choice|llmprog\.program\.ControllerSpec|Event|Questions"),
@@ -60,7 +64,7 @@ autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # a method that implements a protocol is documented there
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # attributes are a list, as in the docstring; their types are in the signature
@@ -106,6 +110,9 @@ def on_source_read(_app: Sphinx, docname: str, content: list[str]) -> None:
 def setup(app: Sphinx) -> None:
     """Takes part in the build, as Sphinx calls it."""
     app.add_lexer("jsonl", TextLexer)
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"  # as in the docstrings
     app.connect("autodoc-skip-member", on_skip)
     app.connect("source-read", on_source_read)
     app.connect("autodoc-process-docstring", on_docstring, priority=400)  # before napoleon

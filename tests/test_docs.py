@@ -257,6 +257,8 @@ def test_links_lead_somewhere(page):
             continue
         path, _, anchor = target.partition("#")
         linked = (page.parent / path).resolve() if path else page
+        if linked.is_relative_to(ROOT / "llmprog") and not (ROOT / "llmprog").is_dir():
+            continue  # an installed wheel is tested, without the sources
         assert linked.exists(), f"{target} leads nowhere"
         assert linked.is_relative_to(ROOT), f"{target} leads out of the repository"
         assert not anchor or anchor in anchors_of(linked), f"{target}: no such heading"
