@@ -108,6 +108,13 @@ def test_the_example_is_kept_without_outputs():
     assert [cell.get("outputs", []) for cell in notebook["cells"]] == [[] for _ in notebook["cells"]]
 
 
+def test_what_the_page_shows_is_what_the_example_runs():
+    cells = {"".join(cell["source"]) for cell in json.loads(EXAMPLE.read_text())["cells"]}
+    shown = re.findall(r"^```py\n(.*?)^```$", (ROOT / "docs/notebooks.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(shown) == 3
+    assert {snippet.strip() for snippet in shown} <= cells
+
+
 def test_nothing_goes_wrong_in_the_example(example):
     assert [o for cell in outputs(example) for o in cell if o.output_type in ("stream", "error")] == []
 
