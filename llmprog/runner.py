@@ -65,6 +65,7 @@ async def arun(
         on_event: Called with every event in order; it must not block.
         max_in_flight: Actions the search may have under way at once.
         stream: Have backends that can send completions piece by piece do so; each piece is a ``CompletionDelta`` event.
+            With a store, how diffusion models wrote their canvases is kept, step by step.
         record: A file that all calls and completions are appended to. With the same seed, the backend ``replay:FILE``
             repeats the run from it without calling a model.
         budget: The most it may spend: a ``Budget``, its text (``"usd=2,calls=200"``), or an open ledger that several

@@ -35,7 +35,9 @@ def run(
     stream: Annotated[
         bool | None,
         typer.Option(
-            "--stream/--no-stream", help="Show text while it is written (default: where stderr is a terminal)."
+            "--stream/--no-stream",
+            help="Show text while it is written, and keep how diffusion models wrote it (default: where stderr is a "
+            "terminal).",
         ),
     ] = None,
     record: Annotated[

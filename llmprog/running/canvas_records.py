@@ -107,7 +107,9 @@ class CanvasCourse:
 
     def _changes(self, canvas: tuple[CanvasToken, ...]) -> dict[int, CanvasToken]:
         before = self._canvas
-        changes = {i: new for i, (old, new) in enumerate(zip(before, canvas, strict=False)) if old != new}
+        pairs = enumerate(zip(before, canvas, strict=False))
+        # Most are the very same: comparing those by value would take most of the time.
+        changes = {i: new for i, (old, new) in pairs if old is not new and old != new}
         return changes | {i: canvas[i] for i in range(len(before), len(canvas)) if canvas[i].text is not None}
 
     def _keep(self, step: _Step) -> None:

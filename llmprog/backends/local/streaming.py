@@ -145,23 +145,26 @@ class StreamedCompletion:
         """Whether the canvas shows anything that was not told of it."""
         if probabilities is None:
             return False
-        now = list(zip(tokens, probabilities, strict=True))[self._num_given :]
-        end = self._end_of([token for token, _ in now])
-        now = now[:end]
-        if self._canvas is not None and now == self._seen:
+        end = self._num_given + self._end_of(tokens[self._num_given :])
+        now = list(zip(tokens[self._num_given : end], probabilities[self._num_given : end], strict=True))
+        before = self._seen
+        if self._canvas is not None and now == before:
             return False
-        former = self._canvas or ()
-        same = [old == new for old, new in zip(self._seen, now, strict=False)]
-        kept = [former[i] if i < len(same) and same[i] else self._token(*now[i]) for i in range(end)]
-        self._seen, self._canvas = now, tuple(kept)
+        canvas = list(self._canvas or ())[: len(now)]
+        for place in [i for i, (old, new) in enumerate(zip(before, now, strict=False)) if old != new]:
+            canvas[place] = self._token(*now[place])
+        canvas += [self._token(*new) for new in now[len(canvas) :]]
+        self._seen, self._canvas = now, tuple(canvas)
         return True
 
     def _token(self, token: int, probability: float | None) -> CanvasToken:
-        return _MASK if token == self._mask_id else CanvasToken(self._token_text(token), probability)
+        if token == self._mask_id:
+            return _MASK
+        return CanvasToken(self._token_text(token), None if probability is None else round(min(probability, 1.0), 4))
 
     def _shown(self, canvas: Sequence[int]) -> str:
         """``canvas`` as text, a sign for each mask; masks at its end are left out."""
-        last = max((i for i, token in enumerate(canvas) if token != self._mask_id), default=-1)
+        last = next((i for i in reversed(range(len(canvas))) if canvas[i] != self._mask_id), -1)
         text, run = "", list[int]()
         for token in canvas[: last + 1]:
             if token == self._mask_id:

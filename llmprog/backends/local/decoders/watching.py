@@ -17,8 +17,6 @@ from llmprog.backends.local.sampling import token_logprobs
 PROBABILITY = "probability"
 """Name of the state, float32 [R, G]; below 0 where it is not known."""
 
-_DIGITS = 4
-
 
 def unknown(canvas: Tensor) -> Tensor:
     """The state of canvases [R, G] on which nothing has been written."""
@@ -50,5 +48,4 @@ def note_probabilities(state: dict[str, Tensor], columns: Tensor, written: Tenso
 def seen_of(tokens: Sequence[int], probabilities: Sequence[float], mask_id: int) -> Seen:
     """What is seen of a row whose canvas holds ``tokens``, with as many values of the state."""
     pairs = zip(tokens, probabilities, strict=True)
-    known = (None if token == mask_id or value < 0 else round(min(value, 1.0), _DIGITS) for token, value in pairs)
-    return Seen(tuple(tokens), tuple(known))
+    return Seen(tuple(tokens), tuple([None if value < 0 or token == mask_id else value for token, value in pairs]))
