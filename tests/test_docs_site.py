@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent
 pytest.importorskip("sphinx", reason='the site is built with pip install "llmprog[docs]"')
@@ -23,19 +25,29 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The folder that `make docs` would write."""
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-c", "docs"]
+    """The folder that `make docs` would write, built once, also where tests run in several processes."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with FileLock(shared / "site.lock"):
+        if not (shared / "site").is_dir():
+            build(shared / "doctrees", shared / "site")
+    return shared / "site"
+
+
+def build(doctrees, target):
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-c", "docs", "-d", str(doctrees)]
     built = subprocess.run(
-        [*command, "-d", str(folder / "doctrees"), ".", str(folder / "html")],
+        [*command, ".", str(target)],
         cwd=ROOT,
         env={**os.environ, "PYTHONWARNINGS": "default"},
         capture_output=True,
         text=True,
         check=False,
     )
+    if built.returncode != 0:
+        shutil.rmtree(target, ignore_errors=True)  # so that no other process takes it for a site
     assert built.returncode == 0, built.stderr
-    return folder / "html"
 
 
 def check_links(folder):
