@@ -261,3 +261,19 @@ def test_a_file_plays_back_without_a_server(page, recorded, still, watched, tmp_
     assert [text for text, _ in shown(page)] == told(recorded.steps["hybrid"][-1]["tokens"])
     assert watched.requests == [f"file://{tmp_path}/run.html"]
     assert watched.said == []
+
+
+def test_a_resumed_run_keeps_what_was_written_before(open_page, store, still):
+    backend = "local:puzzles?decoder=masked_diffusion"
+    options = {"backend": backend, "seed": 1, "store": store, "stream": True}
+    cut = run(sudoku(), BOARD, budget="calls=2", **options)
+    resumed = run(sudoku(), BOARD, resume=cut.run_id, **options)
+    assert cut.stopped == "budget"
+    assert resumed.solved
+    with store.open(resumed.run_id) as kept:
+        assert [event.data["call"] for event in kept.events(kind="canvas")] == [
+            call.question.digest() for call in kept.calls()
+        ]
+    with open_page(store, f"#/run/{resumed.run_id}?tab=playback") as page:
+        page.get_by_test_id("canvas-token").first.wait_for()
+        assert page.get_by_test_id("canvases-row").count() == resumed.usage.calls == 3
