@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
@@ -13,17 +12,16 @@ from rich.text import Text
 
 from llmprog.jobs.progress import JobProgress
 from llmprog.terminal import plain
-
-_SECONDS_BETWEEN_LINES = 10.0
+from llmprog.terminal.live import redraws, repeated
 
 
 @contextmanager
 def job_display(progress: JobProgress, *, enabled: bool) -> Iterator[None]:
-    """Shows ``progress`` on stderr while the block runs: a bar on a terminal, elsewhere a line every ten seconds."""
+    """Shows ``progress`` on stderr while the block runs: a bar on a terminal, elsewhere or with ``NO_COLOR`` lines."""
     console = Console(stderr=True)
     if not enabled:
         yield
-    elif console.is_terminal:
+    elif redraws(console):
         with Live(_Bar(progress), console=console, transient=True, refresh_per_second=4):
             yield
     else:
@@ -32,25 +30,8 @@ def job_display(progress: JobProgress, *, enabled: bool) -> Iterator[None]:
             if progress.run_id is not None:  # before that it has not begun
                 console.print(Text(progress_line(progress)), soft_wrap=True)
 
-        with _repeated(show):
+        with repeated(show):
             yield
-
-
-@contextmanager
-def _repeated(show: Callable[[], None]) -> Iterator[None]:
-    ended = threading.Event()
-
-    def run() -> None:
-        while not ended.wait(_SECONDS_BETWEEN_LINES):
-            show()
-
-    thread = threading.Thread(target=run, name="llmprog-progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 class _Bar:

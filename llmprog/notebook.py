@@ -15,7 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 from llmprog.errors import LLMProgError, OptionError
-from llmprog.events import Event, RunFinished
+from llmprog.events import Event, RunFinished, SearchEvent
 from llmprog.pictures.fragments import card, facts, heading, preformatted, table
 from llmprog.pictures.svg import GREEN
 from llmprog.progress import Glance, RunProgress, SeenThought
@@ -46,19 +46,29 @@ class LiveView:
         # A kernel knows by the context which cell an output belongs to; events come from another thread or task.
         self._context = contextvars.copy_context()
         self._progress = RunProgress()
+        self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._spare = float(_BURST)
         self._drawn_at = -float("inf")
 
     def __call__(self, event: Event) -> None:
         self._progress(event)
+        if self._task is None and isinstance(event, SearchEvent):  # which comes from the task that searches
+            self._task = asyncio.current_task()
+            if self._task is not None:
+                self._task.add_done_callback(self._end)
         wait_s = self._drawn_at + self._interval_s - time.monotonic()
         if wait_s <= 0 or (isinstance(event, RunFinished) and self._progress.is_over and self._spare >= 1):
             self._draw()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._draw)
 
-    def _draw(self) -> None:
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        """Say so where an error, or an interrupt, ended the run: no event does."""
+        if task.cancelled() or task.exception() is not None:
+            self._draw("ended early")
+
+    def _draw(self, heading: str = "searching") -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -66,7 +76,7 @@ class LiveView:
         self._spare = min(_BURST, self._spare + (now - self._drawn_at) / self._interval_s) - 1
         self._drawn_at = now
         seen = self._progress.glance(max_frontier=_MAX_FRONTIER)
-        self._context.run(self._show, {"text/html": view_html(seen), "text/plain": seen.line})
+        self._context.run(self._show, {"text/html": view_html(seen, heading), "text/plain": seen.line})
 
 
 def _display() -> Callable[[dict[str, str]], None]:
@@ -90,8 +100,13 @@ def _display() -> Callable[[dict[str, str]], None]:
     return show
 
 
-def view_html(seen: Glance) -> str:
-    """How a run stands, a piece of HTML; once its search has ended only the outcome is left."""
+def view_html(seen: Glance, under_way: str = "searching") -> str:
+    """How a run stands, a piece of HTML; once its search has ended only the outcome is left.
+
+    Args:
+        seen: The run.
+        under_way: What it says of a search that has not come to its end.
+    """
     path = [thought.state for thought in seen.path if thought.depth]
     way = " → ".join(path)
     votes = "" if seen.votes is None else seen.votes._repr_html_()
@@ -99,7 +114,7 @@ def view_html(seen: Glance) -> str:
         outcome = f"ended: {seen.stopped}; {seen.line}"
         return card(heading(way or "no thought to answer with", outcome, colour=GREEN if way else None), votes)
     return card(
-        heading("searching", seen.line),
+        heading(under_way, seen.line),
         facts([("best so far", f"{way}  ({seen.path[-1].score:.4g})")]) if way else "",
         votes or _frontier(seen.frontier),
         preformatted(_tail(seen.written)) if seen.written.strip() else "",

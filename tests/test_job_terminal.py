@@ -69,6 +69,7 @@ def test_nothing_is_shown_where_nothing_is_wanted(progress, capsys):
 
 def test_a_terminal_gets_a_bar_that_is_gone_in_the_end(progress, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
     with job_display(progress, enabled=True):
@@ -76,3 +77,11 @@ def test_a_terminal_gets_a_bar_that_is_gone_in_the_end(progress, capsys, monkeyp
     shown = capsys.readouterr().err
     assert "30 of 40 rows" in shown
     assert "━" in shown
+
+
+def test_with_no_color_a_terminal_gets_no_bar(progress, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    with job_display(progress, enabled=True):
+        pass
+    assert capsys.readouterr().err == ""

@@ -19,9 +19,12 @@ EXAMPLE = ROOT / "docs/notebook.ipynb"
 
 SEVERAL_RUNS = [
     """
+import asyncio
+
 from llmprog import Program, generator
 from llmprog.backends import ScriptedBackend
 from llmprog.combinators import Sequence
+from llmprog.errors import BackendError
 from llmprog.notebook import LiveView
 from llmprog.search import BeamSearch, SelfConsistency
 
@@ -50,6 +53,24 @@ joined
     "joined.graph",
     "Program(name='<b>bad</b>', generators=[], controller=BeamSearch(beam_width=2, max_depth=2))",
     "view = LiveView()",
+    """
+def no_more(text, sample):
+    if "xx" in text:
+        raise RuntimeError("no more")
+    return "x"
+
+
+@generator(prompt="{state}", name="step")
+def step(state: str, completion: str) -> list[str]:
+    return [state + completion]
+
+
+failing = Program(name="failing", generators=[step], controller=BeamSearch(beam_width=1, max_depth=9))
+try:
+    failing.run("q", backend=ScriptedBackend(no_more), seed=1, on_event=LiveView())
+except BackendError:
+    await asyncio.sleep(1)  # the view is told after the cell
+""",
 ]
 
 
@@ -206,6 +227,12 @@ def test_a_program_that_does_not_compile_shows_its_faults(several):
 
 def test_a_view_that_is_told_nothing_shows_nothing(several):
     assert outputs(several, "display_data")[6] == []
+
+
+def test_a_view_says_that_its_run_was_cut_short(several):
+    (live,) = outputs(several, "display_data")[7]
+    assert "ended early" in live.data["text/html"]
+    assert "3 thoughts" in live.data["text/html"]
 
 
 def test_a_view_needs_a_notebook():
