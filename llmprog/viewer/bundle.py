@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 from importlib import resources
 
 MAIN = "main.js"
 
-_IMPORT = re.compile(r'^import \{ ?([\w$, ]+?) ?\} from "\./(\w+\.js)";$', re.MULTILINE)
+_IMPORT = re.compile(r'^import \{ ?([\w$]+(?:, [\w$]+)*) ?\} from "\./(\w+\.js)";$', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function\*?|class|const) ([\w$]+))", re.MULTILINE)
 _LEFT_OVER = re.compile(r"^\s*(?:import|export)\b.*$|\bimport\(", re.MULTILINE)
 _ENDS_A_BLOCK = re.compile(r"</(?:script|style)|<!--", re.IGNORECASE)
@@ -43,35 +44,41 @@ def style() -> str:
 
 @functools.cache
 def script(main: str = MAIN) -> str:
+    """The page's script; see ``join``."""
+    return join(main, page_file)
+
+
+def join(main: str, read: Callable[[str], str]) -> str:
     """A module with all that it imports, as one strict expression whose value is an object of what ``main`` exports.
 
     Args:
         main: The module that is run last.
+        read: Gives the text of a module.
 
     Raises:
         ValueError: A module does not keep to the form, or two import each other.
     """
-    order: dict[str, str] = {}
-    _join(main, order, [])
-    parts = [f"const {_variable(name)} = (() => {{\n{text}}})();\n" for name, text in order.items()]
+    joined: dict[str, str] = {}
+    _add(main, read, joined, [])
+    parts = [f"const {_variable(name)} = (() => {{\n{text}}})();\n" for name, text in joined.items()]
     return f'(() => {{\n"use strict";\n{"".join(parts)}return {_variable(main)};\n}})()'
 
 
-def _join(name: str, order: dict[str, str], within: list[str]) -> None:
-    """Add a module to ``order``, after those that it imports."""
-    if name in order:
+def _add(name: str, read: Callable[[str], str], joined: dict[str, str], within: list[str]) -> None:
+    """Add a module to ``joined``, after those that it imports."""
+    if name in joined:
         return
     if name in within:
         raise ValueError(f"page modules import each other: {' -> '.join([*within, name])}")
-    text = _unbroken(name, page_file(name))
+    text = _unbroken(name, read(name))
     for found in _IMPORT.finditer(text):
-        _join(found[2], order, [*within, name])
+        _add(found[2], read, joined, [*within, name])
     exported = _EXPORT.findall(text)
-    joined = _EXPORT.sub("", _IMPORT.sub(_taken, text))
-    left_over = _LEFT_OVER.search(joined)
+    plain = _EXPORT.sub("", _IMPORT.sub(_taken, text))
+    left_over = _LEFT_OVER.search(plain)
     if left_over is not None:
         raise ValueError(f"page module {name}: {left_over[0]!r}; allowed is what llmprog.viewer.bundle says")
-    order[name] = f"{joined}return {{ {', '.join(exported)} }};\n"
+    joined[name] = f"{plain}return {{ {', '.join(exported)} }};\n"
 
 
 def _taken(found: re.Match[str]) -> str:

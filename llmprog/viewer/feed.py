@@ -21,8 +21,6 @@ MOST_SEARCHES = 500
 MOST_THOUGHTS = 200_000
 MOST_CALLS = 200_000
 
-_BATCHES_AT_ONCE = 20
-
 _Record = tuple[str, dict[str, Any]]  # the key of a batch, and what is added there
 
 
@@ -49,11 +47,14 @@ class RunFeed:
         self._has_begun = self._has_ended = False
         self._told: dict[str, Any] = {}
 
-    def read(self) -> list[dict[str, Any]]:
+    def read(self, at_once: int = 20) -> list[dict[str, Any]]:
         """What is new, in a few batches; read again until there is nothing.
 
         The first batch of all has ``begin``. Once the run is over and all of it has been told, the last has ``end``,
         and nothing comes after it.
+
+        Args:
+            at_once: How many batches are taken together: few take less memory, many less time.
 
         Raises:
             StoreError: The run is not there any more, or what it holds cannot be read.
@@ -63,9 +64,9 @@ class RunFeed:
         self._run.refresh()  # first: what was written before the run ended is read after its end is known
         is_live = self._run.status == "running"
         batches: list[dict[str, Any]] = []
-        while len(batches) < _BATCHES_AT_ONCE and (batch := self._next()):
+        while len(batches) < at_once and (batch := self._next()):
             batches.append(batch)
-        is_drained = len(batches) < _BATCHES_AT_ONCE
+        is_drained = len(batches) < at_once
         summary = summary_of(self._run) | {"left_out": dict(self._left_out)}
         if summary != self._told:
             self._told = summary

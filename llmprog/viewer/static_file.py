@@ -31,6 +31,7 @@ from llmprog.viewer.feed import RunFeed
 
 CALLS_PER_BLOCK = 100
 
+_BATCHES_AT_ONCE = 2
 _BLOCK_CHARACTERS = 1 << 20  # of JSON in a block of batches: large ones are packed better, small ones drawn sooner
 _STYLE = '<link rel="stylesheet" href="style.css">'
 _SCRIPT = '<script src="page.js" defer></script>'
@@ -104,7 +105,7 @@ def _batches(run: Run) -> Iterator[dict[str, Any]]:
     has_more = True
     while has_more:
         has_more = False
-        for batch in feed.read():
+        for batch in feed.read(_BATCHES_AT_ONCE):
             yield batch
             if "end" in batch:
                 return
