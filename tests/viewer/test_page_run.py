@@ -194,11 +194,32 @@ def test_nothing_is_wrong_in_the_console(game, watched, puzzles):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read_in_both_schemes(open_page, puzzles, scheme):
-    with open_page(puzzles.store, f"#/run/{puzzles.game}?tab=thoughts&thought=1") as page:
+    with open_page(puzzles.store) as page:
         page.emulate_media(color_scheme=scheme)
-        page.get_by_test_id("thought-title").wait_for()
-        found = page.evaluate(CONTRASTS)
-        assert found["lowest"] >= 4.5, found["of"]
+        for place, there in (
+            ("#/", "run-row"),
+            (f"#/run/{puzzles.game}?tab=thoughts&thought=1", "thought-title"),
+            (f"#/run/{puzzles.game}?tab=calls&call=1", "call-title"),
+            (f"#/run/{puzzles.vote}?tab=votes", "vote-row"),
+            (f"#/compare/{puzzles.game}/{puzzles.other_game}", "twins-row"),
+        ):
+            page.evaluate("place => { location.hash = place; }", place)
+            page.get_by_test_id(there).first.wait_for()
+            found = page.evaluate(CONTRASTS)
+            assert found["lowest"] >= 4.5, f"{place}: {found['of']}"
+
+
+def test_no_page_is_wider_than_a_narrow_window(open_page, puzzles):
+    with open_page(puzzles.store) as page:
+        page.set_viewport_size({"width": 400, "height": 800})
+        for place, there in (
+            ("#/", "run-row"),
+            (f"#/run/{puzzles.vote}?tab=votes", "vote-row"),
+            (f"#/compare/{puzzles.game}/{puzzles.other_game}", "twins-row"),
+        ):
+            page.evaluate("place => { location.hash = place; }", place)
+            page.get_by_test_id(there).first.wait_for()
+            assert page.evaluate("document.documentElement.scrollWidth") <= 400, place
 
 
 def test_on_a_narrow_window_nothing_is_cut_off(open_page, puzzles):

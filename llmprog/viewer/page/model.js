@@ -58,10 +58,10 @@ export class Search {
     this.revision = 0;
   }
 
-  /** Whether it ended with a goal, or with a valid thought where the program has no goal. */
+  /** Whether it ended with a goal, or, where the program has none, with an answer. */
   get isSolved() {
     const last = this.thoughts[this.finished?.thought ?? -1];
-    return last !== undefined && (this.hasGoal ? last.goal : last.status !== "invalid");
+    return last !== undefined && (this.hasGoal ? last.goal : last.answer !== null);
   }
 
   /** Take in a new thought. */
@@ -125,7 +125,7 @@ export class RunModel {
 
   /** The recorded denoisings of a search: `{question, sample, num_steps}` each. */
   canvases(path) {
-    return this.#canvases.get(path) ?? [];
+    return [...(this.#canvases.get(path)?.values() ?? [])];
   }
 
   /** The call that a thought was parsed from, or null. */
@@ -171,7 +171,6 @@ export class RunModel {
     this.isOver = this.isOver || batch.end === true;
     for (const record of batch.searches ?? []) {
       this.#searches.set(record.path, new Search(record.path, record.has_goal));
-      this.#canvases.delete(record.path);
       this.#order = null;
     }
     this.#takeCalls(batch);
@@ -180,9 +179,9 @@ export class RunModel {
       this.rows.set(row.number, row);
     }
     for (const canvas of batch.canvases ?? []) {
-      const known = this.canvases(canvas.path);
-      const others = known.filter((other) => other.question !== canvas.question || other.sample !== canvas.sample);
-      this.#canvases.set(canvas.path, [...others, canvas]);
+      // A resumed search begins again, but what it recalls was not written again: its canvases stay.
+      const known = this.#canvases.get(canvas.path) ?? new Map();
+      this.#canvases.set(canvas.path, known.set(`${canvas.question} ${canvas.sample}`, canvas));
     }
     this.#notify();
   }

@@ -50,6 +50,12 @@ export function createRunHeader({ model }) {
       signature: () => JSON.stringify(run().failures),
       build: () => failuresBlock(run().failures ?? []),
     },
+    {
+      title: "",
+      testid: "run-left-out",
+      signature: () => JSON.stringify(run().left_out),
+      build: () => leftOut(run().left_out ?? {}),
+    },
   ]);
   sections.element.classList.add("run-header");
   return {
@@ -182,6 +188,14 @@ function factsLine(model) {
     { class: "run-facts", title: versions.join(", ") },
     shown.map(([name, value]) => el("div", { "data-fact": name }, el("dt", {}, name), el("dd", {}, formatValue(value)))),
   );
+}
+
+/** What the page does not have, since a browser could not hold it. */
+function leftOut(counts) {
+  const parts = Object.entries(counts)
+    .filter(([, count]) => count > 0)
+    .map(([what, count]) => `${formatCount(count)} ${what}`);
+  return parts.length > 0 && `Not shown, since there are so many: ${parts.join(", ")}. An export as jsonl has all of them.`;
 }
 
 function failuresBlock(failures) {

@@ -8,7 +8,7 @@ const TYPING_MS = 200;
 const LIVE_MS = 2000;
 const QUIET_MS = 10000;
 const STATUSES = ["running", "interrupted", "finished", "stopped", "failed", "unreadable"];
-const COLUMNS = ["", "program", "input", "answer", "status", "began", "took", "calls", "cost"];
+const COLUMNS = ["box", "program", "input", "answer", "status", "began", "took", "calls", "cost"];
 const NUMBERS = new Set(["took", "calls", "cost"]);
 
 /**
@@ -52,7 +52,7 @@ export function createRunsList({ source, params, onPlace }) {
   const table = el(
     "table",
     { class: "runs", "data-testid": "runs", hidden: true },
-    el("thead", {}, el("tr", {}, COLUMNS.map((name) => el("th", { scope: "col", class: NUMBERS.has(name) && "number" }, name)))),
+    el("thead", {}, el("tr", {}, COLUMNS.map((name) => el("th", { scope: "col", class: NUMBERS.has(name) && "number" }, name !== "box" && name)))),
     body,
   );
   const more = el("button", { "data-testid": "runs-more", hidden: true, click: showMore }, "Show more");
@@ -168,23 +168,25 @@ export function createRunsList({ source, params, onPlace }) {
     box.disabled = chosen.size >= 2 && !box.checked;
     const name = shorten(run.program || run.id, 60);
     const input = shorten(formatValue(run.input), 90);
+    const cells = {
+      box: isReadable && box,
+      program: [
+        isReadable ? el("a", { href: `#/run/${encodeURIComponent(run.id)}`, "data-run": run.id }, name) : run.id,
+        run.kind === "map" && el("span", { class: "quiet" }, " job"),
+      ],
+      input: el("span", { title: input }, input),
+      answer: answerCell(run),
+      status: runStatus(run.status),
+      began: run.began_at ? el("span", { class: "quiet" }, formatMoment(run.began_at)) : "",
+      took: isReadable && formatDuration(run.elapsed_s),
+      calls: isReadable && formatCount(run.usage?.calls ?? 0),
+      cost: isReadable && formatUsd(run.usage?.usd),
+    };
+    const kind = (of) => (NUMBERS.has(of) ? "number" : of === "input" || of === "answer" ? "mono clip" : null);
     return el(
       "tr",
       { "data-testid": "run-row", class: run.status },
-      el("td", {}, isReadable && box),
-      el(
-        "td",
-        {},
-        isReadable ? el("a", { href: `#/run/${encodeURIComponent(run.id)}`, "data-run": run.id }, name) : run.id,
-        run.kind === "map" && el("span", { class: "quiet" }, " job"),
-      ),
-      el("td", { class: "mono clip", title: input }, input),
-      el("td", { class: "mono clip" }, answerCell(run)),
-      el("td", {}, runStatus(run.status)),
-      el("td", { class: "quiet" }, run.began_at ? formatMoment(run.began_at) : ""),
-      el("td", { class: "number" }, isReadable && formatDuration(run.elapsed_s)),
-      el("td", { class: "number" }, isReadable && formatCount(run.usage?.calls ?? 0)),
-      el("td", { class: "number" }, isReadable && formatUsd(run.usage?.usd)),
+      COLUMNS.map((of) => el("td", { "data-of": of, class: kind(of) }, cells[of])),
     );
   }
 

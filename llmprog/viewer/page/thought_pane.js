@@ -148,7 +148,7 @@ export function createThoughtLinks(search, onSelect) {
         "button",
         { class: `link thought-link ${thought?.status ?? ""}`, "data-thought": id, click: () => onSelect(id) },
         el("span", { class: "thought-number" }, id),
-        ` ${text}`,
+        el("span", {}, text),
       ),
     );
   };

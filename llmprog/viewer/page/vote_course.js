@@ -2,9 +2,8 @@
 
 import { formatShare, formatValue, shorten, svg } from "./text.js";
 
-const WIDTH = 760;
 const HEIGHT = 240;
-const MARGIN = { left: 48, right: 150, top: 12, bottom: 30 };
+const MARGIN = { left: 48, right: 130, top: 12, bottom: 30 };
 const LINES = 5;
 
 /**
@@ -12,12 +11,13 @@ const LINES = 5;
  * @param {object[]} votes the vote after each sample
  * @param {number} index the moment that is shown
  * @param {Map<string, number>} colours the colour's number of each leading answer
+ * @param {number} width in pixels
  * @param {function(number)} onMoment
  * @returns {SVGElement}
  */
-export function voteCourse(votes, index, colours, onMoment) {
+export function voteCourse(votes, index, colours, width, onMoment) {
   const last = votes.at(-1).num_arrived || 1;
-  const right = WIDTH - MARGIN.right;
+  const right = width - MARGIN.right;
   const bottom = HEIGHT - MARGIN.bottom;
   const x = (samples) => MARGIN.left + ((right - MARGIN.left) * samples) / last;
   const y = (share) => bottom - (bottom - MARGIN.top) * share;
@@ -36,7 +36,7 @@ export function voteCourse(votes, index, colours, onMoment) {
   const picture = svg(
     "svg",
     {
-      viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+      viewBox: `0 0 ${width} ${HEIGHT}`,
       class: "course",
       role: "img",
       "aria-label": `Shares of the ${answers.length} leading answers over ${last} samples`,
@@ -61,7 +61,7 @@ export function voteCourse(votes, index, colours, onMoment) {
 
   const goTo = (event) => {
     const box = picture.getBoundingClientRect();
-    const at = ((event.clientX - box.left) / box.width) * WIDTH;
+    const at = ((event.clientX - box.left) / box.width) * width;
     const samples = ((at - MARGIN.left) / (right - MARGIN.left)) * last;
     onMoment(nearest(votes, samples));
   };

@@ -5,6 +5,7 @@ import { voteCourse } from "./vote_course.js";
 
 const BARS_AT_FIRST = 12;
 const COLOURS = 8;
+const NARROWEST = 320;
 
 /**
  * The vote of a search.
@@ -68,9 +69,12 @@ export function createVoteView({ model, path }) {
     fill(bars, barsOf(all[index], colours, isUnfolded ? Infinity : BARS_AT_FIRST, unfold));
     moment.textContent = `after ${formatPlural(all[index].num_arrived, "sample")}`;
     if (all.length > 1) {
-      fill(chart, voteCourse(all, index, colours, showAt));
+      fill(chart, voteCourse(all, index, colours, Math.max(chart.clientWidth, NARROWEST), showAt));
     }
   };
+
+  const onResize = new ResizeObserver(() => requestAnimationFrame(draw));
+  onResize.observe(element);
 
   return {
     element,
@@ -88,7 +92,7 @@ export function createVoteView({ model, path }) {
       this.update();
     },
     destroy() {
-      element.remove();
+      onResize.disconnect();
     },
   };
 }
