@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import sqlite3
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -323,6 +324,7 @@ class MemoryDatabase:
 
     def __init__(self) -> None:
         self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        weakref.finalize(self, self._connection.close)  # nobody else can say when the last reader is gone
         for statement in create_statements(SQLITE):
             self._connection.execute(statement)
 
@@ -330,7 +332,7 @@ class MemoryDatabase:
         return self._connection
 
     def reader(self) -> Connection:
-        return Lent(self._connection)
+        return Lent(self._connection, owner=self)
 
     def insert(self, connection: Connection, insert: Insert, rows: Sequence[Sequence[Any]]) -> None:
         _insert_in_few_statements(connection, insert, rows)
@@ -348,7 +350,8 @@ class MemoryDatabase:
 class Lent:
     """A connection that whoever has it must not close."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, owner: object = None) -> None:
+        self._owner = owner  # kept, if it closes the connection when nobody has it any more
         self.execute = connection.execute
 
     def close(self) -> None:
