@@ -182,8 +182,7 @@ class JoiningWriting(ABC):
             return None
         columns = slice(len(row.prompt), len(row.prompt) + len(row.canvas))
         probabilities = self.state[PROBABILITY][place, columns]
-        tokens = self._shown(place, columns, probabilities)
-        return seen_of(tokens.tolist(), probabilities.tolist(), self.vocabulary.mask_id)
+        return seen_of(self._shown(place, columns, probabilities), probabilities, self.vocabulary.mask_id)
 
     def _shown(self, place: int, columns: slice, probabilities: Tensor) -> Tensor:
         """What a watcher sees of a row in ``columns``, int64 [G]; of what was written there, the probabilities [G]."""

@@ -217,8 +217,8 @@ class CanvasWriting(ABC):
         if not row.is_watched:
             return None
         length = len(row.canvas)
-        probabilities = self.state[PROBABILITY][place, :length].tolist()
-        return seen_of(self.canvas[place, :length].tolist(), probabilities, self.vocabulary.mask_id)
+        probabilities = self.state[PROBABILITY][place, :length]
+        return seen_of(self.canvas[place, :length], probabilities, self.vocabulary.mask_id)
 
     def __len__(self) -> int:
         return len(self._rows)

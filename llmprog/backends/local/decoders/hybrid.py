@@ -284,8 +284,8 @@ class _HybridWriting:
         if not row.is_watched:
             return None
         length = len(row.canvas)
-        probabilities = batch.watched[PROBABILITY][place, :length].tolist()
-        return seen_of(batch.canvas[place, :length].tolist(), probabilities, self._vocabulary.mask_id)
+        probabilities = batch.watched[PROBABILITY][place, :length]
+        return seen_of(batch.canvas[place, :length], probabilities, self._vocabulary.mask_id)
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -6,8 +6,6 @@ nothing. Letters in shapes: R rows, G columns, K columns of the step, V vocabula
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -16,6 +14,8 @@ from llmprog.backends.local.sampling import token_logprobs
 
 PROBABILITY = "probability"
 """Name of the state, float32 [R, G]; below 0 where it is not known."""
+
+_DIGITS = 4  # that are seen: a change of less is none
 
 
 def unknown(canvas: Tensor) -> Tensor:
@@ -45,7 +45,8 @@ def note_probabilities(state: dict[str, Tensor], columns: Tensor, written: Tenso
         state[PROBABILITY].scatter_add_(1, columns, torch.where(written, change, 0.0))
 
 
-def seen_of(tokens: Sequence[int], probabilities: Sequence[float], mask_id: int) -> Seen:
-    """What is seen of a row whose canvas holds ``tokens``, with as many values of the state."""
-    pairs = zip(tokens, probabilities, strict=True)
-    return Seen(tuple(tokens), tuple([None if value < 0 or token == mask_id else value for token, value in pairs]))
+def seen_of(tokens: Tensor, probabilities: Tensor, mask_id: int) -> Seen:
+    """What is seen of a row whose canvas holds ``tokens``, int64 [G], with their part of the state, float32 [G]."""
+    held, values = tokens.tolist(), probabilities.round(decimals=_DIGITS).tolist()
+    pairs = zip(held, values, strict=True)
+    return Seen(tuple(held), tuple([None if value < 0 or token == mask_id else value for token, value in pairs]))
