@@ -196,6 +196,8 @@ async def test_no_acknowledged_call_is_lost(store, where, start):
     for _ in range(8):
         worker = start("call until killed", where, *([run_id] if run_id else []))
         run_id = worker.until("run")
+        if not acknowledged:
+            worker.until("settled")  # on a slow machine no time would be long enough
         await asyncio.sleep(moments.uniform(0, 0.15))
         worker.kill()
         now = [int(line.split()[1]) for line in worker.said if line.startswith("settled")]
