@@ -84,7 +84,10 @@ function head(call, isLive) {
   const { outcome } = call;
   const usage = outcome?.usage;
   const state = outcome === null ? (isLive ? "under way" : "cut off: it may have been answered") : outcome.state;
-  const samples = call.num_samples === 0 ? "likelihoods" : `samples ${call.first_sample} to ${call.first_sample + call.num_samples - 1}`;
+  const samples =
+    call.num_samples === 0
+      ? "likelihoods"
+      : `samples ${call.first_sample} to ${call.first_sample + call.num_samples - 1}`;
   const facts = [
     ["node", el("code", {}, call.node)],
     ["backend", el("code", {}, call.backend)],
@@ -105,7 +108,11 @@ function head(call, isLive) {
       el("h3", { "data-testid": "call-title" }, `Call ${call.id}`),
       el("span", { class: `chip ${outcome?.state ?? "sent"}` }, state),
     ),
-    el("dl", { class: "facts-list" }, facts.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
+    el(
+      "dl",
+      { class: "facts-list" },
+      facts.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]),
+    ),
     outcome?.error && el("pre", { class: "fault" }, outcome.error),
   ];
 }
@@ -116,7 +123,11 @@ function attemptView(attempt) {
   return el(
     "div",
     { class: "attempt" },
-    el("p", { class: "quiet" }, `after ${formatDuration(attempt.at)}, for ${formatDuration(attempt.duration_s)}: ${status}${billed}`),
+    el(
+      "p",
+      { class: "quiet" },
+      `after ${formatDuration(attempt.at)}, for ${formatDuration(attempt.duration_s)}: ${status}${billed}`,
+    ),
     el("pre", { class: "fault" }, attempt.error),
   );
 }
@@ -131,7 +142,9 @@ function answers(details) {
 
 function thoughtsOf(model, call) {
   const isFrom = (thought) =>
-    thought.question === call.question && thought.sample >= call.first_sample && thought.sample < call.first_sample + call.num_samples;
+    thought.question === call.question &&
+    thought.sample >= call.first_sample &&
+    thought.sample < call.first_sample + call.num_samples;
   return (model.search(call.path)?.thoughts ?? []).filter(isFrom).map((thought) => thought.id);
 }
 

@@ -13,7 +13,13 @@ const FACTS = [
   ["backend", (run) => formatValue(run.backend)],
   ["settings", (run) => (run.settings ?? []).join(", ")],
   ["seed", (run) => formatValue(run.seed)],
-  ["versions", (run) => Object.entries(run.versions ?? {}).map(([name, version]) => `${name} ${version}`).join(", ")],
+  [
+    "versions",
+    (run) =>
+      Object.entries(run.versions ?? {})
+        .map(([name, version]) => `${name} ${version}`)
+        .join(", "),
+  ],
 ];
 const NUMBERS = [
   ["began", (run) => run.began_at, formatMoment],
@@ -41,7 +47,15 @@ export function compareFacts(one, other) {
     el(
       "table",
       { class: "facts-table" },
-      el("thead", {}, el("tr", {}, ["", "left", "right", ""].map((name) => el("th", { scope: "col" }, name)))),
+      el(
+        "thead",
+        {},
+        el(
+          "tr",
+          {},
+          ["", "left", "right", ""].map((name) => el("th", { scope: "col" }, name)),
+        ),
+      ),
       el("tbody", {}, texts, numbers),
     ),
     one.program_text !== other.program_text && programsView(one.program_text ?? "", other.program_text ?? ""),
@@ -56,7 +70,9 @@ function factRow(name, left, right, differs, note) {
     "tr",
     { class: differs && "differs", "data-fact": name },
     el("th", { scope: "row" }, name),
-    [left, right].map((text) => el("td", { class: "mono", title: text.length > 200 ? text : null }, shorten(text, 200))),
+    [left, right].map((text) =>
+      el("td", { class: "mono", title: text.length > 200 ? text : null }, shorten(text, 200)),
+    ),
     el("td", { class: "quiet" }, note),
   );
 }
@@ -79,7 +95,11 @@ function programsView(left, right) {
   const [one, other] = [left.split("\n"), right.split("\n")];
   const side = (lines, others) => {
     const known = new Set(others);
-    return el("pre", {}, lines.map((line) => el("span", { class: known.has(line) ? "line" : "line differs" }, line, "\n")));
+    return el(
+      "pre",
+      {},
+      lines.map((line) => el("span", { class: known.has(line) ? "line" : "line differs" }, line, "\n")),
+    );
   };
   return el(
     "details",

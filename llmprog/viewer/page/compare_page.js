@@ -22,7 +22,9 @@ export function createComparePage({ source, ids, params, onPlace }) {
   const facts = el("div", { class: "compare-facts", "data-testid": "compare-facts" });
   const shared = el("p", { class: "quiet", role: "status", "data-testid": "compare-shared" });
   const place = { path: params.get("path") };
-  const sides = ids.map((id, index) => createSide({ source, id, onChange: refresh, onSelect: (thought) => select(index, thought) }));
+  const sides = ids.map((id, index) =>
+    createSide({ source, id, onChange: refresh, onSelect: (thought) => select(index, thought) }),
+  );
   const table = createVirtualTable({
     label: "Thoughts that both runs have",
     testid: "twins",
@@ -51,11 +53,23 @@ export function createComparePage({ source, ids, params, onPlace }) {
   const element = el(
     "article",
     { class: "compare-page", "data-testid": "compare-page" },
-    el("div", { class: "compare-sides" }, sides.map((side) => side.head)),
+    el(
+      "div",
+      { class: "compare-sides" },
+      sides.map((side) => side.head),
+    ),
     facts,
     chooser,
-    el("div", { class: "compare-sides" }, sides.map((side) => side.votes)),
-    el("div", { class: "compare-sides graphs" }, sides.map((side) => side.graph)),
+    el(
+      "div",
+      { class: "compare-sides" },
+      sides.map((side) => side.votes),
+    ),
+    el(
+      "div",
+      { class: "compare-sides graphs" },
+      sides.map((side) => side.graph),
+    ),
     el("section", { class: "twins" }, el("h2", {}, "Thoughts of both"), shared, table.element),
   );
   let factsSign = "";
@@ -85,14 +99,18 @@ export function createComparePage({ source, ids, params, onPlace }) {
       table.setRows(twins);
       sides.forEach((side, index) => side.mark(new Set(twins.map((pair) => pair.twins[index].id))));
       const [left, right] = searches.map((search) => search.thoughts.length - twins.length);
-      fill(shared, `${formatPlural(twins.length, "thought")} in both runs, ${formatCount(left)} only left, ${formatCount(right)} only right. In the graphs, those of both are outlined.`);
+      const counts = `${formatPlural(twins.length, "thought")} in both runs, ${formatCount(left)} only left, ${formatCount(right)} only right.`;
+      fill(shared, `${counts} In the graphs, those of both are outlined.`);
     }
   }
 
   function showPaths(common) {
     chooser.hidden = common.length < 2;
     if (paths.children.length !== common.length) {
-      fill(paths, common.map((path) => el("option", { value: path }, shorten(path, 60) || "the whole")));
+      fill(
+        paths,
+        common.map((path) => el("option", { value: path }, shorten(path, 60) || "the whole")),
+      );
     }
     paths.value = place.path ?? "";
   }
@@ -101,7 +119,9 @@ export function createComparePage({ source, ids, params, onPlace }) {
   function select(index, thought) {
     const found = twins.find((pair) => pair.twins[index].id === thought) ?? null;
     table.mark((pair) => pair === found);
-    sides.forEach((side, i) => side.select(i === index ? thought : (found?.twins[i].id ?? null), found !== null, thought !== null));
+    sides.forEach((side, i) =>
+      side.select(i === index ? thought : (found?.twins[i].id ?? null), found !== null, thought !== null),
+    );
   }
 
   return {
@@ -128,7 +148,10 @@ export function twinsOf(one, other) {
   for (const thought of one.thoughts) {
     const twin = thought === undefined ? undefined : byState.get(thought.full)?.shift();
     if (twin !== undefined) {
-      pairs.push({ twins: [thought, twin], isSame: thought.status === twin.status && scoreText(thought) === scoreText(twin) });
+      pairs.push({
+        twins: [thought, twin],
+        isSame: thought.status === twin.status && scoreText(thought) === scoreText(twin),
+      });
     }
   }
   return pairs;
@@ -183,7 +206,8 @@ function createSide({ source, id, onChange, onSelect }) {
     select(thought, isInBoth, isAny) {
       graphView.select(thought);
       const state = thought === null ? "" : shorten(model.search(path).thoughts[thought].state, 80);
-      const words = thought === null ? "not in this run" : `thought ${thought}${isInBoth ? ", in both" : ", only here"}: ${state}`;
+      const words =
+        thought === null ? "not in this run" : `thought ${thought}${isInBoth ? ", in both" : ", only here"}: ${state}`;
       fill(said, isAny && words);
     },
     /** Outline the thoughts that the other run has, too. */

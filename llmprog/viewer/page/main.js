@@ -41,7 +41,10 @@ export function startPage() {
     key = path;
     page = newPage(source, path, params, onPlace(path));
     fill(main, page.element);
-    fill(top, source.isFile ? el("span", { class: "brand" }, "llmprog") : el("a", { class: "brand", href: "#/" }, "llmprog"), el("span", { class: "where quiet" }, whereText(path, source)));
+    const brand = source.isFile
+      ? el("span", { class: "brand" }, "llmprog")
+      : el("a", { class: "brand", href: "#/" }, "llmprog");
+    fill(top, brand, el("span", { class: "where quiet" }, whereText(path, source)));
   };
   document.querySelector(".skip").addEventListener("click", (event) => {
     event.preventDefault();

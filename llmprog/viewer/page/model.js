@@ -86,7 +86,7 @@ export class Search {
   finish(finished) {
     this.finished = finished;
     this.solution = new Set();
-    for (let id = finished.thought; id !== null && id !== undefined && !this.solution.has(id); ) {
+    for (let id = finished.thought; id !== null && id !== undefined && !this.solution.has(id);) {
       this.solution.add(id);
       id = this.thoughts[id]?.bestParents[0];
     }
@@ -126,6 +126,11 @@ export class RunModel {
   /** The recorded denoisings of a search: `{question, sample, num_steps}` each. */
   canvases(path) {
     return [...(this.#canvases.get(path)?.values() ?? [])];
+  }
+
+  /** The recorded denoising of a sample, or undefined. */
+  canvas(path, question, sample) {
+    return this.#canvases.get(path)?.get(`${question} ${sample}`);
   }
 
   /** The call that a thought was parsed from, or null. */
@@ -203,7 +208,12 @@ export class RunModel {
       const call = { ...record, outcome: null, attempts: [] };
       this.calls.set(call.id, call);
       const key = questionKey(call.path, call.question);
-      this.#byQuestion.set(key, [...(this.#byQuestion.get(key) ?? []), call]);
+      const known = this.#byQuestion.get(key);
+      if (known === undefined) {
+        this.#byQuestion.set(key, [call]);
+      } else {
+        known.push(call);
+      }
     }
     for (const outcome of batch.outcomes ?? []) {
       const call = this.calls.get(outcome.call);

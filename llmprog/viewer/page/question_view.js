@@ -21,7 +21,11 @@ export function questionView(question) {
   if (question.continuations?.length) {
     parts.push(
       el("h4", {}, "how likely is"),
-      el("ol", {}, question.continuations.map((text) => el("li", {}, el("pre", {}, formatValue(text))))),
+      el(
+        "ol",
+        {},
+        question.continuations.map((text) => el("li", {}, el("pre", {}, formatValue(text)))),
+      ),
     );
   }
   return el("div", { class: "question", "data-testid": "prompt" }, parts);
@@ -52,7 +56,9 @@ export function completionView(completion) {
         el("summary", {}, `Reasoning, ${formatCount(completion.reasoning.length)} characters`),
         el("pre", {}, completion.reasoning),
       ),
-    completion.tokens?.length ? tokensView(completion.tokens, completion.text) : el("pre", { class: "said" }, completion.text),
+    completion.tokens?.length
+      ? tokensView(completion.tokens, completion.text)
+      : el("pre", { class: "said" }, completion.text),
     completion.violation && el("p", { class: "fault" }, `Not what was asked for: ${completion.violation}`),
     el("p", { class: "facts quiet" }, facts.join(" · ")),
   );
@@ -81,7 +87,12 @@ export function scoresView(scores) {
     { class: "scores" },
     scores.map((score) => {
       const total = score.tokens.reduce((sum, [, logprob]) => sum + logprob, 0);
-      return el("li", {}, tokensView(score.tokens), el("p", { class: "facts quiet" }, `log-probability ${formatScore(total)}`));
+      return el(
+        "li",
+        {},
+        tokensView(score.tokens),
+        el("p", { class: "facts quiet" }, `log-probability ${formatScore(total)}`),
+      );
     }),
   );
 }
@@ -102,7 +113,10 @@ function tokensView(tokens, text = "") {
   const mean = Math.exp(known.reduce((sum, [, logprob]) => sum + logprob, 0) / known.length);
   const [least, logprob] = known.reduce((one, other) => (other[1] < one[1] ? other : one));
   const legend = `mean probability ${formatShare(mean)}, least ${formatShare(Math.exp(logprob))} for ${tokenName(least)}`;
-  return [shown, el("p", { class: "facts quiet" }, el("span", { class: "token-key" }, "darker: less likely"), ` · ${legend}`)];
+  return [
+    shown,
+    el("p", { class: "facts quiet" }, el("span", { class: "token-key" }, "darker: less likely"), ` · ${legend}`),
+  ];
 }
 
 /**

@@ -1,7 +1,8 @@
 // The head of a run: what it is, what came of it, what it cost, whether it is under way.
 
 import { createSections } from "./sections.js";
-import { el, formatCount, formatDuration, formatMoment, formatPlural, formatShare, formatUsd, formatValue, shorten } from "./text.js";
+import { el, shorten } from "./text.js";
+import { formatCount, formatDuration, formatMoment, formatPlural, formatShare, formatUsd, formatValue } from "./text.js";
 
 const STATUS_TITLES = {
   running: "a process is at work on it",
@@ -41,7 +42,8 @@ export function createRunHeader({ model }) {
     {
       title: "",
       testid: "run-facts",
-      signature: () => JSON.stringify([run().usage, Math.round(run().elapsed_s * 10), run().backend, run().seed, model.rows.size]),
+      signature: () =>
+        JSON.stringify([run().usage, Math.round(run().elapsed_s * 10), run().backend, run().seed, model.rows.size]),
       build: () => factsLine(model),
     },
     {
@@ -98,7 +100,8 @@ export function outcomeOf(run) {
     return { text: "", isSolved: false, note: "" };
   }
   const shortfall = result.shortfall ? `the budget is spent: ${formatValue(result.shortfall)}` : null;
-  const why = result.explanation ?? shortfall ?? STOPPED.get(result.stopped) ?? `it stopped: ${formatValue(result.stopped)}`;
+  const why =
+    result.explanation ?? shortfall ?? STOPPED.get(result.stopped) ?? `it stopped: ${formatValue(result.stopped)}`;
   return { text: answer, isSolved: false, note: formatValue(why) };
 }
 
@@ -126,7 +129,8 @@ function titleLine(run) {
     el("h1", { title: run.program }, shorten(run.program, 80) || "a run"),
     runStatus(run.status),
     el("code", { class: "quiet" }, run.id),
-    run.forked_from && el("span", { class: "quiet" }, "forked from ", el("a", { href: `#/run/${run.forked_from}` }, run.forked_from)),
+    run.forked_from &&
+      el("span", { class: "quiet" }, "forked from ", el("a", { href: `#/run/${run.forked_from}` }, run.forked_from)),
   );
 }
 
@@ -171,7 +175,10 @@ function factsLine(model) {
   const reasoning = usage.reasoning_tokens ? `, ${formatCount(usage.reasoning_tokens)} reasoning` : "";
   const facts = [
     ["calls", `${formatCount(usage.calls ?? 0)}${cacheHits}`],
-    ["tokens", `${formatCount(usage.prompt_tokens ?? 0)} read, ${formatCount(usage.completion_tokens ?? 0)} written${reasoning}`],
+    [
+      "tokens",
+      `${formatCount(usage.prompt_tokens ?? 0)} read, ${formatCount(usage.completion_tokens ?? 0)} written${reasoning}`,
+    ],
     ["cost", formatUsd(usage.usd)],
     ["took", formatDuration(run.elapsed_s)],
     ["began", formatMoment(run.began_at)],
@@ -186,7 +193,9 @@ function factsLine(model) {
   return el(
     "dl",
     { class: "run-facts", title: versions.join(", ") },
-    shown.map(([name, value]) => el("div", { "data-fact": name }, el("dt", {}, name), el("dd", {}, formatValue(value)))),
+    shown.map(([name, value]) =>
+      el("div", { "data-fact": name }, el("dt", {}, name), el("dd", {}, formatValue(value))),
+    ),
   );
 }
 
@@ -195,7 +204,9 @@ function leftOut(counts) {
   const parts = Object.entries(counts)
     .filter(([, count]) => count > 0)
     .map(([what, count]) => `${formatCount(count)} ${what}`);
-  return parts.length > 0 && `Not shown, since there are so many: ${parts.join(", ")}. An export as jsonl has all of them.`;
+  return (
+    parts.length > 0 && `Not shown, since there are so many: ${parts.join(", ")}. An export as jsonl has all of them.`
+  );
 }
 
 function failuresBlock(failures) {

@@ -139,11 +139,20 @@ export function createRunPage({ source, id, params, onPlace }) {
   }
 
   function showPane() {
-    const key = place.thought !== null ? `thought ${place.path} ${place.thought}` : place.call !== null ? `call ${place.call}` : "";
+    const key =
+      place.thought !== null
+        ? `thought ${place.path} ${place.thought}`
+        : place.call !== null
+          ? `call ${place.call}`
+          : "";
     if (key !== paneKey || paneContent === null) {
       paneKey = key;
       paneContent = newPane();
-      const close = el("button", { class: "close", "aria-label": "Close", title: "Close (Escape)", click: () => select(null) }, "×");
+      const close = el(
+        "button",
+        { class: "close", "aria-label": "Close", title: "Close (Escape)", click: () => select(null) },
+        "×",
+      );
       fill(pane, key && close, paneContent.element);
       pane.scrollTop = 0;
       body.classList.toggle("has-selection", key !== "");
@@ -279,7 +288,12 @@ function availableTabs(model, path) {
 /** The choice among the searches of a run, where there are several. */
 function createPathChooser(onChoose) {
   const select = el("select", { "aria-label": "Search", "data-testid": "paths", change: () => onChoose(select.value) });
-  const element = el("label", { class: "path-chooser", hidden: true }, el("span", { class: "quiet" }, "Search"), select);
+  const element = el(
+    "label",
+    { class: "path-chooser", hidden: true },
+    el("span", { class: "quiet" }, "Search"),
+    select,
+  );
   let known = null;
   return {
     element,
@@ -288,8 +302,12 @@ function createPathChooser(onChoose) {
       element.hidden = paths.length < 2;
       if (known !== paths && paths.length > 1) {
         known = paths;
-        const name = (one) => (one === "" ? "the whole" : model.run.kind === "map" && !one.includes("/") ? `row ${one}` : one);
-        fill(select, paths.map((one) => el("option", { value: one }, shorten(name(one), 60))));
+        const name = (one) =>
+          one === "" ? "the whole" : model.run.kind === "map" && !one.includes("/") ? `row ${one}` : one;
+        fill(
+          select,
+          paths.map((one) => el("option", { value: one }, shorten(name(one), 60))),
+        );
       }
       select.value = path ?? "";
     },

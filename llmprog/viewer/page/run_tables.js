@@ -14,7 +14,12 @@ export function createThoughtsTable({ model, path, onSelect }) {
       { title: "number", width: "3.6rem", isNumber: true, cell: (thought) => thought.id },
       { title: "status", width: "9.5rem", cell: statusChip },
       { title: "state", width: "minmax(12rem, 1fr)", cell: (thought) => shorten(thought.state, 200) || "(empty)" },
-      { title: "score", width: "4.5rem", isNumber: true, cell: (t) => (t.verdicts.length > 0 ? formatScore(t.score) : "") },
+      {
+        title: "score",
+        width: "4.5rem",
+        isNumber: true,
+        cell: (t) => (t.verdicts.length > 0 ? formatScore(t.score) : ""),
+      },
       { title: "depth", width: "3.2rem", isNumber: true, cell: (thought) => thought.depth },
       { title: "made by", width: "8rem", cell: (thought) => thought.node },
     ],
@@ -50,7 +55,12 @@ export function createCallsTable({ model, onSelectCall }) {
       { title: "took", width: "5rem", isNumber: true, cell: tookText },
       { title: "read", width: "3.6rem", isNumber: true, cell: (call) => count(usage(call, "prompt_tokens")) },
       { title: "wrote", width: "3.6rem", isNumber: true, cell: (call) => count(usage(call, "completion_tokens")) },
-      { title: "cost", width: "4.5rem", isNumber: true, cell: (call) => (call.outcome?.usage ? formatUsd(usage(call, "usd")) : "") },
+      {
+        title: "cost",
+        width: "4.5rem",
+        isNumber: true,
+        cell: (call) => (call.outcome?.usage ? formatUsd(usage(call, "usd")) : ""),
+      },
       { title: "retries", width: "3.4rem", isNumber: true, cell: (call) => call.attempts.length || "" },
     ],
     signature: (call) => `${call.outcome?.state} ${call.attempts.length}`,
@@ -74,7 +84,11 @@ export function createRowsTable({ model, onSelectRow }) {
       { title: "answer", width: "minmax(10rem, 1fr)", cell: (row) => shorten(formatValue(row.answer), 200) },
       { title: "correct", width: "6rem", cell: (row) => ({ true: "yes", false: "no" })[row.correct] ?? "" },
       { title: "stopped", width: "9rem", cell: (row) => formatValue(row.stopped) },
-      { title: "error", width: "minmax(8rem, 1fr)", cell: (row) => shorten(formatValue(row.error?.message ?? row.error), 200) },
+      {
+        title: "error",
+        width: "minmax(8rem, 1fr)",
+        cell: (row) => shorten(formatValue(row.error?.message ?? row.error), 200),
+      },
     ],
     signature: (row) => JSON.stringify(row),
     onSelect: (row) => onSelectRow(row.number),
@@ -88,7 +102,11 @@ export function createRowsTable({ model, onSelectRow }) {
 function tookText(call) {
   const { outcome } = call;
   const isAnswered = outcome?.state === "settled" && outcome.source === "model";
-  const text = isAnswered ? formatDuration(outcome.duration_s) : outcome?.state === "settled" ? outcome.source : (outcome?.state ?? "…");
+  const text = isAnswered
+    ? formatDuration(outcome.duration_s)
+    : outcome?.state === "settled"
+      ? outcome.source
+      : (outcome?.state ?? "…");
   return outcome?.state === "failed" ? el("span", { class: "fault" }, text) : text;
 }
 

@@ -1,7 +1,8 @@
 // The runs of the store: searched and filtered, two of them to compare, what is under way kept up to date.
 
 import { outcomeOf, runStatus } from "./run_header.js";
-import { el, fill, formatCount, formatDuration, formatMoment, formatPlural, formatUsd, formatValue, shorten } from "./text.js";
+import { el, fill, shorten } from "./text.js";
+import { formatCount, formatDuration, formatMoment, formatPlural, formatUsd, formatValue } from "./text.js";
 
 const PAGE = 100;
 const TYPING_MS = 200;
@@ -52,7 +53,15 @@ export function createRunsList({ source, params, onPlace }) {
   const table = el(
     "table",
     { class: "runs", "data-testid": "runs", hidden: true },
-    el("thead", {}, el("tr", {}, COLUMNS.map((name) => el("th", { scope: "col", class: NUMBERS.has(name) && "number" }, name !== "box" && name)))),
+    el(
+      "thead",
+      {},
+      el(
+        "tr",
+        {},
+        COLUMNS.map((name) => el("th", { scope: "col", class: NUMBERS.has(name) && "number" }, name !== "box" && name)),
+      ),
+    ),
     body,
   );
   const more = el("button", { "data-testid": "runs-more", hidden: true, click: showMore }, "Show more");
@@ -105,7 +114,10 @@ export function createRunsList({ source, params, onPlace }) {
 
   function show(found) {
     const isAll = !asked.query && !asked.status && !asked.program;
-    fill(notice, found.runs.length === 0 && (isAll ? noRuns(found.store) : el("p", { class: "notice" }, "No run fits.")));
+    fill(
+      notice,
+      found.runs.length === 0 && (isAll ? noRuns(found.store) : el("p", { class: "notice" }, "No run fits.")),
+    );
     table.hidden = found.runs.length === 0;
     more.hidden = found.runs.length >= found.total;
     const shown = found.runs.length < found.total ? `${formatCount(found.runs.length)} of ` : "";
@@ -228,6 +240,12 @@ function noRuns(store) {
     el("h2", {}, "No runs yet"),
     el("p", {}, "Nothing is kept in ", el("code", {}, store), ". A run is kept when the command line makes one:"),
     el("pre", {}, 'llmprog run game24 "4 9 10 13"'),
-    el("p", {}, "or Python does, with ", el("code", {}, 'program.run(…, store="runs")'), ". It appears here by itself."),
+    el(
+      "p",
+      {},
+      "or Python does, with ",
+      el("code", {}, 'program.run(…, store="runs")'),
+      ". It appears here by itself.",
+    ),
   );
 }

@@ -30,7 +30,9 @@ export function createSections(parts) {
           continue;
         }
         part.sign = sign;
-        const built = [part.build()].flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
+        const built = [part.build()]
+          .flat(Infinity)
+          .filter((child) => child !== null && child !== undefined && child !== false);
         part.section.hidden = built.length === 0;
         part.body.replaceChildren(...built.map((child) => (child instanceof Node ? child : el("p", {}, child))));
       }

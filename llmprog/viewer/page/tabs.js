@@ -41,7 +41,9 @@ export function createTabs(onShow) {
         const focused = document.activeElement?.dataset?.tab;
         fill(
           element,
-          tabs.map((tab) => el("button", { class: "tab", role: "tab", "data-tab": tab, click: () => onShow(tab) }, TAB_TITLES[tab])),
+          tabs.map((tab) =>
+            el("button", { class: "tab", role: "tab", "data-tab": tab, click: () => onShow(tab) }, TAB_TITLES[tab]),
+          ),
         );
         element.querySelector(`[data-tab="${CSS.escape(focused ?? "")}"]`)?.focus();
       }

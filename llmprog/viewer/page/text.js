@@ -4,7 +4,12 @@ const SVG = "http://www.w3.org/2000/svg";
 
 // Control, format (bidirectional, zero width), surrogate and private characters, and the two separators that break lines.
 const HIDDEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}]/gu;
-const INFINITIES = new Map([["inf", Infinity], ["Infinity", Infinity], ["-inf", -Infinity], ["-Infinity", -Infinity]]);
+const INFINITIES = new Map([
+  ["inf", Infinity],
+  ["Infinity", Infinity],
+  ["-inf", -Infinity],
+  ["-Infinity", -Infinity],
+]);
 const PLAIN = /^[\x20-\x7e\n\t]*$/;
 
 /**
@@ -168,6 +173,9 @@ export function formatValue(value) {
 
 /** At most `length` characters of a text, on one line. */
 export function shorten(text, length) {
-  const line = text.slice(0, length * 4).replace(/\s+/g, " ").trim();
+  const line = text
+    .slice(0, length * 4)
+    .replace(/\s+/g, " ")
+    .trim();
   return line.length > length || text.length > length * 4 ? `${line.slice(0, length - 1).trimEnd()}…` : line;
 }

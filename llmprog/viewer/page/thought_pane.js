@@ -5,6 +5,7 @@ import { createSections, fetched } from "./sections.js";
 import { el, formatDuration, formatPlural, formatScore, formatUsd, shorten } from "./text.js";
 
 const LINKS_AT_ONCE = 40;
+const CALLS_AT_ONCE = 20;
 const STATUS_WORDS = {
   goal: "reaches the goal",
   invalid: "refused by a checker",
@@ -31,8 +32,7 @@ export function createThoughtPane({ model, path, id, loadCall, onSelect, onSelec
   const callLink = (call) => el("button", { class: "link", click: () => onSelectCall(call.id) }, `call ${call.id}`);
   const call = () => model.callOf(path, thought());
 
-  const isRecorded = () =>
-    model.canvases(path).some((canvas) => canvas.question === thought().question && canvas.sample === thought().sample);
+  const isRecorded = () => model.canvas(path, thought().question, thought().sample) !== undefined;
 
   const sections = createSections([
     {
@@ -59,7 +59,11 @@ export function createThoughtPane({ model, path, id, loadCall, onSelect, onSelec
       signature: () => JSON.stringify([thought().verdicts, thought().prunedReason]),
       build: () => [
         thought().prunedReason !== null &&
-          el("p", { class: "pruned-why", "data-testid": "pruned-reason" }, `Given up: ${thought().prunedReason || "the controller went on with others"}`),
+          el(
+            "p",
+            { "data-testid": "pruned-reason" },
+            `Given up: ${thought().prunedReason || "the search went on with others"}`,
+          ),
         thought().verdicts.map((verdict) => verdictView(verdict, verdictCalls(model, path, verdict).map(callLink))),
       ],
     },
@@ -80,15 +84,26 @@ export function createThoughtPane({ model, path, id, loadCall, onSelect, onSelec
       testid: "thought-completion",
       signature: () => `${call()?.id} ${call()?.outcome?.state} ${isRecorded()}`,
       build: () => [
-        call() && fetched(() => loadCall(call().id), (details) => ownCompletion(details, thought().sample)),
+        call() &&
+          fetched(
+            () => loadCall(call().id),
+            (details) => ownCompletion(details, thought().sample),
+          ),
         isRecorded() &&
-          el("button", { "data-testid": "play", click: () => onPlay(thought().question, thought().sample) }, "Watch it being written"),
+          el(
+            "button",
+            { "data-testid": "play", click: () => onPlay(thought().question, thought().sample) },
+            "Watch it being written",
+          ),
       ],
     },
     {
       title: "Other completions of the same question",
       testid: "thought-others",
-      signature: () => otherCalls(model, path, thought()).map((other) => `${other.id} ${other.outcome?.state}`).join(),
+      signature: () =>
+        otherCalls(model, path, thought())
+          .map((other) => `${other.id} ${other.outcome?.state}`)
+          .join(),
       build: () => otherCompletions(model, path, thought(), loadCall),
     },
     {
@@ -108,7 +123,11 @@ export function createThoughtPane({ model, path, id, loadCall, onSelect, onSelec
     {
       title: "What it cost",
       testid: "thought-cost",
-      signature: () => model.callsOf(path, thought()).map((one) => `${one.id} ${one.outcome?.state}`).join(),
+      signature: () =>
+        model
+          .callsOf(path, thought())
+          .map((one) => `${one.id} ${one.outcome?.state}`)
+          .join(),
       build: () => cost(model.callsOf(path, thought()), callLink),
     },
   ]);
@@ -170,7 +189,12 @@ export function statusChip(thought) {
 }
 
 function headSign(search, thought) {
-  return JSON.stringify([thought.status, String(thought.score), search.solution.has(thought.id), neighbours(search, thought)]);
+  return JSON.stringify([
+    thought.status,
+    String(thought.score),
+    search.solution.has(thought.id),
+    neighbours(search, thought),
+  ]);
 }
 
 function head(search, thought, onSelect) {
@@ -210,7 +234,8 @@ function head(search, thought, onSelect) {
       search.solution.has(thought.id) &&
         el("span", { class: "chip solution" }, search.isSolved ? "on the solution’s path" : "on the best path so far"),
       el("span", { class: "quiet" }, `depth ${thought.depth}`),
-      isScored && el("span", { class: "quiet" }, "score ", el("b", { "data-testid": "score" }, formatScore(thought.score))),
+      isScored &&
+        el("span", { class: "quiet" }, "score ", el("b", { "data-testid": "score" }, formatScore(thought.score))),
     ),
   ];
 }
@@ -222,7 +247,12 @@ function origin(thought, links, call, callLink) {
   const how = (node, made) => [el("code", {}, node || "?"), made];
   const again = waysAgain(thought).map(({ arrival, count }) => {
     const times = `${count > 1 ? `, ${count} times,` : ","}${arrival.is_best ? " a better way," : ""} from`;
-    return el("div", { class: "arrival" }, el("p", {}, "Reached again by ", how(arrival.node, times)), links(arrival.parents));
+    return el(
+      "div",
+      { class: "arrival" },
+      el("p", {}, "Reached again by ", how(arrival.node, times)),
+      links(arrival.parents),
+    );
   });
   return [
     el(
@@ -261,10 +291,20 @@ function verdictView(verdict, calls) {
       "p",
       {},
       el("b", {}, verdict.checker),
-      el("span", { class: "verdict-score" }, verdict.valid ? formatScore(verdict.score) : `refused, ${formatScore(verdict.score)}`),
+      el(
+        "span",
+        { class: "verdict-score" },
+        verdict.valid ? formatScore(verdict.score) : `refused, ${formatScore(verdict.score)}`,
+      ),
     ),
     verdict.reason && el("pre", {}, verdict.reason),
-    calls.length > 0 && el("p", { class: "facts quiet" }, "rests on ", calls.flatMap((one, i) => (i ? [", ", one] : [one]))),
+    calls.length > 0 &&
+      el(
+        "p",
+        { class: "facts quiet" },
+        "rests on ",
+        calls.flatMap((one, i) => (i ? [", ", one] : [one])),
+      ),
   );
 }
 
@@ -284,11 +324,23 @@ function otherCompletions(model, path, thought, loadCall) {
     return null;
   }
   const folded = el("details", {}, el("summary", {}, formatPlural(count, "other completion")));
-  const open = () => {
-    const others = async () => (await Promise.all(calls.map((call) => loadCall(call.id)))).flatMap((details) => details.completions ?? []);
-    folded.append(fetched(others, (all) => all.filter((one) => one.sample !== thought.sample).map(foldedCompletion)));
+  const showFrom = (first) => {
+    const some = calls.slice(first, first + CALLS_AT_ONCE);
+    const others = async () => {
+      const details = await Promise.all(some.map((call) => loadCall(call.id)));
+      return details.flatMap((one) => one.completions ?? []).filter((one) => one.sample !== thought.sample);
+    };
+    folded.append(fetched(others, (all) => all.map(foldedCompletion)));
+    if (first + CALLS_AT_ONCE < calls.length) {
+      const more = el("button", {}, `Show those of ${formatPlural(calls.length - first - CALLS_AT_ONCE, "more call")}`);
+      more.addEventListener("click", () => {
+        more.remove();
+        showFrom(first + CALLS_AT_ONCE);
+      });
+      folded.append(more);
+    }
   };
-  folded.addEventListener("toggle", open, { once: true });
+  folded.addEventListener("toggle", () => showFrom(0), { once: true });
   return folded;
 }
 
@@ -300,10 +352,14 @@ function cost(calls, callLink) {
   const sum = (name) => usages.reduce((total, usage) => total + (usage[name] ?? 0), 0);
   const usd = usages.some((usage) => usage.usd === null) ? null : sum("usd");
   const tokens = `${formatPlural(sum("prompt_tokens") + sum("completion_tokens"), "token")}, ${formatUsd(usd)}`;
-  const lines = calls.map((call) =>
-    el("li", {}, callLink(call), ` ${call.node} `, el("span", { class: "quiet" }, callState(call))),
-  );
-  return [el("p", {}, `${formatPlural(calls.length, "call")}, ${tokens}; other thoughts may rest on them, too.`), el("ul", { class: "links" }, lines)];
+  const line = (call) =>
+    el("li", {}, callLink(call), ` ${call.node} `, el("span", { class: "quiet" }, callState(call)));
+  const rest = calls.length - LINKS_AT_ONCE;
+  return [
+    el("p", {}, `${formatPlural(calls.length, "call")}, ${tokens}; other thoughts may rest on them, too.`),
+    el("ul", { class: "links" }, calls.slice(0, LINKS_AT_ONCE).map(line)),
+    rest > 0 && el("p", { class: "quiet" }, `and ${formatPlural(rest, "more call")}, all in the tab Calls`),
+  ];
 }
 
 /** What became of a call, in short. */

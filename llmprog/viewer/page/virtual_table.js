@@ -41,7 +41,10 @@ export function createVirtualTable({ label, testid, columns, signature, onSelect
 
   const draw = () => {
     const first = Math.max(0, Math.floor(element.scrollTop / ROW_HEIGHT) - ROWS_BEYOND);
-    const last = Math.min(rows.length, Math.ceil((element.scrollTop + element.clientHeight) / ROW_HEIGHT) + ROWS_BEYOND);
+    const last = Math.min(
+      rows.length,
+      Math.ceil((element.scrollTop + element.clientHeight) / ROW_HEIGHT) + ROWS_BEYOND,
+    );
     for (const [index, row] of drawn) {
       if (index < first || index >= last) {
         row.element.remove();

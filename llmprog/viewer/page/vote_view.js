@@ -14,7 +14,12 @@ const NARROWEST = 320;
  */
 export function createVoteView({ model, path }) {
   const summary = el("div", { class: "vote-summary", "data-testid": "vote-summary" });
-  const bars = el("div", { class: "vote-bars", role: "list", "aria-label": "Answers by votes", "data-testid": "vote-bars" });
+  const bars = el("div", {
+    class: "vote-bars",
+    role: "list",
+    "aria-label": "Answers by votes",
+    "data-testid": "vote-bars",
+  });
   const slider = el("input", {
     type: "range",
     min: "1",
@@ -110,7 +115,10 @@ export function votesOf(model, path) {
     const histogram = last.histogram.map((entry) => [entry.answer, entry.votes]);
     return [{ ...last, histogram, num_arrived: last.num_samples }];
   }
-  return votes.map((vote, index) => ({ ...vote, num_arrived: Math.max(vote.num_valid, Math.min(index + 1, vote.num_samples)) }));
+  return votes.map((vote, index) => ({
+    ...vote,
+    num_arrived: Math.max(vote.num_valid, Math.min(index + 1, vote.num_samples)),
+  }));
 }
 
 /** A colour's number for each of the answers that lead in the end, by answer. */
@@ -133,7 +141,11 @@ function summaryOf(vote, isLast) {
       "div",
       { class: "fact" },
       el("h2", {}, isLast ? "Leading answer" : "Leading then"),
-      el("p", { class: "big", "data-testid": "vote-leader" }, leader === undefined ? "none yet" : shorten(formatValue(leader[0]), 60)),
+      el(
+        "p",
+        { class: "big", "data-testid": "vote-leader" },
+        leader === undefined ? "none yet" : shorten(formatValue(leader[0]), 60),
+      ),
       leader && el("p", { class: "quiet" }, `${formatScore(leader[1])} of ${formatScore(totalOf(vote))} votes`),
     ),
     vote.confidence !== null &&
