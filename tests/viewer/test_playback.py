@@ -248,7 +248,8 @@ def test_hostile_text_stays_text(open_page, store, still, watched, has_tokens):
         assert "\\x1b[2J\\x1b]0;gone\\x07" in canvas.inner_text()
         assert "\\u{202e}gnp.exe" in canvas.inner_text()
         assert page.locator("[data-testid=canvas] :is(script, img, svg)").count() == 0
-        assert page.locator("[data-testid=order-strip]").is_visible() == has_tokens
+        assert page.get_by_test_id("order-strip").is_visible() == has_tokens
+        assert page.get_by_test_id("canvas-legend").is_visible() == has_tokens
     assert watched.dialogs == watched.said == []
 
 

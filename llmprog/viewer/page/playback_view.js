@@ -118,6 +118,7 @@ export function createPlaybackView({ model, path, load }) {
 function createPlayer() {
   const picture = createCanvasPicture();
   const order = createOrderPictures((step) => goTo(step));
+  const legend = canvasLegend();
   const button = (name, label, click) =>
     el("button", { "aria-label": label, title: label, "data-testid": `playback-${name}`, click }, playerIcon(name));
   const play = button("play", "Play", () => (timer === null ? start() : stop()));
@@ -156,7 +157,7 @@ function createPlayer() {
     ),
     where,
     picture.element,
-    canvasLegend(),
+    legend,
     order.element,
   );
   let course = null;
@@ -243,6 +244,7 @@ function createPlayer() {
       scrubber.max = String(course.last);
       speed.value = String(SPEEDS.find((each) => each * WHOLE_S >= course.last) ?? SPEEDS.at(-1));
       order.show(course);
+      legend.hidden = !course.hasTokens;
       const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
       index = isStill ? course.last : 0;
       draw();
