@@ -93,7 +93,7 @@ def show_run(
     from llmprog.cli import run_views
     from llmprog.errors import OptionError
 
-    with closing(opened(store)) as kept, kept.open(run_id) as run:
+    with closing(opened(store)) as kept, kept.open(run_id) as run, run.reporting():
         is_job = run.info.kind == "map"
         if row is not None and not is_job:
             raise OptionError(f"--row {row}: run {run.id} is no job; leave it out")

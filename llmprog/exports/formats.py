@@ -60,8 +60,9 @@ def export(run: Run, form: str, **options: Any) -> Iterator[bytes]:
         if option not in FORMS[form].options:
             raise OptionError.unknown(f"option of the export {form!r}:", option, FORMS[form].options)
     try:
-        for piece in FORMS[form].pieces(run, **options):
-            yield piece.encode("utf-8", "replace") if isinstance(piece, str) else encode_line(piece)
+        with run.reporting():
+            for piece in FORMS[form].pieces(run, **options):
+                yield piece.encode("utf-8", "replace") if isinstance(piece, str) else encode_line(piece)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # a run file may hold anything
         raise StoreError(f"run {run.id}: it cannot be exported: {type(error).__name__}: {error}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -272,6 +273,18 @@ class Run:
     def rows(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
         """The finished rows of a job: number, digest of the input, result."""
         yield from finished_rows(self.reader(), self.number)
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Errors of the database, such as of a damaged file, become those of a store.
+
+        Raises:
+            StoreError: What is read inside cannot be.
+        """
+        try:
+            yield
+        except self._database.errors as error:
+            raise self._database.failure(error) from error
 
     def close(self) -> None:
         """Let go of the file."""

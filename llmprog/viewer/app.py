@@ -17,7 +17,7 @@ from llmprog.errors import LLMProgError, OptionError, StoreError, UnknownRunErro
 from llmprog.runs.run import Run
 from llmprog.runs.store import RunStore
 from llmprog.viewer import bundle
-from llmprog.viewer.access import LOGIN, Access, Gate, RefusedError, refused
+from llmprog.viewer.access import LOGIN, Access, Gate, RefusedError, refused, session_in
 from llmprog.viewer.details import call_details, canvas_details
 from llmprog.viewer.encoding import encode
 from llmprog.viewer.follow import FollowedRun, Followers
@@ -51,8 +51,10 @@ def make_app(viewed: Viewed) -> Gate:
     async def login(request: Request) -> Response:
         if request.method != "GET" or request.headers.get("sec-purpose", "").startswith("prefetch"):
             return PlainTextResponse("open this address in a browser\n", status_code=403)  # a look ahead spends nothing
-        session = access.sessions.begin(request.query_params.get("token", ""))
         response = RedirectResponse(f"/{viewed.begin_at}", status_code=303)
+        if access.sessions.knows(session_in(request.headers, access.cookie)):
+            return response  # whoever opens the address again in the same browser
+        session = access.sessions.begin(request.query_params.get("token", ""))
         is_https = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto", ""))
         response.set_cookie(access.cookie, session, httponly=True, samesite="strict", secure=is_https, path="/")
         return response
@@ -132,7 +134,7 @@ async def _answer(look: Callable[[], Any]) -> Response:
 
 
 def _of_run(store: RunStore, run_id: str, look: Callable[[Run], Any]) -> Any:
-    with store.open(run_id) as run:
+    with store.open(run_id) as run, run.reporting():
         try:
             return look(run)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # a file may hold anything

@@ -20,6 +20,7 @@ from llmprog.viewer.feed import RunFeed
 MOST_FOLLOWERS = 32
 
 _POLL_S = 0.25
+_AT_ONCE = 4  # batches taken together: the first ones are sent, and drawn, while the others are read
 _HEARTBEAT_S = 15.0
 _STILL_THERE_S = 2.0  # how often to see whether a run has been deleted: a file that is open can still be read
 
@@ -56,12 +57,12 @@ class Followers:
         """End what is being followed: the server is to stop."""
         self._closing.set()
 
-    async def pause(self, gone: asyncio.Future[None]) -> bool:
-        """Wait until there may be something new; returns whether to go on."""
+    async def pause(self, gone: asyncio.Future[None], seconds: float) -> bool:
+        """Wait for something new, unless it is over before; returns whether to go on."""
         closing: asyncio.Future[Any] = asyncio.ensure_future(self._closing.wait())
         waited_for: set[asyncio.Future[Any]] = {closing, gone}
         try:
-            await asyncio.wait(waited_for, timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waited_for, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             closing.cancel()
         return not (gone.done() or self._closing.is_set())
@@ -116,7 +117,7 @@ class FollowedRun:
             if now() - said_at >= self._followers.heartbeat_s:
                 await send({"type": "http.response.body", "body": b": nothing new\n\n", "more_body": True})
                 said_at = now()
-            if not await self._followers.pause(gone):
+            if not await self._followers.pause(gone, 0 if len(batches) >= _AT_ONCE else _POLL_S):
                 return
 
     def _read(self, feed: RunFeed, is_due: bool) -> list[dict[str, Any]]:
@@ -124,7 +125,8 @@ class FollowedRun:
         if is_due:
             self._store.open(self._run.id).close()
         try:
-            return feed.read()
+            with self._run.reporting():
+                return feed.read(_AT_ONCE)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # a file may hold anything
             _log.warning("a run cannot be shown", run=self._run.id, error=type(error).__name__)
             raise StoreError(f"run {self._run.id}: it cannot be shown: {type(error).__name__}: {error}") from error

@@ -61,7 +61,31 @@ class RunList:
             "total": len(found),
             "store": str(self._store),
             "programs": sorted({run.info.program for run in runs if run.info.program}),
-            "runs": [_row(run) for run in found[offset : offset + min(limit, MOST_RUNS)]],
+            "runs": [self._row(run) for run in found[offset : offset + min(limit, MOST_RUNS)]],
+        }
+
+    def _row(self, run: Run) -> dict[str, Any]:
+        """A run in short; what has become unreadable since it was listed is listed with the reason."""
+        usage, problem, status = None, run.problem, str(run.status)
+        if problem is None:
+            try:
+                with self._store.open(run.id) as own, own.reporting():  # not the one listed, which other threads share
+                    usage = asdict(own.usage)
+            except StoreError as error:
+                problem, status = str(error), "unreadable"
+        answer = _answer(run)
+        return {
+            "id": run.id,
+            "program": run.info.program,
+            "kind": run.info.kind,
+            "input": cut(format_value(run.info.input), _MOST_CHARACTERS),
+            "status": status,
+            "problem": problem,
+            "began_at": run.created_at or None,
+            "elapsed_s": run.elapsed_s,
+            "usage": usage,
+            "answer": None if answer is None else cut(format_value(answer), _MOST_CHARACTERS),
+            "solved": run.result.get("solved") if isinstance(run.result, dict) else None,
         }
 
     def _listed(self) -> Sequence[Run]:
@@ -82,28 +106,3 @@ def _has(run: Run, query: str) -> bool:
 
 def _answer(run: Run) -> Any:
     return run.result.get("answer") if isinstance(run.result, dict) else None
-
-
-def _row(run: Run) -> dict[str, Any]:
-    """A run in short; what has become unreadable since it was listed is listed with the reason."""
-    usage, problem, status = None, run.problem, str(run.status)
-    if problem is None:
-        try:
-            with run:
-                usage = asdict(run.usage)
-        except StoreError as error:
-            problem, status = str(error), "unreadable"
-    answer = _answer(run)
-    return {
-        "id": run.id,
-        "program": run.info.program,
-        "kind": run.info.kind,
-        "input": cut(format_value(run.info.input), _MOST_CHARACTERS),
-        "status": status,
-        "problem": problem,
-        "began_at": run.created_at or None,
-        "elapsed_s": run.elapsed_s,
-        "usage": usage,
-        "answer": None if answer is None else cut(format_value(answer), _MOST_CHARACTERS),
-        "solved": run.result.get("solved") if isinstance(run.result, dict) else None,
-    }

@@ -75,6 +75,9 @@ def test_the_token_works_once_and_becomes_a_cookie_that_scripts_do_not_see(url):
     assert "works once" in again.text
     assert "set-cookie" not in again.headers
     assert httpx.get(base_of(url) + "/", cookies={name: value}).status_code == 200
+    at_home = httpx.get(url, cookies={name: value})  # the same browser may open it again
+    assert (at_home.status_code, at_home.headers["location"]) == (303, "/")
+    assert "set-cookie" not in at_home.headers
 
 
 def test_behind_https_the_cookie_is_sent_over_https_only(url):
@@ -283,6 +286,14 @@ def test_the_command_says_in_one_line_what_is_wrong(store, kept, options, said):
         lines = process.stderr.read().splitlines()
         assert len(lines) == 1
         assert said in lines[0]
+
+
+def test_without_its_packages_the_command_says_which_extra_has_them():
+    code = "import sys; sys.modules['starlette'] = None; from llmprog.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "view"], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 4
+    assert 'pip install "llmprog[viewer]"' in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_port_that_is_taken_is_one_line(store):
