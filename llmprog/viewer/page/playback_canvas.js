@@ -68,7 +68,7 @@ function drawToken(span, [text, probability], change, isAtStart) {
 }
 
 function titleOf(probability, change) {
-  const said = { written: "written in this step", changed: "written anew in this step" }[change];
+  const said = { written: "written in this step", changed: "replaced in this step" }[change];
   const likely = probability === null ? "probability not known" : `probability ${formatShare(probability)}`;
   return said === undefined ? likely : `${likely}, ${said}`;
 }
@@ -90,7 +90,7 @@ export function canvasLegend() {
     scale,
     mask,
     entry("is-written", "written in this step"),
-    entry("is-changed", "written anew"),
+    entry("is-changed", "replaced"),
     el("li", {}, el("span", { class: "playback-token is-mask is-masked", "aria-hidden": "true" }, MASK), "masked again"),
     entry("is-given", "given, or not known"),
   );

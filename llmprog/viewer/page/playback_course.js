@@ -1,8 +1,8 @@
 // How a recorded canvas was written: what each step changed, and when each token came to stay.
 
 /**
- * What became of a token in a step: "written" (it was a mask), "changed" (it was another token, or written again),
- * "masked" (it was taken back), or "" where the step left it alone.
+ * What became of a token in a step: "written" (it was a mask), "changed" (it was another token), "masked" (it was taken
+ * back), or "" where it reads as before, however likely it is now.
  * @param {[string|null, number|null]|undefined} before
  * @param {[string|null, number|null]} now
  * @returns {string}
@@ -15,7 +15,7 @@ export function changeOf(before, now) {
   if (now[0] === null) {
     return "masked";
   }
-  return was === now[0] && before[1] === now[1] ? "" : "changed";
+  return was === now[0] ? "" : "changed";
 }
 
 /** The steps of one canvas, and what follows from them. */
