@@ -47,7 +47,7 @@ def drawn(picture: Picture) -> str:
 def folded(summary: str, content: str) -> str:
     """``content``, which is HTML, out of sight until ``summary`` is clicked."""
     head = f'<summary style="cursor:pointer">{escaped(summary)}</summary>'
-    return f'<details style="margin:.3em 0">{head}{content}</details>'
+    return f'<details style="margin:.3em 0">{head}<div style="padding-left:1.1em">{content}</div></details>'
 
 
 def listed(items: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any
 
 from llmprog.pictures.fragments import card, facts, folded, heading
@@ -14,6 +15,8 @@ from llmprog.search.graph_picture import graph_html
 from llmprog.search.thought_graph import Thought, ThoughtGraph
 from llmprog.templates import format_value
 from llmprog.types import Usage
+
+_MAX_PARTS, _MAX_THOUGHTS = 20, 120  # in notebooks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +86,7 @@ class Result:
     def _repr_html_(self) -> str:
         return card(self._html())
 
-    def _html(self) -> str:
+    def _html(self, max_parts: int = _MAX_PARTS, max_thoughts: int = _MAX_THOUGHTS) -> str:
         """What notebooks show: the answer or why there is none, the vote, what was spent, the graph when unfolded."""
         answer = "" if self.answer is None else format_value(self.answer)
         rows = {
@@ -91,18 +94,20 @@ class Result:
             "input": format_value(self.input),
             "best so far": "" if self.solved else answer,
             "spent": f"{self.spent}, {self.wall_s:.2f} s",
-            "stopped": self.stopped,
+            "stopped": self.stopped + (f" ({self.shortfall})" if self.shortfall else ""),
             "seed": f"{self.seed}, {self.backend}",
             "run": "" if self.run_id is None else f"{self.run_id}  (llmprog view {self.run_id})",
         }
         answered_with = None if self.thought is None else self.thought.id
+        left_out = len(self.parts) - max_parts
         return "".join(
             (
                 heading(answer, colour=GREEN) if self.solved else heading(f"Not solved: {self.why_unsolved}"),
                 "" if self.votes is None else self.votes._repr_html_(),
                 facts((name, value) for name, value in rows.items() if value),
-                folded(f"{len(self.graph)} thoughts", graph_html(self.graph, answered_with)),
-                *(folded(f"part {label}", part._html()) for label, part in self.parts.items()),
+                folded(f"{len(self.graph)} thoughts", graph_html(self.graph, answered_with, max_thoughts)),
+                *(folded(f"part {label}", part._html(0, 30)) for label, part in islice(self.parts.items(), max_parts)),
+                facts([("parts", f"{left_out} more in .parts")]) if left_out > 0 else "",
             )
         )
 

@@ -26,9 +26,9 @@ _STANDINGS: dict[Status, Standing] = {
 }
 
 
-def graph_html(graph: ThoughtGraph, answered_with: int | None = None) -> str:
-    """The thought graph as notebooks show it; ``answered_with`` as for ``graph_picture``."""
-    return card(drawn(graph_picture(graph, max_thoughts=_MAX_IN_NOTEBOOK, answered_with=answered_with)))
+def graph_html(graph: ThoughtGraph, answered_with: int | None = None, max_thoughts: int = _MAX_IN_NOTEBOOK) -> str:
+    """The thought graph as notebooks show it; arguments as for ``graph_picture``."""
+    return card(drawn(graph_picture(graph, max_thoughts=max_thoughts, answered_with=answered_with)))
 
 
 def graph_picture(
