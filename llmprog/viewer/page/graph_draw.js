@@ -41,12 +41,14 @@ export class GraphPainter {
     context.fillRect(0, 0, this.#canvas.width, this.#canvas.height);
     const { scale } = camera;
     this.#look(camera);
+    // One pixel of the screen: lines of at most this width are several times cheaper to draw than wider ones.
+    const thin = camera.width / (this.#canvas.width * scale);
     const view = camera.view();
     const seen = this.#seen;
     seen.length = 0;
     scene.index.within(view, (id) => seen.push(id));
-    this.#drawLines(scene, view, scale, theme);
-    this.#drawLinks(scene, view, scale, theme);
+    this.#drawLines(scene, view, scale, thin, theme);
+    this.#drawLinks(scene, view, scale, thin, theme);
     this.#drawSolution(scene, scale, theme);
     if (scale < SCALE_OF_BOXES) {
       this.#drawPatches(scene, looks, scale, theme);
@@ -62,7 +64,7 @@ export class GraphPainter {
   }
 
   /** The lines of the tree, in one path. */
-  #drawLines(scene, view, scale, theme) {
+  #drawLines(scene, view, scale, thin, theme) {
     const context = this.#context;
     const { x, y } = scene;
     const { lines, ticks } = scene.places;
@@ -83,7 +85,7 @@ export class GraphPainter {
       }
     }
     context.strokeStyle = scale < SCALE_OF_BOXES ? theme.line : theme.strongLine;
-    context.lineWidth = 1 / scale;
+    context.lineWidth = scale < SCALE_OF_BOXES ? thin : 1 / scale;
     context.stroke();
   }
 
@@ -91,13 +93,13 @@ export class GraphPainter {
    * Other parents and arrivals, as curves: these dashed, those not. Where there are many, those that only pass by are
    * left out, and the others are faint.
    */
-  #drawLinks(scene, view, scale, theme) {
+  #drawLinks(scene, view, scale, thin, theme) {
     const context = this.#context;
     const { links } = scene;
     const isCrowded = links.length > MOST_CLEAR_LINKS;
     context.strokeStyle = theme.link;
-    context.lineWidth = 1.2 / scale;
-    context.globalAlpha = isCrowded ? Math.max(0.15, 0.8 * Math.sqrt(MOST_CLEAR_LINKS / links.length)) : 0.8;
+    context.lineWidth = isCrowded ? thin : 1.2 / scale;
+    context.globalAlpha = isCrowded ? Math.max(0.08, 0.8 * Math.sqrt(MOST_CLEAR_LINKS / links.length)) : 0.8;
     for (const isArrival of [false, true]) {
       context.setLineDash(isArrival && !isCrowded ? [5 / scale, 4 / scale] : []);
       context.beginPath();
@@ -281,9 +283,10 @@ export class GraphPainter {
     const context = this.#context;
     const { scale } = camera;
     this.#look(camera);
+    const { selected, hovered } = focus;
     context.beginPath();
-    for (const { from, to } of scene.links) {
-      if ([from, to].some((id) => id === focus.selected || id === focus.hovered)) {
+    for (const { from, to } of selected === null && hovered === null ? [] : scene.links) {
+      if (from === selected || to === selected || from === hovered || to === hovered) {
         curve(context, scene, from, to);
       }
     }

@@ -42,8 +42,8 @@ export function readGraphTheme(element) {
  * @param {object} search of a `RunModel`
  * @param {string} coloring one of `GRAPH_COLORINGS`
  * @param {Set<number>} matches what a reader searched for
- * @returns {{codes: Uint8Array, marks: Uint8Array, notes: (string)[], legend: {name: string, label: string}[]}} `codes`:
- *   the entry of `legend` by id, whose `name` is that of a colour; `notes`: the score of each as text
+ * @returns {{codes: Uint8Array, marks: Uint8Array, scores: number[], legend: {name: string, label: string}[]}} `codes`: the
+ *   entry of `legend` by id, whose `name` is that of a colour; `scores`: NaN of what nobody judged
  */
 export function looksOf(search, coloring, matches) {
   const { thoughts, solution } = search;

@@ -11,7 +11,7 @@ import { listenToGraph } from "./graph_input.js";
 import { looksOf, readGraphTheme } from "./graph_look.js";
 import { el, fill, formatScore, shorten } from "./text.js";
 
-// Placing thoughts anew takes at most one part in this many of the time, however fast they come.
+// Placing and drawing new thoughts takes at most one part in this many of the time, however fast they come.
 const SHARE_OF_TIME = 5;
 const HOVER_SLACK_PX = 3;
 const READABLE_SCALE = 0.6;
@@ -53,6 +53,7 @@ class GraphView {
   #frame = 0;
   #timer = 0;
   #notBefore = 0;
+  #isFresh = false;
   #canvas = el("canvas", { class: "graph-canvas", tabindex: "0", role: "application", "data-testid": "graph-canvas" });
   #said = el("p", { class: "graph-said", role: "status", "aria-live": "polite", "data-testid": "graph-said" });
   #tip = el("div", { class: "graph-tip", "data-testid": "graph-tip" });
@@ -209,8 +210,15 @@ class GraphView {
     this.#tools.showLegend(this.#looks.legend);
     this.#showMatches();
     this.#say();
-    this.#notBefore = performance.now() + (performance.now() - begun) * (SHARE_OF_TIME - 1);
+    this.#spent(performance.now() - begun);
+    this.#isFresh = true;
     this.#draw();
+  }
+
+  /** Let what took `spentMs` be followed by a time without more of it. */
+  #spent(spentMs) {
+    const now = performance.now();
+    this.#notBefore = Math.max(this.#notBefore, now) + spentMs * (SHARE_OF_TIME - 1);
   }
 
   /** A thought that stays where it is while others come: the selected one if it is seen, else that in the middle. */
@@ -250,10 +258,15 @@ class GraphView {
       this.#theme = readGraphTheme(this.#canvas);
       this.#minimap.take(this.#scene, this.#looks, this.#theme);
     }
+    const begun = performance.now();
     const what = { scene: this.#scene, looks: this.#looks, theme: this.#theme };
     this.#picture.show(what, this.#camera, this.#focus);
     this.#minimap.frame(this.#camera, this.#theme);
     this.#canvas.dataset.drawn = String(this.#scene.order.length);
+    if (this.#isFresh) {
+      this.#isFresh = false;
+      this.#spent(performance.now() - begun);
+    }
   }
 
   #resize() {

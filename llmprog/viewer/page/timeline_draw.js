@@ -3,11 +3,12 @@
 import { axisMoments } from "./timeline_layout.js";
 import { formatDuration, shorten, visible } from "./text.js";
 
-/** Heights of the parts, from above, in pixels; the lanes follow below. */
-export const TIMELINE_PARTS = { axis: 24, area: 58, path: 30, margin: 12 };
+// Heights of the parts, from above, in pixels; the lanes follow below.
+const TIMELINE_PARTS = { axis: 24, area: 58, path: 30, margin: 12 };
 const LANE = { smallest: 5, largest: 22 };
-const SHORTEST_BAR_PX = 1.5;
+const SHORTEST_BAR_PX = 2;
 const LABEL_FROM_PX = 46;
+const LABEL_LANE_PX = 15;
 
 /** Where the lanes begin, in pixels. */
 export const TIMELINE_TOP = TIMELINE_PARTS.axis + TIMELINE_PARTS.area + TIMELINE_PARTS.path + TIMELINE_PARTS.margin;
@@ -21,7 +22,7 @@ export function laneHeight(count, room) {
 export function readTimelineTheme(element) {
   const style = getComputedStyle(element);
   const color = (name) => style.getPropertyValue(`--${name}`).trim();
-  const names = ["surface", "raised", "ink", "quiet", "line", "accent", "invalid", "focus"];
+  const names = ["surface", "raised", "ink", "quiet", "line", "invalid", "focus"];
   return {
     ...Object.fromEntries(names.map((name) => [name, color(name)])),
     areaFill: color("scale-1"),
@@ -64,13 +65,14 @@ export function drawTimeline(canvas, lines, view, theme, focus) {
 
 const toX = (view, moment) => (moment - view.from) * view.perSecond;
 
-/** The rectangle of a bar: its place among the lanes, at least as wide as can be seen. */
+/** The rectangle of a bar, in whole pixels, which are drawn faster; at least as wide as can be seen. */
 function barBox(bar, view) {
-  const left = toX(view, bar.start);
+  const left = Math.round(toX(view, bar.start));
+  const right = Math.round(toX(view, bar.end));
   const gap = view.lane >= 9 ? 2 : view.lane >= 6 ? 1 : 0;
-  const top = TIMELINE_TOP + bar.lane * view.lane - view.scroll;
-  const width = Math.max(SHORTEST_BAR_PX, (bar.end - bar.start) * view.perSecond);
-  return { left, top, width, height: view.lane - gap };
+  const top = Math.round(TIMELINE_TOP + bar.lane * view.lane - view.scroll);
+  const bottom = Math.round(TIMELINE_TOP + (bar.lane + 1) * view.lane - view.scroll);
+  return { left, top, width: Math.max(SHORTEST_BAR_PX, right - left), height: Math.max(1, bottom - top - gap) };
 }
 
 function isSeen({ left, top, width, height }, view) {
@@ -103,28 +105,33 @@ function axisLabel(moment, step) {
   return `${moment.toFixed(digits)} s`;
 }
 
-/** The number of calls under way, as an area with its highest value written beside it. */
+/** The number of calls under way, as an area: of each column of pixels the most, so that no short peak is lost. */
 function drawArea(context, lines, view, theme) {
   const { axis, area } = TIMELINE_PARTS;
   const bottom = axis + area;
   const unit = (area - 16) / Math.max(lines.most, 1);
-  const outline = new Path2D();
-  let [height, lastX] = [0, Math.max(0, toX(view, 0))];
-  outline.moveTo(lastX, bottom);
-  for (const step of lines.steps) {
-    const x = Math.min(view.width, Math.max(0, toX(view, step.at)));
-    outline.lineTo(x, bottom - height);
-    height = step.count * unit;
-    outline.lineTo(x, bottom - height);
-    lastX = x;
+  const columns = new Int32Array(Math.ceil(view.width));
+  const column = (moment) => Math.max(0, Math.min(columns.length, Math.round(toX(view, moment))));
+  lines.steps.forEach(({ at, count }, index) => {
+    const last = column(lines.steps[index + 1]?.at ?? lines.wallS);
+    for (let x = column(at), first = x; x < Math.max(last, first + 1) && x < columns.length; x += 1) {
+      columns[x] = Math.max(columns[x], count);
+    }
+  });
+  for (let from = 0, to = 0; from < columns.length; from = to) {
+    while (to < columns.length && columns[to] === columns[from]) {
+      to += 1;
+    }
+    if (columns[from] > 0) {
+      const height = Math.max(2, Math.round(columns[from] * unit));
+      context.fillStyle = theme.areaFill;
+      context.fillRect(from, bottom - height, to - from, height);
+      context.fillStyle = theme.areaLine;
+      context.fillRect(from, bottom - height, to - from, 1);
+    }
   }
-  outline.lineTo(Math.max(lastX, Math.min(view.width, toX(view, lines.wallS))), bottom - height);
-  outline.lineTo(Math.max(lastX, Math.min(view.width, toX(view, lines.wallS))), bottom);
-  context.fillStyle = theme.areaFill;
-  context.fill(outline);
-  context.strokeStyle = theme.areaLine;
-  context.lineWidth = 1;
-  context.stroke(outline);
+  context.fillStyle = theme.line;
+  context.fillRect(0, bottom, view.width, 1);
   context.fillStyle = theme.quiet;
   context.fillText(`${lines.most} at a time`, 6, axis + 8);
 }
@@ -148,87 +155,100 @@ function drawPath(context, lines, view, theme) {
       context.fillText("waiting", at + 6, top + height / 2 + 1);
     }
   }
-  for (const bar of lines.bars) {
-    if (lines.critical.has(bar.id)) {
-      const { left, width } = barBox(bar, view);
-      context.fillStyle = theme.series[bar.color - 1];
-      context.fillRect(left, top, width, height);
-      context.fillStyle = theme.ink;
-      context.fillRect(left, top + height, width, 2);
-    }
+  for (const bar of lines.critical) {
+    const { left, width } = barBox(bar, view);
+    context.fillStyle = theme.series[bar.color - 1];
+    context.fillRect(left, top, width, height);
+    context.fillStyle = theme.ink;
+    context.fillRect(left, top + height, width, 2);
   }
 }
 
 function drawBars(context, lines, view, theme) {
-  const failed = hatch(context, theme.surface, null);
-  const byColor = new Map();
-  const critical = [];
-  for (const bar of lines.bars) {
-    const box = barBox(bar, view);
-    if (isSeen(box, view)) {
-      const group = byColor.get(bar.color) ?? [];
-      group.push([bar, box]);
-      byColor.set(bar.color, group);
-      if (lines.critical.has(bar.id)) {
-        critical.push(box);
+  for (const [color, bars] of lines.plain) {
+    context.fillStyle = theme.series[color - 1];
+    const filledTo = new Int32Array(lines.laneCount).fill(-1e9);
+    for (const bar of bars) {
+      const box = barBox(bar, view);
+      // A bar that others of its colour have covered already is left out: many are narrower than a pixel.
+      if (isSeen(box, view) && box.left + box.width > filledTo[bar.lane]) {
+        context.fillRect(box.left, box.top, box.width, box.height);
+        filledTo[bar.lane] = box.left + box.width;
       }
     }
   }
-  for (const [color, group] of byColor) {
-    for (const [bar, box] of group) {
-      context.fillStyle = theme.series[color - 1];
-      drawBar(context, bar, box, theme, failed);
+  const failed = hatch(context, theme.surface, null);
+  for (const bar of lines.marked) {
+    const box = barBox(bar, view);
+    if (isSeen(box, view)) {
+      drawMarked(context, bar, box, theme, failed);
     }
   }
-  context.strokeStyle = theme.ink;
-  context.lineWidth = 1.5;
-  for (const { left, top, width, height } of critical) {
-    context.strokeRect(left - 0.5, top - 0.5, width + 1, height + 1);
+  if (view.lane >= LABEL_LANE_PX) {
+    drawLabels(context, lines, view, theme);
+  }
+  context.fillStyle = theme.ink;
+  for (const bar of lines.critical) {
+    const { left, top, width, height } = barBox(bar, view);
+    if (isSeen({ left, top, width, height }, view)) {
+      // Four bars: a stroke around a rectangle takes much longer.
+      context.fillRect(left, top, width, 1);
+      context.fillRect(left, top + height - 1, width, 1);
+      context.fillRect(left - 1, top - 1, 2, height + 2);
+      context.fillRect(left + width - 1, top - 1, 2, height + 2);
+    }
   }
 }
 
-/** A bar by its kind: recalled ones are hollow, those under way fade out, failed ones are hatched. */
-function drawBar(context, bar, { left, top, width, height }, theme, failed) {
+/** A call that did not simply settle: recalled ones are hollow, those under way are faint, failed ones are hatched. */
+function drawMarked(context, bar, { left, top, width, height }, theme, failed) {
+  const color = theme.series[bar.color - 1];
   if (bar.kind === "recalled") {
-    context.strokeStyle = context.fillStyle;
-    context.lineWidth = 1.2;
+    context.strokeStyle = color;
+    context.lineWidth = 1;
     context.strokeRect(left + 0.5, top + 0.5, Math.max(width, 4) - 1, height - 1);
     return;
   }
-  context.globalAlpha = bar.kind === "running" || bar.kind === "cut off" ? 0.45 : 1;
+  context.fillStyle = color;
+  context.globalAlpha = bar.kind === "failed" ? 1 : 0.45;
   context.fillRect(left, top, width, height);
   context.globalAlpha = 1;
-  if (bar.kind === "failed" || bar.kind === "cut off") {
+  if (bar.kind !== "running") {
     context.fillStyle = failed;
     context.fillRect(left, top, width, height);
   }
   if (bar.kind === "failed") {
+    const edge = Math.min(3, Math.ceil(height / 3));
     context.fillStyle = theme.invalid;
-    context.fillRect(left, top + height - Math.min(3, height / 3), width, Math.min(3, height / 3));
+    context.fillRect(left, top + height - edge, width, edge);
   }
-  if (width >= LABEL_FROM_PX && height >= 13) {
-    const shown = Math.max(left, 0);
-    const room = Math.floor((left + width - shown - 8) / 6.5);
-    if (room >= 4) {
-      context.fillStyle = theme.surface;
-      context.fillText(shorten(visible(bar.call.node), room), shown + 5, top + height / 2 + 0.5);
+}
+
+/** The names of nodes, on bars that have room for them. */
+function drawLabels(context, lines, view, theme) {
+  context.fillStyle = theme.surface;
+  for (const bar of lines.bars) {
+    if ((bar.end - bar.start) * view.perSecond >= LABEL_FROM_PX) {
+      const box = barBox(bar, view);
+      const shown = Math.max(box.left, 0);
+      const room = Math.floor((box.left + box.width - shown - 8) / 6.5);
+      if (room >= 4 && isSeen(box, view)) {
+        context.fillText(shorten(visible(bar.call.node), room), shown + 5, box.top + box.height / 2 + 0.5);
+      }
     }
   }
 }
 
 /** A thin mark where an attempt failed: rate limits in a colour of their own. */
 function drawAttempts(context, lines, view, theme) {
-  for (const bar of lines.bars) {
-    const box = bar.call.attempts.length > 0 ? barBox(bar, view) : null;
-    if (box === null || !isSeen(box, view)) {
-      continue;
-    }
-    for (const attempt of bar.call.attempts) {
-      const x = toX(view, attempt.at + (attempt.duration_s ?? 0));
+  for (const bar of lines.retried) {
+    const box = barBox(bar, view);
+    for (const attempt of isSeen(box, view) ? bar.call.attempts : []) {
+      const x = Math.round(toX(view, attempt.at + (attempt.duration_s ?? 0)));
       context.fillStyle = theme.surface;
-      context.fillRect(x - 2.5, box.top - 1, 5, box.height + 2);
+      context.fillRect(x - 2, box.top - 1, 5, box.height + 2);
       context.fillStyle = isRateLimit(attempt) ? theme.rateLimit : theme.invalid;
-      context.fillRect(x - 1.5, box.top - 1, 3, box.height + 2);
+      context.fillRect(x - 1, box.top - 1, 3, box.height + 2);
     }
   }
 }

@@ -8,9 +8,9 @@ const NODE_SERIES = [1, 3, 5, 4, 7, 6, 8, 2];
 /**
  * The timeline of a model as it is now.
  * @param {object} model a `RunModel`
- * @returns {object} `wallS`; `bars`: a call, its span and lane each, in the order of sending; `laneCount`; `nodes`: names
- *   with the number of their colour; `steps` and `most`: the calls under way; `path`: of `criticalPath`; `critical`: its
- *   ids as a set
+ * @returns {object} `wallS`; `bars`: a call, its span and lane each, in the order of sending; of these `plain` by colour,
+ *   `marked` (all that are not simply settled), `critical` (on the critical path) and `retried`; `laneCount`; `nodes`:
+ *   names with the number of their colour; `steps` and `most`: the calls under way; `path`: of `criticalPath`
  */
 export function layTimeline(model) {
   const calls = [...model.calls.values()];
@@ -31,7 +31,15 @@ export function layTimeline(model) {
     return { ...span, call, lane: lanes[index], kind: kindOf(call), color: nodes.get(call.node) };
   });
   const most = steps.reduce((high, step) => Math.max(high, step.count), 0);
-  return { wallS, bars, laneCount: count, nodes, steps, most, path, critical: new Set(path.ids) };
+  const onPath = new Set(path.ids);
+  const plain = new Map([...nodes.values()].map((color) => [color, []]));
+  const marked = [];
+  for (const bar of bars) {
+    (bar.kind === "settled" ? plain.get(bar.color) : marked).push(bar);
+  }
+  const critical = bars.filter((bar) => onPath.has(bar.id));
+  const retried = bars.filter((bar) => bar.call.attempts.length > 0);
+  return { wallS, bars, plain, marked, critical, retried, laneCount: count, nodes, steps, most, path };
 }
 
 /** What became of a call: `running`, `cut off`, `failed`, `recalled` (from a cache or another run), or `settled`. */
