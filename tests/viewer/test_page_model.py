@@ -75,6 +75,34 @@ def test_the_solution_goes_back_to_the_root_by_the_best_way(evaluate):
     assert evaluate("model.js", solution, [unsolved]) == [[2, 0], False]
 
 
+@pytest.mark.parametrize(("answer", "is_solved"), [("42", True), (None, False)])
+def test_without_a_goal_a_search_is_solved_by_an_answer(evaluate, answer, is_solved):
+    batch = {
+        "searches": [{"path": "", "has_goal": False}],
+        "thoughts": [thought(0, []), thought(1, [0], answer=answer)],
+        "finished": [{"path": "", "stopped": "done", "thought": 1}],
+    }
+    assert evaluate("model.js", MODEL % "model.search('').isSolved", [batch]) is is_solved
+
+
+def test_a_canvas_that_is_recorded_again_takes_the_place_of_the_first(evaluate):
+    canvas = {"path": "", "question": 3, "sample": 1, "num_steps": 5}
+    batches = [{"canvases": [canvas, canvas | {"sample": 2}]}, {"canvases": [canvas | {"num_steps": 9}]}]
+    wanted = MODEL % "[model.canvases('').map((c) => c.num_steps), model.canvas('', 3, 2).sample, model.canvases('1')]"
+    assert evaluate("model.js", wanted, batches) == [[9, 5], 2, []]
+
+
+def test_a_vote_counts_the_samples_that_had_arrived(evaluate):
+    def vote(histogram, num_valid):
+        return {"path": "", "at": 0.0, "histogram": histogram, "num_samples": 3, "num_valid": num_valid}
+
+    votes = [vote([["a", 1]], 1), vote([["a", 1]], 1), vote([["a", 2]], 2), vote([["a", 2]], 2)]
+    batch = {"searches": [{"path": "", "has_goal": False}], "votes": votes}
+    taken = "((model) => { model.apply(given[0]); return m.votesOf(model, '').map((v) => v.num_arrived); })(given[1])"
+    model = "{ votes: [], apply(batch) { this.votes = batch.votes; }, search() { return this; } }"
+    assert evaluate("vote_view.js", taken.replace("given[1]", model), batch) == [1, 2, 3, 3]
+
+
 def test_a_search_that_begins_again_loses_what_it_had(evaluate):
     again = {"searches": [{"path": "", "has_goal": True}], "thoughts": [thought(0, [])]}
     assert evaluate("model.js", MODEL % "model.search('').thoughts.length", [TREE, again]) == 1
@@ -176,3 +204,14 @@ def test_children_that_are_text_stay_text(evaluate):
 def test_an_element_takes_no_style_no_handler_and_no_foreign_link_as_an_attribute(evaluate, props):
     attempt = "(() => { try { m.el('a', given[0]); return ''; } catch (error) { return error.message; } })()"
     assert evaluate("text.js", attempt, props) != ""
+
+
+def test_an_answer_that_is_final_is_asked_for_once_and_a_failure_again(evaluate):
+    asked = (
+        "(async () => { const asked = []; let works = false; "
+        "const ask = async (n) => { asked.push(n); if (!works) throw new Error('no'); return n; }; "
+        "const load = m.remembered(ask, (n) => n < 10); "
+        "await load(1).catch(() => null); works = true; await load(1); await load(1); await load(20); await load(20); "
+        "return asked; })()"
+    )
+    assert evaluate("source.js", asked) == [1, 1, 20, 20]
