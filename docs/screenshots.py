@@ -12,10 +12,8 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from llmprog import open_store
@@ -26,7 +24,6 @@ from llmprog.viewer.feed import RunFeed
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs/images"
 SIZE = {"width": 1280, "height": 800}
-NUM_COLOURS = 256  # pages have few, so a picture takes some ten kilobytes
 SETTLED_MS = 1000  # for what is drawn frame by frame
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
 QUESTION = "(47 - 15) * 5 - 63 + 21"
@@ -101,8 +98,8 @@ def before_the_goal(store: RunStore, run_id: str) -> int:
     return int(parents[found][0])
 
 
-def take(page: Page, picture: Picture, address: str, ids: dict[str, str]) -> bytes:
-    """The picture as a PNG of few colours."""
+def take(page: Page, picture: Picture, address: str, ids: dict[str, str], path: Path) -> None:
+    """Write the picture as a PNG."""
     page.goto(f"{address}#{picture.address.format(**ids)}")
     page.get_by_test_id(picture.wait_for).first.wait_for()
     if picture.fill is not None:
@@ -111,10 +108,7 @@ def take(page: Page, picture: Picture, address: str, ids: dict[str, str]) -> byt
     if picture.scroll_to is not None:
         page.get_by_test_id(picture.scroll_to).first.evaluate("(element) => element.scrollIntoView()")
     page.wait_for_timeout(SETTLED_MS)
-    shown = Image.open(BytesIO(page.screenshot())).convert("RGB")
-    small = BytesIO()
-    shown.quantize(NUM_COLOURS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-    return small.getvalue()
+    page.screenshot(path=path)
 
 
 def main() -> None:
@@ -134,7 +128,7 @@ def main() -> None:
             page.goto(address)  # logs in, and is sent on to the page itself
             for name in names:
                 path = IMAGES / f"viewer-{name}.png"
-                path.write_bytes(take(page, PICTURES[name], page.url.partition("#")[0], ids))
+                take(page, PICTURES[name], page.url.partition("#")[0], ids, path)
                 print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1024} KiB")  # noqa: T201 - a script's output
             browser.close()
 
