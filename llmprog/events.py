@@ -44,6 +44,7 @@ class ThoughtExpanded(SearchEvent):
         requests: ``requests[i]`` is what ``completions[i]`` is a sample of.
         tag: The tag of the ``Expand`` or ``Merge`` action that asked for it.
         nodes: ``nodes[i]`` is the generator that made ``children[i]``.
+        is_better: Whether ``children[i]`` was known, and its own path leads this way from now on.
         asked: ``asked[i]`` is what a node that calls its model itself had asked when it gave ``children[i]``; empty
             where no node does.
     """
@@ -56,6 +57,7 @@ class ThoughtExpanded(SearchEvent):
     tag: int
     requests: tuple[Request | None, ...] = ()
     nodes: tuple[str, ...] = ()
+    is_better: tuple[bool, ...] = ()
     asked: tuple[Questions, ...] = ()
 
 
@@ -94,9 +96,15 @@ class ThoughtsPruned(SearchEvent):
 
 @dataclass(slots=True)
 class VotesChanged(SearchEvent):
-    """The vote has heard more samples; it is told after each of the first, later less often, and at the end."""
+    """The vote has heard more samples; it is told after each of the first, later less often, and at the end.
+
+    Attributes:
+        votes: The vote as it stands.
+        num_heard: Samples that it has heard, valid or not; ``votes.num_samples`` counts those that are drawn.
+    """
 
     votes: VoteResult
+    num_heard: int
 
 
 @dataclass(slots=True)

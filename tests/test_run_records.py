@@ -12,7 +12,7 @@ from llmprog.errors import StoreError
 from llmprog.events import ThoughtChecked, ThoughtsPruned, VotesChanged
 from llmprog.exports.thoughts import read_thoughts
 from llmprog.runs.store import open_store
-from llmprog.search import BeamSearch, BreadthFirstSearch, SelfConsistency
+from llmprog.search import BeamSearch, BreadthFirstSearch, DepthFirstSearch, SelfConsistency
 from llmprog.viewer.details import call_details, canvas_details
 from llmprog.viewer.feed import RunFeed
 
@@ -125,6 +125,28 @@ def test_events_of_a_search_have_its_graph():
     assert dict(scores) == {thought.state: thought.score for thought in result.graph if thought.id}
 
 
+WAYS = {"start": ["left", "right"], "left": ["detour"], "detour": ["end"], "right": ["end"], "end": ["beyond"]}
+
+
+@generator
+def walk(state: str) -> list[str]:
+    return WAYS.get(state, [])
+
+
+def test_a_better_way_to_a_thought_is_told_apart(tmp_path):
+    walks = Program(generators=[walk], controller=DepthFirstSearch(max_depth=8), name="walks")
+    result, kept_run = kept(open_store(tmp_path), walks, "start")
+    with kept_run:
+        records = gathered(kept_run)
+    parents = {record["id"]: record["parents"] for record in records["thoughts"]}
+    better = {record["id"]: record["parents"] for record in records["arrivals"] if record["is_best"]}
+    assert [result.graph[thought].state for thought in better] == ["end"]
+    assert len(records["arrivals"]) == 2  # the other leads to "beyond", by the way that is known
+    assert {t: tuple(ids) for t, ids in (parents | better).items()} == {
+        thought.id: result.graph.parents_of(thought.id) for thought in result.graph
+    }
+
+
 @generator(prompt="What is it?")
 def say(state: str, completion: str) -> str:
     return completion
@@ -141,6 +163,7 @@ def test_a_vote_is_kept_as_its_samples_arrive(tmp_path):
     with kept_run:
         votes = gathered(kept_run)["votes"]
     assert [sum(n for _, n in v["histogram"]) for v in votes] == [*range(1, 10), 9]
+    assert [v["num_heard"] for v in votes] == [*range(1, 10), 9]
     assert votes[-1]["histogram"] == [[said, n] for said, n in result.votes.histogram] == [["yes", 6], ["no", 3]]
     assert votes[-1]["confidence"] == result.votes.confidence
     assert len([event for event in told if isinstance(event, VotesChanged)]) == len(votes)

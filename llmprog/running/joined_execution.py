@@ -214,7 +214,7 @@ class _Parts:
             graph.mark_goal(answered)
         if tell is not None:
             if outcome.votes is not None:
-                tell(VotesChanged(outcome.votes, graph=graph))
+                tell(VotesChanged(outcome.votes, outcome.votes.num_samples, graph=graph))
             tell(RunFinished(outcome.stopped, answered, graph=graph))
         return graph, answered
 

@@ -120,8 +120,8 @@ class ThoughtRecords:
     the digest of the request whose sample the thought was parsed from; only thoughts that may be answered with have an
     ``answer``; ``full`` is a state that ``state`` cuts short; ``asked`` has the digests of what an async node asked.
     Another way to a known thought is a shorter entry, ``{"again", "parents", "node", "sample", "call"}``, with
-    ``is_best`` where the thought's own path leads that way. An entry of ``verdicts`` is ``{"thought", "checker",
-    "score", "valid", "reason"}``, and ``asked`` where a model was asked for it this time.
+    ``is_best`` where the thought's own path leads that way from then on. An entry of ``verdicts`` is
+    ``{"thought", "checker", "score", "valid", "reason"}``, and ``asked`` where a model was asked for it this time.
 
     Args:
         journal: Where to.
@@ -153,7 +153,8 @@ class ThoughtRecords:
             pruned = [{"thought": thought, "reason": reason} for thought, reason in event.thoughts]
             self._journal.event(self._path, "pruned", pruned)
         elif isinstance(event, VotesChanged):
-            self._journal.event(self._path, "votes", event.votes.to_json(max_answers=_MAX_ANSWERS))
+            votes = event.votes.to_json(max_answers=_MAX_ANSWERS) | {"num_heard": event.num_heard}
+            self._journal.event(self._path, "votes", votes)
         elif isinstance(event, RunFinished):
             self._journal.event(self._path, "finished", {"stopped": event.stopped, "thought": event.thought})
 
@@ -167,11 +168,12 @@ class ThoughtRecords:
             event.is_new,
             event.nodes,
             event.samples,
+            event.is_better or (False,) * count,
             event.requests or (None,) * count,
             event.asked or ((),) * count,
             strict=True,
         )
-        for child, is_new, node, sample, request, asked in told:
+        for child, is_new, node, sample, is_better, request, asked in told:
             entry: dict[str, Any] = {
                 ("id" if is_new else "again"): child,
                 "parents": event.parents,
@@ -181,7 +183,7 @@ class ThoughtRecords:
             }
             if is_new:
                 entry |= self._state(child)
-            elif self._graph.parents_of(child) == event.parents:
+            elif is_better:
                 entry["is_best"] = True
             if asked:
                 entry["asked"] = _digests(asked)

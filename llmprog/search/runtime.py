@@ -175,7 +175,8 @@ class Search:
         outcome = self.outcome(stopped)
         if self._observe is not None:
             if outcome.votes is not None:
-                self._observe(VotesChanged(outcome.votes, graph=self.graph))
+                heard = self.controller.num_ballots or outcome.votes.num_samples
+                self._observe(VotesChanged(outcome.votes, heard, graph=self.graph))
             self._observe(RunFinished(stopped, outcome.thought, graph=self.graph))
         return outcome
 
@@ -235,7 +236,7 @@ class Search:
             self._ballots_told = ballots
             votes = self.controller.votes(self.graph)
             if votes is not None:
-                self._observe(VotesChanged(votes, graph=self.graph))
+                self._observe(VotesChanged(votes, ballots, graph=self.graph))
 
     def _was_stopped(self) -> bool:
         return self._stop is not None and self._stop.is_set()
@@ -426,6 +427,7 @@ class Search:
         self._start_judging(made)  # those of plain Python moves; the others are under way
         children: list[int] = []
         is_new: list[bool] = []
+        is_better: list[bool] = []
         completions: list[Completion | None] = []
         references: dict[int, int] = {}
         checks: list[tuple[int, Any]] = []
@@ -440,11 +442,14 @@ class Search:
                 if reference < 0:
                     reference = references[id(completion)] = graph.add_completion(completion)
             completions.append(completion)
+            known = graph.find(candidate.key)
+            way = () if known is None else graph.parents_of(known)
             thought, new = graph.add(
                 candidate.state, candidate.key, parents, candidate.generator, candidate.sample, reference
             )
             children.append(thought)
             is_new.append(new)
+            is_better.append(not new and graph.parents_of(thought) != way)
             if not new:
                 continue
             for name, verdict in candidate.verdicts:
@@ -466,6 +471,7 @@ class Search:
             tag=tag,
             requests=tuple(candidate.request for candidate in made) if references else (),
             nodes=tuple(self._names[candidate.generator] for candidate in made),
+            is_better=tuple(is_better),
             asked=asked if any(asked) else (),
             graph=graph,
         )

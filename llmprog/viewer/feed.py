@@ -152,7 +152,8 @@ class RunFeed:
             yield from (("pruned", {"id": self._known(path, e["thought"]), "reason": str(e["reason"])}) for e in data)
         elif kind == "votes":
             histogram = [[str(entry["answer"]), float(entry["votes"])] for entry in data["histogram"]]
-            yield "votes", {**data, "at": at, "histogram": histogram}
+            heard = int(data.get("num_heard", data["num_samples"]))
+            yield "votes", {**data, "at": at, "histogram": histogram, "num_heard": heard}
         elif kind == "canvas":
             question = self._questions.get(str(data["call"]))
             yield "canvases", {"question": question, "sample": int(data["sample"]), "num_steps": len(data["steps"])}

@@ -40,7 +40,7 @@ def progress_with(states=(), *, written="", votes=None):
     for thought in made:
         progress(ThoughtChecked(thought, graph=graph))
     if votes is not None:
-        progress(VotesChanged(votes, graph=graph))
+        progress(VotesChanged(votes, votes.num_samples, graph=graph))
     if written:
         progress(CompletionDelta("node", ASKED, Delta(sample=0, text=written)))
     return progress

@@ -92,17 +92,6 @@ def test_a_canvas_that_is_recorded_again_takes_the_place_of_the_first(evaluate):
     assert evaluate("model.js", wanted, batches) == [[9, 5], 2, []]
 
 
-def test_a_vote_counts_the_samples_that_had_arrived(evaluate):
-    def vote(histogram, num_valid):
-        return {"path": "", "at": 0.0, "histogram": histogram, "num_samples": 3, "num_valid": num_valid}
-
-    votes = [vote([["a", 1]], 1), vote([["a", 1]], 1), vote([["a", 2]], 2), vote([["a", 2]], 2)]
-    batch = {"searches": [{"path": "", "has_goal": False}], "votes": votes}
-    taken = "((model) => { model.apply(given[0]); return m.votesOf(model, '').map((v) => v.num_arrived); })(given[1])"
-    model = "{ votes: [], apply(batch) { this.votes = batch.votes; }, search() { return this; } }"
-    assert evaluate("vote_view.js", taken.replace("given[1]", model), batch) == [1, 2, 3, 3]
-
-
 def test_a_search_that_begins_again_loses_what_it_had(evaluate):
     again = {"searches": [{"path": "", "has_goal": True}], "thoughts": [thought(0, [])]}
     assert evaluate("model.js", MODEL % "model.search('').thoughts.length", [TREE, again]) == 1

@@ -16,7 +16,7 @@ const LINES = 5;
  * @returns {SVGElement}
  */
 export function voteCourse(votes, index, colours, width, onMoment) {
-  const last = votes.at(-1).num_arrived || 1;
+  const last = votes.at(-1).num_heard || 1;
   const right = width - MARGIN.right;
   const bottom = HEIGHT - MARGIN.bottom;
   const x = (samples) => MARGIN.left + ((right - MARGIN.left) * samples) / last;
@@ -24,12 +24,12 @@ export function voteCourse(votes, index, colours, width, onMoment) {
 
   const answers = [...colours.keys()].slice(0, LINES);
   const lines = answers.map((answer) => {
-    const points = votes.map((vote) => [x(vote.num_arrived), y(shareOf(vote, answer))]);
+    const points = votes.map((vote) => [x(vote.num_heard), y(shareOf(vote, answer))]);
     return svg("path", { d: stairs(points), class: `course-line series-${colours.get(answer)}` });
   });
   const sure = votes.filter((vote) => typeof vote.confidence === "number");
   if (sure.length > 1) {
-    const points = sure.map((vote) => [x(vote.num_arrived), y(vote.confidence)]);
+    const points = sure.map((vote) => [x(vote.num_heard), y(vote.confidence)]);
     lines.push(svg("path", { d: stairs(points), class: "course-line confidence" }));
   }
 
@@ -50,8 +50,8 @@ export function voteCourse(votes, index, colours, width, onMoment) {
     ),
     lines,
     svg("line", {
-      x1: x(votes[index].num_arrived),
-      x2: x(votes[index].num_arrived),
+      x1: x(votes[index].num_heard),
+      x2: x(votes[index].num_heard),
       y1: MARGIN.top,
       y2: bottom,
       class: "course-now",
@@ -93,7 +93,7 @@ function ticks(last) {
 function nearest(votes, samples) {
   let best = 0;
   for (const [index, vote] of votes.entries()) {
-    if (Math.abs(vote.num_arrived - samples) <= Math.abs(votes[best].num_arrived - samples)) {
+    if (Math.abs(vote.num_heard - samples) <= Math.abs(votes[best].num_heard - samples)) {
       best = index;
     }
   }

@@ -72,7 +72,7 @@ export function createVoteView({ model, path }) {
     const colours = coloursOf(all.at(-1));
     fill(summary, summaryOf(all[index], isAtEnd));
     fill(bars, barsOf(all[index], colours, isUnfolded ? Infinity : BARS_AT_FIRST, unfold));
-    moment.textContent = `after ${formatPlural(all[index].num_arrived, "sample")}`;
+    moment.textContent = `after ${formatPlural(all[index].num_heard, "sample")}`;
     if (all.length > 1) {
       fill(chart, voteCourse(all, index, colours, Math.max(chart.clientWidth, NARROWEST), showAt));
     }
@@ -105,20 +105,16 @@ export function createVoteView({ model, path }) {
 /**
  * The moments of a search's vote; of a run that kept none while it ran, the vote that it ended with.
  *
- * `num_samples` of a moment counts the samples that were asked for, `num_arrived` those that had arrived: each moment
- * came with one more, until the last, which is said twice.
+ * `num_samples` of a moment counts the samples that were drawn, `num_heard` those that the vote had heard.
  */
 export function votesOf(model, path) {
   const votes = model.search(path)?.votes ?? [];
   const last = path === "" ? model.run?.result?.votes : null;
   if (votes.length === 0 && last?.histogram?.length) {
     const histogram = last.histogram.map((entry) => [entry.answer, entry.votes]);
-    return [{ ...last, histogram, num_arrived: last.num_samples }];
+    return [{ ...last, histogram, num_heard: last.num_samples }];
   }
-  return votes.map((vote, index) => ({
-    ...vote,
-    num_arrived: Math.max(vote.num_valid, Math.min(index + 1, vote.num_samples)),
-  }));
+  return votes;
 }
 
 /** A colour's number for each of the answers that lead in the end, by answer. */
@@ -132,10 +128,10 @@ function totalOf(vote) {
 
 function summaryOf(vote, isLast) {
   const [leader] = vote.histogram;
-  const without = vote.num_arrived - vote.num_valid;
+  const without = vote.num_heard - vote.num_valid;
   const allowed = vote.num_allowed ? ` of ${formatCount(vote.num_allowed)} allowed` : "";
   const used = el("progress", { max: vote.num_allowed || vote.num_samples, "aria-label": "Samples used" });
-  used.value = vote.num_arrived;
+  used.value = vote.num_heard;
   return [
     el(
       "div",
@@ -161,7 +157,7 @@ function summaryOf(vote, isLast) {
       "div",
       { class: "fact" },
       el("h2", {}, "Samples"),
-      el("p", { class: "big", "data-testid": "vote-samples" }, `${formatCount(vote.num_arrived)}${allowed}`),
+      el("p", { class: "big", "data-testid": "vote-samples" }, `${formatCount(vote.num_heard)}${allowed}`),
       used,
       without > 0 && el("p", { class: "quiet" }, `${formatCount(without)} without a valid answer`),
     ),
