@@ -5,6 +5,7 @@ import { formatShare, formatValue, shorten, svg } from "./text.js";
 const HEIGHT = 240;
 const MARGIN = { left: 48, right: 130, top: 12, bottom: 30 };
 const LINES = 5;
+const NAME_HEIGHT = 15;
 
 /**
  * The picture; a click or drag in it goes to the moment under the pointer.
@@ -111,8 +112,8 @@ function legend(answers, colours, vote, sure, y, right) {
     names.push({ text: "confidence", class: "confidence", y: y(sure.at(-1).confidence) + 4 });
   }
   names.sort((one, other) => one.y - other.y);
-  for (let i = 1; i < names.length; i += 1) {
-    names[i].y = Math.max(names[i].y, names[i - 1].y + 15);
+  for (let i = names.length - 1, below = y(0) + 4 + NAME_HEIGHT; i >= 0; i -= 1) {
+    names[i].y = below = Math.min(names[i].y, below - NAME_HEIGHT); // upward: below the axis there is no room
   }
   return names.map((name) => svg("text", { x: right + 8, y: name.y, class: `course-name ${name.class}` }, name.text));
 }
