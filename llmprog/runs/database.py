@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import sqlite3
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -267,6 +266,7 @@ class SqliteFile:
             timeout=self._busy_timeout_s,
             isolation_level=None,
             check_same_thread=False,
+            factory=_ClosedWhenGone,
         )
         connection.execute("PRAGMA trusted_schema = OFF")
         if mode.startswith("ro"):
@@ -316,6 +316,14 @@ class SqliteFile:
                 connection.execute(f"PRAGMA user_version = {version + 1}")
 
 
+class _ClosedWhenGone(sqlite3.Connection):
+    """A connection that closes when nobody has it any more, as files do; Python 3.13 warns of others."""
+
+    def __del__(self) -> None:
+        with contextlib.suppress(sqlite3.ProgrammingError):  # it was never opened
+            self.close()
+
+
 class MemoryDatabase:
     """A run that is kept as long as its store is open: one connection, which reads and writes."""
 
@@ -323,8 +331,9 @@ class MemoryDatabase:
     errors = SqliteFile.errors
 
     def __init__(self) -> None:
-        self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        weakref.finalize(self, self._connection.close)  # nobody else can say when the last reader is gone
+        self._connection = sqlite3.connect(
+            ":memory:", isolation_level=None, check_same_thread=False, factory=_ClosedWhenGone
+        )
         for statement in create_statements(SQLITE):
             self._connection.execute(statement)
 
@@ -332,7 +341,7 @@ class MemoryDatabase:
         return self._connection
 
     def reader(self) -> Connection:
-        return Lent(self._connection, owner=self)
+        return Lent(self._connection)
 
     def insert(self, connection: Connection, insert: Insert, rows: Sequence[Sequence[Any]]) -> None:
         _insert_in_few_statements(connection, insert, rows)
@@ -350,8 +359,7 @@ class MemoryDatabase:
 class Lent:
     """A connection that whoever has it must not close."""
 
-    def __init__(self, connection: Connection, owner: object = None) -> None:
-        self._owner = owner  # kept, if it closes the connection when nobody has it any more
+    def __init__(self, connection: Connection) -> None:
         self.execute = connection.execute
 
     def close(self) -> None:
