@@ -108,7 +108,7 @@ def test_time_ends_a_run_that_waits_for_a_model():
     assert (result.stopped, slow.num_in_flight) == ("budget", 0)
     assert result.shortfall.startswith("seconds: 1")
     assert result.answer is not None
-    assert 1 <= result.wall_s < 20
+    assert 0.9 <= result.wall_s < 20
 
 
 def test_runs_share_an_open_ledger():

@@ -33,7 +33,7 @@ sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 def llmprog(*arguments: str, prelude: str = "", timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
     code = f"{prelude}\nfrom llmprog.cli import main; main()"
     environment = {**os.environ, "COLUMNS": "160", "NO_COLOR": "1"}
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
@@ -41,6 +41,8 @@ def llmprog(*arguments: str, prelude: str = "", timeout_s: float = 120) -> subpr
         env=environment,
         check=False,
     )
+    sys.stderr.write(done.stderr)  # shown where a test fails
+    return done
 
 
 def test_run_solves_and_shows_tree_answer_and_spending() -> None:

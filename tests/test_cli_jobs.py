@@ -88,6 +88,7 @@ def worked(place):
 
 def started(place, *more, pause_s):
     """The command in a process of its own, to be killed."""
+    pytest.importorskip("torch")  # of the backend that it opens without being told another
     return subprocess.Popen(
         [*COMMAND, *arguments(*more)],
         stdout=subprocess.PIPE,
