@@ -37,7 +37,7 @@ nox.options.sessions = ["tests", "minimal", "lint"]
 
 def build_wheel(session: nox.Session) -> Path:
     """The path of a wheel of the working tree."""
-    folder = Path(session.create_tmp()) / "wheel"
+    folder = Path(session.create_tmp()).resolve() / "wheel"
     shutil.rmtree(folder, ignore_errors=True)
     session.install(CONSTRAINTS, *PROJECT["build-system"]["requires"])
     session.run("python", "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder))
@@ -46,7 +46,7 @@ def build_wheel(session: nox.Session) -> Path:
 
 def copy_without_the_package(session: nox.Session) -> Path:
     """A copy of everything that git knows or would add, but the package."""
-    target = Path(session.create_tmp()) / "without_sources"
+    target = Path(session.create_tmp()).resolve() / "without_sources"
     shutil.rmtree(target, ignore_errors=True)
     listed = session.run(
         *("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"), external=True, silent=True
@@ -77,7 +77,7 @@ def tests(session: nox.Session) -> None:
 def minimal(session: nox.Session) -> None:
     """Install the wheel alone, use it, and measure what was installed."""
     wheel = build_wheel(session)
-    plain = Path(session.create_tmp()) / "plain"
+    plain = Path(session.create_tmp()).resolve() / "plain"
     session.run("python", "-m", "venv", "--clear", str(plain))
     python = str(plain / "bin" / "python")
     session.run(python, "-m", "pip", "install", "--quiet", CONSTRAINTS, str(wheel), external=True)
