@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import time
+from dataclasses import dataclass, replace
 
 import pytest
 
 from llmprog import Program, Verdict, arun, checker, generator, run
 from llmprog.backends import ScriptedBackend
-from llmprog.errors import StoreError
+from llmprog.errors import ConnectionFailedError, StoreError
 from llmprog.events import ThoughtChecked, ThoughtsPruned, VotesChanged
 from llmprog.exports.thoughts import read_thoughts
+from llmprog.runs.info import RunInfo
 from llmprog.runs.store import open_store
 from llmprog.search import BeamSearch, BreadthFirstSearch, DepthFirstSearch, SelfConsistency
+from llmprog.types import Completion, Prompt, Request, SamplingParams, Usage
 from llmprog.viewer.details import call_details, canvas_details
-from llmprog.viewer.feed import RunFeed
+from llmprog.viewer.feed import BATCH, RunFeed
+from llmprog.viewer.static_file import html_pieces
+
+INFO = RunInfo(kind="run", program="p", program_hash="0" * 64, program_text="p", input="i", config={})
 
 
 @generator(prompt="after {state}", n=3)
@@ -294,3 +301,69 @@ def test_details_of_what_is_not_there(tmp_path):
             call_details(kept_run, 9999)
         with pytest.raises(StoreError, match="no canvas of question 1, sample 0"):
             canvas_details(kept_run, "", 1, 0)
+
+
+@pytest.mark.parametrize("goal", [lambda state: True, lambda state: state == ""])
+def test_a_run_that_begins_at_its_goal_has_one_thought(tmp_path, goal):
+    _, kept_run = kept(open_store(tmp_path), program(goal=goal))
+    with kept_run:
+        records = gathered(kept_run)
+        page = "".join(html_pieces(kept_run))
+    assert [(record["id"], record["goal"]) for record in records["thoughts"]] == [(0, True)]
+    assert records["finished"] == [{"path": "", "stopped": "goal", "thought": 0}]
+    assert page.endswith("</html>\n")
+
+
+async def test_attempts_come_after_their_calls(tmp_path):
+    store = open_store(tmp_path)
+    journal = store.create(INFO)
+    calls = journal.at("")
+    request = Request(prompt=Prompt.from_text("a"), params=SamplingParams())
+    sent = [await calls.send("think", "test:model", request, Usage(1)) for _ in range(2 * BATCH)]
+    calls.note_attempt(sent[-1], ConnectionFailedError("refused", backend="test:model"), 0.1)
+    await calls.settle(sent[0], [Completion(text="b", usage=Usage(1))], Usage(1), 0.5)
+    known, attempts = set(), []
+    with store.open(journal.id) as run:
+        for batch in RunFeed(run).read():
+            known.update(call["id"] for call in batch.get("calls", ()))
+            attempts += [attempt["call"] in known for attempt in batch.get("attempts", ())]
+    assert attempts == [True]
+    await journal.aclose()
+
+
+async def test_a_search_that_begins_again_makes_room_for_its_thoughts(tmp_path, monkeypatch):
+    monkeypatch.setattr("llmprog.viewer.feed.MOST_THOUGHTS", 3)
+    store = open_store(tmp_path)
+    journal = store.create(INFO)
+    for _ in range(2):
+        journal.event("", "began", {"has_goal": False})
+        for number in range(4):
+            thought = {"id": number, "parents": [], "node": "", "sample": 0, "call": None, "state": "", "goal": False}
+            journal.event("", "thoughts", [thought])
+    await journal.finish("finished", {})
+    await journal.aclose()
+    with store.open(journal.id) as run:
+        found = batches(run)
+    assert [record["id"] for batch in found for record in batch.get("thoughts", ())] == [0, 1, 2, 0, 1, 2]
+    assert [batch["run"] for batch in found if "run" in batch][-1]["left_out"]["thoughts"] == 1
+
+
+def test_reading_a_job_takes_time_that_grows_with_its_rows(tmp_path):
+    store = open_store(tmp_path)
+
+    async def make(num_rows):
+        journal = store.create(replace(INFO, kind="map"))
+        for number in range(num_rows):
+            journal.event(str(number), "began", {"has_goal": False})
+        await journal.finish("finished", {})
+        await journal.aclose()
+        return journal.id
+
+    def seconds(run_id):
+        with store.open(run_id) as run:
+            begun = time.process_time()
+            batches(run)
+            return time.process_time() - begun
+
+    few, many = (asyncio.run(make(num_rows)) for num_rows in (2_000, 16_000))
+    assert min(seconds(many) for _ in range(3)) < 24 * min(seconds(few) for _ in range(3))

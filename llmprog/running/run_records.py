@@ -156,12 +156,14 @@ class ThoughtRecords:
             votes = event.votes.to_json(max_answers=_MAX_ANSWERS) | {"num_heard": event.num_heard}
             self._journal.event(self._path, "votes", votes)
         elif isinstance(event, RunFinished):
+            if not self._told and len(self._graph):  # it ended with its first state
+                self._journal.event(self._path, "thoughts", [self._root()])
             self._journal.event(self._path, "finished", {"stopped": event.stopped, "thought": event.thought})
 
     def _thoughts(self, event: ThoughtExpanded) -> None:
         new: list[dict[str, Any]] = []
         if not self._told:
-            new.append({"id": 0, "parents": (), "node": "", "sample": 0, "call": None} | self._state(0))
+            new.append(self._root())
         count = len(event.children)
         told = zip(
             event.children,
@@ -191,6 +193,9 @@ class ThoughtRecords:
         self._told += len(new)
         if new:
             self._journal.event(self._path, "thoughts", new)
+
+    def _root(self) -> dict[str, Any]:
+        return {"id": 0, "parents": (), "node": "", "sample": 0, "call": None} | self._state(0)
 
     def _state(self, thought: int) -> dict[str, Any]:
         state, is_goal = self._graph.states[thought], self._graph.is_goal(thought)

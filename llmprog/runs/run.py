@@ -210,6 +210,12 @@ class Run:
         """What the run is charged: calls whose fate is not known count at their bounds."""
         return charged(self.reader(), self.number)
 
+    @property
+    def num_rows(self) -> int:
+        """How many rows of a job are finished."""
+        sql = "SELECT COUNT(*) FROM map_row WHERE run = ?"
+        return int(self.reader().execute(sql, (self.number,)).fetchone()[0])
+
     def counts(self) -> RunCounts:
         """How many calls, events and finished rows there are."""
         reader = self.reader()
@@ -221,8 +227,7 @@ class Run:
         events = reader.execute(
             "SELECT kind, COUNT(*) FROM event WHERE run = ? GROUP BY kind", (self.number,)
         ).fetchall()
-        rows = reader.execute("SELECT COUNT(*) FROM map_row WHERE run = ?", (self.number,)).fetchone()[0]
-        return RunCounts(calls=dict(calls), events=dict(events), rows=rows)
+        return RunCounts(calls=dict(calls), events=dict(events), rows=self.num_rows)
 
     def failures(self) -> list[Failure]:
         """What went wrong, the most frequent first."""

@@ -6,6 +6,7 @@ only added to, but for the outcomes of calls, of which those still awaited are l
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,8 @@ _AT_ONCE = 500  # parameters of one statement
 _OUTCOME = f"outcome.call, outcome.state, outcome.source, outcome.duration_s, outcome.error, {', '.join(f'outcome.{name}' for name in USAGE_COLUMNS)}"  # noqa: E501
 _CALLS = (
     "SELECT call.id, call.path, call.node, call.backend, call.question, call.first_sample, call.num_samples, "  # noqa: S608 - constants only
-    f"call.sent_at, {_OUTCOME} FROM call LEFT JOIN outcome ON outcome.run = call.run AND outcome.call = call.id "
+    f"call.session, call.sent_at, {_OUTCOME} FROM call "
+    "LEFT JOIN outcome ON outcome.run = call.run AND outcome.call = call.id "
     "WHERE call.run = ? AND call.id > ? ORDER BY call.id LIMIT ?"
 )
 
@@ -37,6 +39,7 @@ class SentRecord:
         question: Number of what was asked.
         first_sample: Number of its first completion among all samples of the question.
         num_samples: How many completions it asks for; 0 for likelihoods.
+        session: In which session of the run it was sent, from 1: a run that is resumed has several.
         sent_at: Seconds since 1970.
     """
 
@@ -47,6 +50,7 @@ class SentRecord:
     question: int
     first_sample: int
     num_samples: int
+    session: int
     sent_at: float
 
 
@@ -97,6 +101,8 @@ class RunTail:
         self._last: dict[str, int] = {}
         self._awaited: set[int] = set()
         self._rows: set[int] = set()
+        self._next_rows: deque[int] = deque()
+        self._early: list[AttemptRecord] = []
 
     def events(self, limit: int) -> list[EventRecord]:
         """The next events in order, ``limit`` at most."""
@@ -116,7 +122,7 @@ class RunTail:
         sent: list[SentRecord] = []
         outcomes: list[OutcomeRecord] = []
         for row in self._next("call", _CALLS, limit):
-            call, path, node, backend, question, first_sample, num_samples, sent_at = row[:8]
+            call, path, node, backend, question, first_sample, num_samples, session, sent_at = row[:9]
             sent.append(
                 SentRecord(
                     id=call,
@@ -126,13 +132,14 @@ class RunTail:
                     question=question,
                     first_sample=first_sample,
                     num_samples=num_samples,
+                    session=session,
                     sent_at=sent_at,
                 )
             )
-            if row[8] is None:
+            if row[9] is None:
                 self._awaited.add(call)
             else:
-                outcomes.append(_outcome(row[8:]))
+                outcomes.append(_outcome(row[9:]))
         return sent, outcomes
 
     def outcomes(self) -> list[OutcomeRecord]:
@@ -148,28 +155,31 @@ class RunTail:
         return found
 
     def attempts(self, limit: int) -> list[AttemptRecord]:
-        """The next failed attempts."""
+        """The next failed attempts of the calls that have been read."""
         sql = (
             "SELECT id, call, error, status, is_billed, duration_s, at FROM attempt WHERE run = ? AND id > ? "
             "ORDER BY id LIMIT ?"
         )
-        return [
+        self._early += [
             AttemptRecord(
                 id=number, call=call, error=error, status=status, is_billed=bool(is_billed), duration_s=took, at=at
             )
             for number, call, error, status, is_billed, took, at in self._next("attempt", sql, limit)
         ]
+        last = self._last.get("call", 0)
+        found = [attempt for attempt in self._early if attempt.call <= last]
+        self._early = [attempt for attempt in self._early if attempt.call > last]
+        return found
 
     def rows(self, limit: int) -> list[tuple[int, dict[str, Any]]]:
         """Further finished rows of a job: numbers and results. They finish in any order."""
         reader, run = self._run.reader(), self._run.number
-        (count,) = reader.execute("SELECT COUNT(*) FROM map_row WHERE run = ?", (run,)).fetchone()
-        if count <= len(self._rows):
-            return []
-        numbers = {
-            number for (number,) in reader.execute("SELECT number FROM map_row WHERE run = ?", (run,)).fetchall()
-        }
-        some = sorted(numbers - self._rows)[: min(limit, _AT_ONCE)]
+        if not self._next_rows:
+            if self._run.num_rows <= len(self._rows):
+                return []
+            numbers = reader.execute("SELECT number FROM map_row WHERE run = ? ORDER BY number", (run,)).fetchall()
+            self._next_rows.extend(number for (number,) in numbers if number not in self._rows)
+        some = [self._next_rows.popleft() for _ in range(min(limit, _AT_ONCE, len(self._next_rows)))]
         marks = ", ".join("?" * len(some))
         sql = f"SELECT number, result FROM map_row WHERE run = ? AND number IN ({marks}) ORDER BY number"  # noqa: S608 - constants only
         self._rows.update(some)

@@ -15,6 +15,10 @@ MOST_TOKENS = 1 << 17
 """The longest canvas that is read; a journal that claims a longer one is not believed."""
 
 
+MOST_TOKENS_OF_ALL_STEPS = 1 << 22
+"""How many tokens the steps of one canvas may have together; what a few bytes claim could fill all memory."""
+
+
 def full_steps(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The steps of a ``canvas`` event, each of them whole.
 
@@ -37,6 +41,7 @@ def full_steps(data: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _read(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     tokens: list[list[Any]] = []
+    num_tokens = 0
     for step in data["steps"]:
         at = None if step["at"] is None else float(step["at"])
         if "text" in step:
@@ -45,6 +50,9 @@ def _read(data: Mapping[str, Any]) -> list[dict[str, Any]]:
         length = int(step["length"])
         if not 0 <= length <= MOST_TOKENS:
             raise ValueError(f"a canvas of {length} tokens; allowed are 0 to {MOST_TOKENS}")
+        num_tokens += length
+        if num_tokens > MOST_TOKENS_OF_ALL_STEPS:
+            raise ValueError(f"its steps have more than {MOST_TOKENS_OF_ALL_STEPS} tokens together")
         tokens = [*tokens[:length], *([None, None] for _ in range(length - len(tokens)))]
         for place, text, probability in step["changes"]:
             if not 0 <= place < length:

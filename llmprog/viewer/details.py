@@ -62,33 +62,41 @@ def canvas_details(run: Run, path: str, question: int, sample: int) -> dict[str,
     Raises:
         StoreError: None was recorded, or it cannot be read.
     """
-    for canvas, steps in _canvases(run, path):
-        if (canvas["question"], canvas["sample"]) == (question, sample):
-            return canvas | {"steps": full_steps(steps)}
+    found = (
+        run.reader().execute("SELECT digest FROM question WHERE run = ? AND id = ?", (run.number, question)).fetchone()
+    )
+    digest = None if found is None else bytes(found[0]).hex()
+    for _, canvas in _canvases(run, path):
+        if (canvas.get("call"), canvas.get("sample")) == (digest, sample):
+            return {"question": question, "sample": sample, "steps": full_steps(canvas)}
     raise StoreError(f"run {run.id}: no canvas of question {question}, sample {sample} was recorded in {path!r}")
 
 
-def all_canvases(run: Run, path: str) -> Iterator[dict[str, Any]]:
-    """What ``canvas_details`` gives, for every canvas of a search."""
-    known: set[tuple[Any, Any]] = set()
-    for canvas, steps in _canvases(run, path):
-        key = (canvas["question"], canvas["sample"])
-        if key not in known:
-            known.add(key)
-            yield canvas | {"steps": full_steps(steps)}
-
-
-def _canvases(run: Run, path: str) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
-    """The canvases of a search, the last first: whose each is, and its steps as they were recorded."""
-    reader = run.reader()
-    questions = reader.execute("SELECT id, digest FROM question WHERE run = ?", (run.number,)).fetchall()
+def all_canvases(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The paths of all canvases of a run, and what ``canvas_details`` gives for each."""
+    questions = run.reader().execute("SELECT id, digest FROM question WHERE run = ?", (run.number,)).fetchall()
     numbers = {bytes(digest).hex(): number for number, digest in questions}
-    sql = "SELECT data FROM event WHERE run = ? AND path = ? AND kind = 'canvas' ORDER BY seq DESC"
-    for (data,) in reader.execute(sql, (run.number, path)).fetchall():
+    told: set[tuple[str, Any, Any]] = set()
+    for path, canvas in _canvases(run):
+        question, sample = numbers.get(str(canvas.get("call"))), canvas.get("sample")
+        if (path, question, sample) not in told:
+            told.add((path, question, sample))
+            yield path, {"question": question, "sample": sample, "steps": full_steps(canvas)}
+
+
+def _canvases(run: Run, path: str | None = None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The recorded canvases with their paths, the last first; one at a time is in memory."""
+    reader = run.reader()
+    where, given = ("", ()) if path is None else (" AND path = ?", (path,))
+    sql = f"SELECT seq FROM event WHERE run = ? AND kind = 'canvas'{where} ORDER BY seq DESC"  # noqa: S608 - constants only
+    for (seq,) in reader.execute(sql, (run.number, *given)).fetchall():
+        of, data = reader.execute(
+            "SELECT path, data FROM event WHERE run = ? AND seq = ?", (run.number, seq)
+        ).fetchone()
         canvas = decode(bytes(data))
         if not isinstance(canvas, dict):
-            raise StoreError(f"run {run.id}: a recorded canvas cannot be read: it is no object")
-        yield {"question": numbers.get(str(canvas.get("call"))), "sample": canvas.get("sample")}, canvas
+            raise StoreError(f"run {run.id}: event {seq} cannot be read: a canvas that is no object")
+        yield of, canvas
 
 
 def _completion(completion: Completion, sample: int) -> dict[str, Any]:

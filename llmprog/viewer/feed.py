@@ -6,13 +6,15 @@ what is in them, is said where they are made below. Times are seconds since the 
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from llmprog.errors import StoreError
 from llmprog.runs.run import EventRecord, Run
-from llmprog.runs.tail import RunTail
+from llmprog.runs.tail import OutcomeRecord, RunTail, SentRecord
 
 BATCH = 500
 """Records of a kind in one batch at most, so that a page shows something before it has all."""
@@ -21,7 +23,33 @@ MOST_SEARCHES = 500
 MOST_THOUGHTS = 200_000
 MOST_CALLS = 200_000
 
+_SUMMARY_S = 1.0  # how often, at most, what a run has cost and what failed is summed up
+
 _Record = tuple[str, dict[str, Any]]  # the key of a batch, and what is added there
+
+
+@dataclass(slots=True, kw_only=True)
+class _Search:
+    """What has been read of a search.
+
+    Attributes:
+        is_shown: Whether it is among those that are shown.
+        num_thoughts: Thoughts that have come.
+        num_shown: Those of them that are shown.
+        asked: What verdicts rest on: numbers of questions, by thought and checker.
+    """
+
+    is_shown: bool
+    num_thoughts: int = 0
+    num_shown: int = 0
+    asked: dict[int, dict[str, list[int]]] = field(default_factory=dict)
+
+    def known(self, thought: Any) -> int:
+        """The number of a thought that came before: a page goes by them, so a made-up file is not to make up these."""
+        number = int(thought)
+        if not 0 <= number < self.num_thoughts:
+            raise ValueError(f"it is about a thought {number} that came after it, or never")
+        return number
 
 
 class RunFeed:
@@ -38,14 +66,13 @@ class RunFeed:
         self._run = run
         self._tail = RunTail(run)
         self._questions: dict[str, int] = {}
-        self._searches: dict[str, bool] = {}  # whether those of a path are shown
-        self._asked: dict[str, dict[int, dict[str, list[int]]]] = {}  # by path, then by thought, then by checker
-        self._counts: dict[str, int] = {}  # thoughts by path
+        self._searches: dict[str, _Search] = {}
         self._waiting: list[EventRecord] = []
         self._left_out = {"searches": 0, "thoughts": 0, "calls": 0}
-        self._num_thoughts = self._num_calls = 0
+        self._num_searches = self._num_thoughts = self._num_calls = 0
         self._has_begun = self._has_ended = False
         self._told: dict[str, Any] = {}
+        self._told_at = -math.inf
 
     def read(self, at_once: int = 20) -> list[dict[str, Any]]:
         """What is new, in a few batches; read again until there is nothing.
@@ -67,10 +94,13 @@ class RunFeed:
         while len(batches) < at_once and (batch := self._next()):
             batches.append(batch)
         is_drained = len(batches) < at_once
-        summary = summary_of(self._run) | {"left_out": dict(self._left_out)}
-        if summary != self._told:
-            self._told = summary
-            batches[:0] = [{"run": summary}]
+        is_due = not self._has_begun or (is_drained and not is_live)
+        if is_due or time.monotonic() - self._told_at >= _SUMMARY_S:
+            summary = summary_of(self._run) | {"left_out": dict(self._left_out)}
+            if summary != self._told:
+                self._told = summary
+                batches[:0] = [{"run": summary}]
+            self._told_at = time.monotonic()
         if not self._has_begun:
             self._has_begun = True
             batches[0] = {"begin": True} | batches[0]
@@ -94,9 +124,9 @@ class RunFeed:
         self._num_calls += len(shown)
         self._left_out["calls"] += len(sent) - len(shown)
         if shown:
-            batch["calls"] = [asdict(call) | {"sent_at": self._since(call.sent_at)} for call in shown]
+            batch["calls"] = [self._call(call) for call in shown]
         if outcomes:
-            batch["outcomes"] = [asdict(outcome) for outcome in outcomes]
+            batch["outcomes"] = [_outcome(outcome) for outcome in outcomes]
         if attempts := self._tail.attempts(BATCH):
             batch["attempts"] = [asdict(attempt) | {"at": self._since(attempt.at)} for attempt in attempts]
         if rows := self._tail.rows(BATCH):
@@ -118,72 +148,82 @@ class RunFeed:
         self._waiting = events[end:]
         return events[:end]
 
+    def _call(self, call: SentRecord) -> dict[str, Any]:
+        return {
+            "id": call.id,
+            "path": call.path,
+            "node": call.node,
+            "backend": call.backend,
+            "question": call.question,
+            "first_sample": call.first_sample,
+            "num_samples": call.num_samples,
+            "session": call.session,
+            "sent_at": self._since(call.sent_at),
+        }
+
     def _since(self, moment: float | None) -> float | None:
         return None if moment is None else round(moment - self._run.created_at, 6)
 
     def _of_event(self, event: EventRecord) -> Iterator[_Record]:
         """The records that an event becomes, each with the key of a batch that it belongs to."""
         path = event.path
-        if event.kind == "began":
-            self._searches.setdefault(path, sum(self._searches.values()) < MOST_SEARCHES)
-            if not self._searches[path]:
-                self._left_out["searches"] += 1
-        if not self._searches.get(path, True):
+        search = self._begun(path) if event.kind == "began" else self._searches.get(path)
+        if search is None:  # one of which nothing was told that it began
+            search = self._searches[path] = _Search(is_shown=True)
+        if not search.is_shown:
             return
         try:
-            for kind, record in self._read_event(event.kind, path, event.data, self._since(event.at)):
+            for kind, record in self._read_event(event.kind, search, event.data, self._since(event.at)):
                 yield kind, {"path": path} | record
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # a run file may hold anything
             raise StoreError(
                 f"run {self._run.id}: event {event.seq} cannot be read: {type(error).__name__}: {error}"
             ) from error
 
-    def _read_event(self, kind: str, path: str, data: Any, at: float | None) -> Iterator[_Record]:
+    def _begun(self, path: str) -> _Search:
+        """The search at ``path``, without thoughts: one that begins again goes through them anew."""
+        before = self._searches.get(path)
+        if before is None:
+            is_shown = self._num_searches < MOST_SEARCHES
+            self._num_searches += is_shown
+            self._left_out["searches"] += not is_shown
+        else:
+            is_shown = before.is_shown
+            self._num_thoughts -= before.num_shown
+            self._left_out["thoughts"] -= before.num_thoughts - before.num_shown
+        search = self._searches[path] = _Search(is_shown=is_shown)
+        return search
+
+    def _read_event(self, kind: str, search: _Search, data: Any, at: float | None) -> Iterator[_Record]:
         if kind == "began":
-            self._asked.pop(path, None)
-            self._counts[path] = 0
             yield "searches", {"has_goal": bool(data["has_goal"])}
         elif kind == "thoughts":
             for entry in data:
-                yield from self._arrival(path, entry) if "again" in entry else self._thought(path, entry, at)
+                yield from self._arrival(search, entry) if "again" in entry else self._thought(search, entry, at)
         elif kind == "verdicts":
-            yield from self._verdicts(path, data)
+            yield from self._verdicts(search, data)
         elif kind == "pruned":
-            yield from (("pruned", {"id": self._known(path, e["thought"]), "reason": str(e["reason"])}) for e in data)
+            yield from (("pruned", {"id": search.known(e["thought"]), "reason": str(e["reason"])}) for e in data)
         elif kind == "votes":
-            histogram = [[str(entry["answer"]), float(entry["votes"])] for entry in data["histogram"]]
-            heard = int(data.get("num_heard", data["num_samples"]))
-            yield "votes", {**data, "at": at, "histogram": histogram, "num_heard": heard}
+            yield "votes", _votes(data) | {"at": at}
         elif kind == "canvas":
             question = self._questions.get(str(data["call"]))
             yield "canvases", {"question": question, "sample": int(data["sample"]), "num_steps": len(data["steps"])}
         elif kind == "finished":
-            best = data["thought"]
-            yield (
-                "finished",
-                {
-                    "stopped": str(data["stopped"]),
-                    "thought": None if best is None else self._known(path, best),
-                },
-            )
+            best = None if data["thought"] is None else search.known(data["thought"])
+            yield "finished", {"stopped": str(data["stopped"]), "thought": best}
 
-    def _known(self, path: str, thought: Any) -> int:
-        """The number of a thought that came before: a page goes by them, so a made-up file is not to make up these."""
-        number = int(thought)
-        if not 0 <= number < self._counts.get(path, 0):
-            raise ValueError(f"it is about a thought {number} that came after it, or never")
-        return number
-
-    def _thought(self, path: str, entry: Mapping[str, Any], at: float | None) -> Iterator[_Record]:
-        number, expected = int(entry["id"]), self._counts.get(path, 0)
-        if number != expected:
-            raise ValueError(f"thought {number} stands where thought {expected} should")
-        origin = self._origin(path, entry)
-        self._counts[path] = number + 1
+    def _thought(self, search: _Search, entry: Mapping[str, Any], at: float | None) -> Iterator[_Record]:
+        number = int(entry["id"])
+        if number != search.num_thoughts:
+            raise ValueError(f"thought {number} stands where thought {search.num_thoughts} should")
+        origin = self._origin(search, entry)
+        search.num_thoughts += 1
         if self._num_thoughts >= MOST_THOUGHTS:
             self._left_out["thoughts"] += 1
             return
         self._num_thoughts += 1
+        search.num_shown += 1
         answer = entry.get("answer")
         record = origin | {
             "id": number,
@@ -196,13 +236,13 @@ class RunFeed:
             record["full"] = str(entry["full"])
         yield "thoughts", record
 
-    def _arrival(self, path: str, entry: Mapping[str, Any]) -> Iterator[_Record]:
-        known = {"id": self._known(path, entry["again"]), "is_best": bool(entry.get("is_best"))}
-        yield "arrivals", self._origin(path, entry) | known
+    def _arrival(self, search: _Search, entry: Mapping[str, Any]) -> Iterator[_Record]:
+        known = {"id": search.known(entry["again"]), "is_best": bool(entry.get("is_best"))}
+        yield "arrivals", self._origin(search, entry) | known
 
-    def _origin(self, path: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    def _origin(self, search: _Search, entry: Mapping[str, Any]) -> dict[str, Any]:
         origin: dict[str, Any] = {
-            "parents": [self._known(path, parent) for parent in entry.get("parents", ())],
+            "parents": [search.known(parent) for parent in entry.get("parents", ())],
             "node": str(entry.get("node", "")),
             "sample": int(entry["sample"]),
             "question": None if entry["call"] is None else self._questions.get(str(entry["call"])),
@@ -210,11 +250,11 @@ class RunFeed:
         asked = self._numbers(entry.get("asked", ()))
         return origin | {"questions": asked} if asked else origin
 
-    def _verdicts(self, path: str, data: Any) -> Iterator[_Record]:
-        asked = self._asked.setdefault(path, {})
+    def _verdicts(self, search: _Search, data: Any) -> Iterator[_Record]:
+        asked = search.asked
         by_thought: dict[int, list[dict[str, Any]]] = {}
         for entry in data:
-            thought, checker = self._known(path, entry["thought"]), str(entry["checker"])
+            thought, checker = search.known(entry["thought"]), str(entry["checker"])
             if questions := self._numbers(entry.get("asked", ())):
                 asked.setdefault(thought, {})[checker] = questions
             verdict = {
@@ -255,7 +295,7 @@ def summary_of(run: Run) -> dict[str, Any]:
         "elapsed_s": run.elapsed_s,
         "forked_from": run.forked_from,
         "usage": asdict(run.usage) if is_readable else None,
-        "rows": run.counts().rows if is_readable else 0,
+        "rows": run.num_rows if is_readable else 0,
         "failures": [asdict(f) for f in run.failures() if not f.is_cancelled] if is_readable else [],
         "result": run.result,
     }
@@ -267,6 +307,28 @@ def _settings(config: Mapping[str, Any]) -> list[str]:
     command = labels.get("command") if isinstance(labels, dict) else None
     settings = command.get("settings") if isinstance(command, dict) else None
     return [str(setting) for setting in settings] if isinstance(settings, list) else []
+
+
+def _outcome(outcome: OutcomeRecord) -> dict[str, Any]:
+    return {
+        "call": outcome.call,
+        "state": outcome.state,
+        "source": outcome.source,
+        "duration_s": outcome.duration_s,
+        "usage": asdict(outcome.usage),
+        "error": outcome.error,
+    }
+
+
+def _votes(data: Mapping[str, Any]) -> dict[str, Any]:
+    confidence = data["confidence"]
+    counts = {name: int(data[name]) for name in ("num_samples", "num_valid", "num_allowed")}
+    return {
+        "histogram": [[str(entry["answer"]), float(entry["votes"])] for entry in data["histogram"]],
+        "confidence": None if confidence is None else float(confidence),
+        "num_heard": int(data.get("num_heard", counts["num_samples"])),
+        **counts,
+    }
 
 
 def _row(number: int, result: Mapping[str, Any]) -> dict[str, Any]:

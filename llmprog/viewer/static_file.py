@@ -94,8 +94,8 @@ def _data(run: Run) -> Iterator[str]:
     yield _block("batches", None, f"[{','.join(waiting)}]")
     for key, numbers in groupby(sorted(calls), lambda number: number // CALLS_PER_BLOCK):
         yield _block("calls", str(key), encode([call_details(run, number) for number in numbers]))
-    for path in paths:
-        for canvas in all_canvases(run, path):
+    for path, canvas in all_canvases(run) if paths else ():
+        if path in paths:
             yield _block("canvas", f"{canvas['question']}/{canvas['sample']}/{path}", encode(canvas))
 
 

@@ -80,6 +80,14 @@ def test_the_token_works_once_and_becomes_a_cookie_that_scripts_do_not_see(url):
     assert "set-cookie" not in at_home.headers
 
 
+@pytest.mark.parametrize("other", ['prefs={{"x": 1}}', "a=b c", "flag", "theme[a]=1", "a@b=1", '"', "\xff=\xff"])
+def test_cookies_of_other_servers_on_this_machine_do_not_lock_out(url, other):
+    name, _, rest = httpx.get(url).headers["set-cookie"].partition("=")
+    value = rest.partition(";")[0]
+    cookies = f"{other.format()}; {name}={value}".encode("latin-1")
+    assert httpx.get(base_of(url) + "/", headers=[(b"cookie", cookies)]).status_code == 200
+
+
 def test_behind_https_the_cookie_is_sent_over_https_only(url):
     assert "; Secure" in httpx.get(url, headers={"x-forwarded-proto": "https"}).headers["set-cookie"]
 

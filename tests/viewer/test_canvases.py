@@ -54,3 +54,9 @@ def test_an_event_without_steps_is_refused() -> None:
     for data in ({}, {"steps": None}):
         with pytest.raises(StoreError, match="a recorded canvas cannot be read"):
             full_steps(data)
+
+
+def test_a_few_bytes_do_not_fill_all_memory() -> None:
+    steps = [{"at": 0.0, "length": MOST_TOKENS, "changes": []} for _ in range(1000)]
+    with pytest.raises(StoreError, match="tokens together"):
+        full_steps({"call": "a", "sample": 0, "steps": steps})
