@@ -69,7 +69,7 @@ failing = Program(name="failing", generators=[step], controller=BeamSearch(beam_
 try:
     failing.run("q", backend=ScriptedBackend(no_more), seed=1, on_event=LiveView())
 except BackendError:
-    await asyncio.sleep(1)  # the view is told after the cell
+    await asyncio.sleep(4)  # the view is told after the cell
 """,
 ]
 
