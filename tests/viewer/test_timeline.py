@@ -31,7 +31,7 @@ def test_the_critical_path_goes_back_to_what_ended_last_before(critical):
         {"start": 3, "end": 3.25, "isIdle": True},
         {"start": 5, "end": 5.5, "isIdle": True},
     ]
-    assert (path["callsS"], path["waitingS"], path["wallS"]) == (4.75, 1.25, 6.5)
+    assert (path["callsS"], path["waitingS"], path["workS"]) == (4.75, 1.25, 6.5)
 
 
 def test_a_gap_is_not_idle_while_another_call_is_under_way(critical):
@@ -53,7 +53,27 @@ def test_calls_that_took_no_time_are_not_waited_for_by_those_beside_them(critica
 
 
 def test_a_run_without_calls_has_no_path(critical):
-    assert path_of(critical, [], 2.5) == {"ids": [], "gaps": [], "callsS": 0, "waitingS": 0, "wallS": 2.5}
+    nothing = {"ids": [], "gaps": [], "callsS": 0, "waitingS": 0, "pauses": []}
+    assert path_of(critical, [], 2.5) == {**nothing, "workS": 2.5}
+
+
+def test_the_pause_of_a_resumed_run_is_neither_waiting_nor_part_of_its_time(critical):
+    first = [span(1, 0.5, 2), span(2, 1, 3)]
+    second = [{**span(3, 103, 104), "session": 2}, {**span(4, 104.5, 106), "session": 2}]
+    path = path_of(critical, [*first, *second], 107)
+    assert path["ids"] == [2, 3, 4]
+    assert path["pauses"] == [{"start": 3, "end": 103}]
+    assert path["gaps"] == [{"start": 0, "end": 1, "isIdle": False}, {"start": 104, "end": 104.5, "isIdle": True}]
+    assert (path["callsS"], path["waitingS"], path["workS"]) == (4.5, 1.5, 7)
+
+
+def test_what_a_session_waits_for_after_a_pause_is_waiting(critical):
+    later = [span(2, 50, 53), span(3, 52, 58)]
+    path = path_of(critical, [span(1, 0, 3), *({**one, "session": 2} for one in later)], 58)
+    assert path["ids"] == [1, 3]
+    assert path["pauses"] == [{"start": 3, "end": 50}]
+    assert path["gaps"] == [{"start": 50, "end": 52, "isIdle": False}]
+    assert (path["callsS"], path["waitingS"], path["workS"]) == (9, 2, 11)
 
 
 def test_calls_go_into_the_first_free_lane(critical):
@@ -79,6 +99,15 @@ def test_a_call_lasts_as_long_as_is_known_of_it(critical):
     assert [(one["id"], one["start"], one["end"], one["isOpen"]) for one in spans] == [
         (1, 0, 9, True), (2, 0, 9, False), (3, 1, 1.5, False), (4, 2, 2, False),
     ]  # fmt: skip
+
+
+def test_a_call_that_was_cut_off_ended_as_its_session_is_last_heard_of(critical):
+    calls = [
+        {"id": 1, "sent_at": 0, "session": 1, "outcome": {"state": "unknown", "duration_s": None}},
+        {"id": 2, "sent_at": 1, "session": 1, "outcome": {"state": "settled", "duration_s": 2}},
+        {"id": 3, "sent_at": 50, "session": 2, "outcome": None},
+    ]
+    assert critical("return m.spansOf(given, 60).map((span) => span.end);", calls) == [3, 3, 60]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -185,7 +214,7 @@ def test_the_timeline_says_what_the_time_went_into(timeline):
     assert "Tried again 1 failure, 1 rate limit" in facts
     legend = timeline.get_by_test_id("timeline-legend").inner_text().split("\n")
     assert legend == [
-        "propose", "judge", "on the critical path", "failed", "from a cache or an earlier run", "under way",
+        "propose", "judge", "on the critical path", "failed", "from a cache", "under way",
         "rate limit, tried again", "failed, tried again",
     ]  # fmt: skip
 
@@ -240,6 +269,50 @@ def test_rate_limits_and_other_failures_have_colours_of_their_own(timeline, pain
     lane = 20
     assert lane <= drawn[painted.of("--rate-limit")] <= 4 * lane
     assert drawn[painted.of("--invalid")] > lane
+
+
+def test_a_failed_attempt_is_marked_where_it_failed(timeline, painted):
+    painted("timeline-canvas")
+    canvas = timeline.get_by_test_id("timeline-canvas")
+    columns = canvas.evaluate(COLUMNS_OF, painted.of("--rate-limit"))
+    expected = 12 + 2.4 * (canvas.bounding_box()["width"] - 24) / 8
+    assert columns
+    assert all(abs(column - expected) <= 2 for column in columns)
+
+
+# Which columns of a canvas have points of a colour.
+COLUMNS_OF = """(canvas, color) => {
+  const wanted = [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const found = new Set();
+  for (let at = 0; at < data.length; at += 4) {
+    if (wanted.every((part, index) => data[at + index] === part)) {
+      found.add((at / 4) % canvas.width);
+    }
+  }
+  return [...found];
+}"""
+
+
+def test_a_run_that_was_forked_and_resumed_shows_the_time_of_its_own_calls(mount):
+    def of_session(number, records):
+        return {**records, "calls": [{**records["calls"][0], "session": number}]}
+
+    batches = [
+        {"run": {"id": "r", "elapsed_s": 6.0, "forked_from": "older", "began_at": 1000.0, "updated_at": 1006.0}},
+        of_session(1, call(1, "propose", -500.0, 2, source="fork")),
+        of_session(2, call(2, "propose", 0.5, 1.5)),
+        of_session(3, call(3, "judge", 3602.0, 2)),
+    ]
+    page = mount("timeline_view.js", "createTimelineView", batches)
+    facts = page.get_by_test_id("timeline-facts").inner_text().replace("\n", " ")
+    assert "Time 4.0 s, and paused for 1 h " in facts
+    assert "Calls 2, up to 1 at a time" in facts
+    assert "Critical path 2 calls, 3.5 s (88 % of the time), waiting 500 ms" in facts
+    assert "Taken over 1 call of older" in facts
+    page.get_by_test_id("timeline-canvas").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("picked") == [2]
 
 
 def test_the_picture_follows_the_colours_of_the_page(timeline, painted):

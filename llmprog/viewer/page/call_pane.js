@@ -1,5 +1,6 @@
 // All there is to say about one call: what was asked, what came back, how long it took, what was made of it.
 
+import { isTakenOver } from "./model.js";
 import { completionView, foldedCompletion, paramsText, questionView, scoresView } from "./question_view.js";
 import { createSections, fetched } from "./sections.js";
 import { callState, createThoughtLinks } from "./thought_pane.js";
@@ -92,7 +93,7 @@ function head(call, isLive) {
     ["node", el("code", {}, call.node)],
     ["backend", el("code", {}, call.backend)],
     ["asked for", call.num_samples === 1 ? `sample ${call.first_sample}` : samples],
-    ["sent", `after ${formatDuration(call.sent_at)}`],
+    ...(isTakenOver(call) ? [] : [["sent", `after ${formatDuration(call.sent_at)}`]]),
     ["took", outcome === null ? "–" : callState(call)],
   ];
   if (usage) {
@@ -119,6 +120,7 @@ function head(call, isLive) {
 
 function attemptView(attempt) {
   const status = attempt.status === null ? "no answer" : `status ${attempt.status}`;
+  const began = Math.max(0, attempt.at - (attempt.duration_s ?? 0));
   const billed = attempt.is_billed ? ", may be billed" : "";
   return el(
     "div",
@@ -126,7 +128,7 @@ function attemptView(attempt) {
     el(
       "p",
       { class: "quiet" },
-      `after ${formatDuration(attempt.at)}, for ${formatDuration(attempt.duration_s)}: ${status}${billed}`,
+      `after ${formatDuration(began)}, for ${formatDuration(attempt.duration_s)}: ${status}${billed}`,
     ),
     el("pre", { class: "fault" }, attempt.error),
   );

@@ -73,7 +73,7 @@ export function createComparePage({ source, ids, params, onPlace }) {
     el("section", { class: "twins" }, el("h2", {}, "Thoughts of both"), shared, table.element),
   );
   let factsSign = "";
-  let twinsSign = "";
+  let shownTwins = [];
   let twins = [];
 
   function refresh() {
@@ -92,9 +92,10 @@ export function createComparePage({ source, ids, params, onPlace }) {
       fill(facts, compareFacts(one.run, other.run));
     }
     const searches = sides.map((side) => side.model.search(place.path ?? side.model.paths()[0]));
-    const nextSign = searches.map((search) => search?.revision).join();
-    if (nextSign !== twinsSign && searches.every((search) => search !== undefined)) {
-      twinsSign = nextSign;
+    // By the searches themselves: another one, or the same told anew, may be as old as the one that is shown.
+    const next = searches.flatMap((search) => [search, search?.revision]);
+    if (next.some((part, index) => part !== shownTwins[index]) && searches.every((search) => search !== undefined)) {
+      shownTwins = next;
       twins = twinsOf(...searches);
       table.setRows(twins);
       sides.forEach((side, index) => side.mark(new Set(twins.map((pair) => pair.twins[index].id))));
@@ -137,7 +138,7 @@ export function createComparePage({ source, ids, params, onPlace }) {
 }
 
 /** Thoughts with the same state in two searches, each in one pair, in the order of the first search. */
-export function twinsOf(one, other) {
+function twinsOf(one, other) {
   const byState = new Map();
   for (const thought of other.thoughts) {
     if (thought !== undefined) {

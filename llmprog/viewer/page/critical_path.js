@@ -4,36 +4,74 @@
 // ended last before its successor was sent: of all that the successor may have waited for, it is what it waited for
 // longest. A run does not record what a call waited for, so this is the latest that it can have been. Between two calls
 // of the path the run was waiting: for its own computation where no call was under way, else for a place among them.
+//
+// A run that was resumed has several sessions of work. From the end of the last call of those before to the first call
+// of the next, nobody was at work on it: that is a pause, and no part of the time that the path is a share of.
 
 // Times are kept to the millisecond; a call that was sent when another ended may seem to be sent just before.
 const ROUNDING_S = 0.002;
 
 /**
- * The calls as spans of time, in the order of sending.
+ * The calls as spans of time, in the order of sending. They are calls that this run made: those taken over from a run
+ * that it was forked from were sent before it began.
  * @param {Iterable<object>} calls of a `RunModel`
  * @param {number} nowS seconds since the run began at which what is under way is cut off
- * @returns {{id: number, start: number, end: number, isOpen: boolean}[]} `isOpen`: it has no outcome
+ * @returns {{id: number, start: number, end: number, isOpen: boolean, session: number}[]} `isOpen`: it has no outcome
  */
 export function spansOf(calls, nowS) {
   const spans = [];
+  const isCutOff = new Set();
+  const lastOf = new Map();
   for (const call of calls) {
     const length = call.outcome?.duration_s;
     const isOpen = call.outcome === null;
-    const isTimed = typeof length === "number";
-    // What was cut off ended when nobody knows: at the latest with the run.
-    const end = isTimed ? call.sent_at + length : isOpen || call.outcome.state === "unknown" ? nowS : call.sent_at;
-    spans.push({ id: call.id, start: call.sent_at, end: Math.max(end, call.sent_at), isOpen });
+    const session = call.session ?? 1;
+    const end = call.sent_at + Math.max(length ?? 0, 0);
+    const span = { id: call.id, start: call.sent_at, end, isOpen, session };
+    if (typeof length !== "number" && (isOpen || call.outcome.state === "unknown")) {
+      isCutOff.add(span);
+    }
+    lastOf.set(session, Math.max(lastOf.get(session) ?? 0, end));
+    spans.push(span);
+  }
+  const latest = Math.max(...lastOf.keys());
+  for (const span of isCutOff) {
+    // What was cut off ended when nobody knows: at the latest with the run, or as its session is last heard of.
+    span.end = Math.max(span.start, span.session === latest ? nowS : lastOf.get(span.session));
   }
   return spans.sort((one, other) => one.start - other.start || one.id - other.id);
 }
 
 /**
+ * The pauses between sessions, as the head of this module defines them.
+ * @param {{start: number, end: number, session: number}[]} spans
+ * @returns {{start: number, end: number}[]} in order
+ */
+export function pausesOf(spans) {
+  const sessions = new Map();
+  for (const { start, end, session } of spans) {
+    const known = sessions.get(session) ?? { start, end };
+    sessions.set(session, { start: Math.min(known.start, start), end: Math.max(known.end, end) });
+  }
+  const pauses = [];
+  let until = null;
+  for (const [, { start, end }] of [...sessions].sort(([one], [other]) => one - other)) {
+    if (until !== null && start > until + ROUNDING_S) {
+      pauses.push({ start: until, end: start });
+    }
+    until = Math.max(until ?? 0, end);
+  }
+  return pauses;
+}
+
+/**
  * The critical path through spans, as the head of this module defines it.
- * @param {{id: number, start: number, end: number}[]} spans
- * @param {number} wallS seconds that the run took
+ * @param {{id: number, start: number, end: number, session: number}[]} spans
+ * @param {number} wallS seconds from the run's begin to its end, or to now
  * @returns {{ids: number[], gaps: {start: number, end: number, isIdle: boolean}[], callsS: number, waitingS: number,
- *   wallS: number}} `ids` in the order of time; a gap `isIdle` if no call at all was under way in it; `callsS` and
- *   `waitingS` add up to the time from the run's begin to the end of the last call
+ *   pauses: {start: number, end: number}[], workS: number}} `ids` in the order of time; a gap `isIdle` if no call at all
+ *   was under way in it; `callsS`, `waitingS` and the pauses add up to the time from the run's begin to the end of the
+ *   last call; `workS`: seconds that the run took, without its pauses
  */
 export function criticalPath(spans, wallS) {
   const byEnd = [...spans].sort((one, other) => one.end - other.end || one.start - other.start || one.id - other.id);
@@ -43,17 +81,27 @@ export function criticalPath(spans, wallS) {
   }
   path.reverse();
   const busy = busySpans(spans);
+  const pauses = pausesOf(spans);
   const gaps = [];
   let [callsS, waitingS, until] = [0, 0, 0];
-  for (const span of path) {
-    if (span.start > until + ROUNDING_S) {
-      gaps.push({ start: until, end: span.start, isIdle: !overlapsAny(busy, until, span.start) });
+  const waitTo = (moment) => {
+    if (moment > until + ROUNDING_S) {
+      gaps.push({ start: until, end: moment, isIdle: !overlapsAny(busy, until, moment) });
     }
-    waitingS += Math.max(0, span.start - until);
-    callsS += span.end - Math.max(until, span.start);
+    waitingS += Math.max(0, moment - until);
+    until = Math.max(until, moment);
+  };
+  for (const span of path) {
+    for (const pause of pauses.filter(({ start, end }) => until < end && start < span.start)) {
+      waitTo(pause.start);
+      until = pause.end;
+    }
+    waitTo(span.start);
+    callsS += span.end - until;
     until = span.end;
   }
-  return { ids: path.map((span) => span.id), gaps, callsS, waitingS, wallS: Math.max(wallS, until) };
+  const pausedS = pauses.reduce((sum, pause) => sum + pause.end - pause.start, 0);
+  return { ids: path.map((span) => span.id), gaps, callsS, waitingS, pauses, workS: Math.max(wallS, until) - pausedS };
 }
 
 /**

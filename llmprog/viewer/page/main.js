@@ -9,7 +9,7 @@ import { el, fill } from "./text.js";
 const PLACE_MS = 150;
 
 /** Show the page that the address names, and follow it from place to place. */
-export function startPage() {
+function startPage() {
   const source = pageSource();
   const main = document.getElementById("page");
   const top = document.getElementById("top");
@@ -55,7 +55,7 @@ export function startPage() {
 }
 
 /** A hash in parts: `#/run/ID?tab=graph` has the path `/run/ID`. */
-export function addressOf(hash) {
+function addressOf(hash) {
   const [path, query = ""] = hash.replace(/^#/, "").split("?", 2);
   return { path: path || "/", params: new URLSearchParams(query) };
 }

@@ -108,7 +108,6 @@ export class RunModel {
     this.run = null;
     this.calls = new Map();
     this.rows = new Map();
-    this.problem = null;
     this.isOver = false;
   }
 
@@ -172,7 +171,6 @@ export class RunModel {
       this.#clear();
     }
     this.run = batch.run ?? this.run;
-    this.problem = batch.problem ?? this.problem;
     this.isOver = this.isOver || batch.end === true;
     for (const record of batch.searches ?? []) {
       this.#searches.set(record.path, new Search(record.path, record.has_goal));
@@ -199,7 +197,6 @@ export class RunModel {
     this.calls.clear();
     this.rows.clear();
     this.run = null;
-    this.problem = null;
     this.isOver = false;
   }
 
@@ -289,6 +286,11 @@ export class RunModel {
       requestAnimationFrame(tell);
     }
   }
+}
+
+/** Whether a call was made by the run that this one was forked from, and so has no time in this one. */
+export function isTakenOver(call) {
+  return call.outcome?.source === "fork";
 }
 
 /** What tells the questions of different searches apart: the same number in two paths is one question of two rows. */

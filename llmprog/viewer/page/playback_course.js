@@ -7,7 +7,7 @@
  * @param {[string|null, number|null]} now
  * @returns {string}
  */
-export function changeOf(before, now) {
+function changeOf(before, now) {
   const was = before?.[0] ?? null;
   if (was === null) {
     return now[0] === null ? "" : "written";

@@ -44,6 +44,9 @@ export function createRunPage({ source, id, params, onPlace }) {
   let shown = null;
   let paneContent = null;
   let paneKey = null;
+  // By an address or a person; else it is the search of the whole as soon as there is one: a joined program tells of its
+  // parts first.
+  let isPathChosen = place.path !== null;
 
   const loadCall = remembered(
     (number) => source.call(id, number),
@@ -87,6 +90,7 @@ export function createRunPage({ source, id, params, onPlace }) {
 
   /** Go to another place of the run: what is not given stays. */
   function settle(change) {
+    isPathChosen ||= [change.path, change.thought, change.call].some((chosen) => chosen != null);
     Object.assign(place, change);
     show();
     onPlace(place);
@@ -111,6 +115,9 @@ export function createRunPage({ source, id, params, onPlace }) {
       return;
     }
     // Which searches there are may come later than the run itself.
+    if (!isPathChosen && model.search("") !== undefined) {
+      place.path = "";
+    }
     place.path ??= model.paths()[0] ?? null;
     const available = availableTabs(model, place.path ?? "");
     place.tab ??= model.run.kind === "map" ? "rows" : "graph";
@@ -215,12 +222,6 @@ export function createRunPage({ source, id, params, onPlace }) {
     fill(connection, sentence);
     element.dataset.connection = state.kind;
   };
-  const onBatch = (batch) => {
-    model.apply(batch);
-    if (batch.problem) {
-      onState({ kind: "refused", why: batch.problem });
-    }
-  };
   const refresh = () => {
     header.update();
     show();
@@ -230,12 +231,13 @@ export function createRunPage({ source, id, params, onPlace }) {
   };
   model.onChange(refresh);
   document.addEventListener("keydown", onKey);
-  const stop = source.follow(id, onBatch, onState);
+  const stop = source.follow(id, (batch) => model.apply(batch), onState);
 
   return {
     element,
     goTo(given) {
       const next = placeOf(given);
+      isPathChosen ||= next.path !== null && next.path !== place.path;
       Object.assign(place, next, { path: next.path ?? place.path, tab: next.tab ?? place.tab });
       show();
     },

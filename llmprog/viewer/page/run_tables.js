@@ -1,5 +1,6 @@
 // The tables of a run: its thoughts, its calls, the rows of a job.
 
+import { isTakenOver } from "./model.js";
 import { statusChip } from "./thought_pane.js";
 import { el, formatCount, formatDuration, formatScore, formatUsd, formatValue, shorten } from "./text.js";
 import { createVirtualTable } from "./virtual_table.js";
@@ -51,7 +52,12 @@ export function createCallsTable({ model, onSelectCall }) {
       { title: "node", width: "minmax(7rem, 1fr)", cell: (call) => call.node },
       { title: "backend", width: "minmax(6.5rem, 0.8fr)", cell: (call) => call.backend },
       { title: "sample", width: "4rem", isNumber: true, cell: samplesText },
-      { title: "sent", width: "4.5rem", isNumber: true, cell: (call) => formatDuration(call.sent_at) },
+      {
+        title: "sent",
+        width: "4.5rem",
+        isNumber: true,
+        cell: (call) => (isTakenOver(call) ? "" : formatDuration(call.sent_at)),
+      },
       { title: "took", width: "5rem", isNumber: true, cell: tookText },
       { title: "read", width: "3.6rem", isNumber: true, cell: (call) => count(usage(call, "prompt_tokens")) },
       { title: "wrote", width: "3.6rem", isNumber: true, cell: (call) => count(usage(call, "completion_tokens")) },

@@ -109,7 +109,14 @@ export function createRunsList({ source, params, onPlace }) {
       fill(notice, el("div", { class: "notice fault" }, el("p", {}, error.message)));
       wait = LIVE_MS;
     }
-    timer = setTimeout(load, wait);
+    timer = setTimeout(loadInView, wait);
+  }
+
+  /** Nobody looks at a hidden page: what is new there waits until it is shown. */
+  function loadInView() {
+    if (!document.hidden) {
+      load();
+    }
   }
 
   function show(found) {
@@ -215,12 +222,14 @@ export function createRunsList({ source, params, onPlace }) {
     },
     start() {
       document.title = "Runs · llmprog";
+      document.addEventListener("visibilitychange", loadInView);
       this.goTo(params);
       return this;
     },
     destroy() {
       latest += 1;
       clearTimeout(timer);
+      document.removeEventListener("visibilitychange", loadInView);
     },
   };
 }

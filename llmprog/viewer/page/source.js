@@ -11,7 +11,7 @@ const CALLS_PER_BLOCK = 100;
 const KEPT_CALLS = 300;
 
 /** What the page is told of its connection: `live`, `lost` (it tries again), `refused`, or `over`. */
-export class ConnectionState {
+class ConnectionState {
   constructor(kind, why = "") {
     this.kind = kind;
     this.why = why;
@@ -40,7 +40,8 @@ export class LiveSource {
   }
 
   /**
-   * Follow a run from its beginning; a lost connection is taken up again, from the beginning, too.
+   * Follow a run from its beginning; a lost connection is taken up again, from the beginning, too. While the page is
+   * hidden it has none: a browser keeps few at a time to one server, and the pages in view need them.
    * @param {string} id
    * @param {function(object)} onBatch
    * @param {function(ConnectionState)} onState
@@ -51,31 +52,34 @@ export class LiveSource {
     let events = null;
     let timer = 0;
     let wait = FIRST_RETRY_MS;
-    let isStopped = false;
 
-    const stop = () => {
-      isStopped = true;
+    const leave = () => {
       clearTimeout(timer);
       events?.close();
+      events = null;
     };
     const connect = () => {
-      events = new EventSource(url);
-      events.onopen = () => {
+      const mine = new EventSource(url);
+      events = mine;
+      mine.onopen = () => {
         wait = FIRST_RETRY_MS;
         onState(new ConnectionState("live"));
       };
-      events.onmessage = (message) => {
+      mine.onmessage = (message) => {
         const batch = JSON.parse(message.data);
         onBatch(batch);
-        if (batch.end) {
+        if (batch.problem) {
+          stop();
+          onState(new ConnectionState("refused", batch.problem));
+        } else if (batch.end) {
           stop();
           onState(new ConnectionState("over"));
         }
       };
-      events.onerror = async () => {
-        events.close();
+      mine.onerror = async () => {
+        mine.close();
         const refusal = await refusalOf(url);
-        if (isStopped) {
+        if (events !== mine) {
           return;
         }
         const isFinal = refusal !== null && refusal.status < 500;
@@ -89,7 +93,18 @@ export class LiveSource {
         onState(new ConnectionState(isFinal ? "refused" : "lost", why));
       };
     };
-    connect();
+    const onVisibility = () => {
+      leave();
+      if (!document.hidden) {
+        connect();
+      }
+    };
+    const stop = () => {
+      leave();
+      document.removeEventListener("visibilitychange", onVisibility);
+    };
+    document.addEventListener("visibilitychange", onVisibility);
+    onVisibility();
     return stop;
   }
 }

@@ -51,6 +51,7 @@ export function drawTimeline(canvas, lines, view, theme, focus) {
   context.font = theme.font;
   context.textBaseline = "middle";
   drawAxis(context, lines, view, theme);
+  drawPauses(context, lines, view, theme);
   drawArea(context, lines, view, theme);
   drawPath(context, lines, view, theme);
   context.save();
@@ -105,6 +106,15 @@ function axisLabel(moment, step) {
   return `${moment.toFixed(digits)} s`;
 }
 
+/** The pauses of a run that was resumed, from top to bottom: nobody was at work on it. */
+function drawPauses(context, lines, view, theme) {
+  context.fillStyle = theme.raised;
+  for (const pause of lines.path.pauses) {
+    const [left, right] = [Math.round(toX(view, pause.start)), Math.round(toX(view, pause.end))];
+    context.fillRect(left, TIMELINE_PARTS.axis, Math.max(1, right - left), view.height);
+  }
+}
+
 /** The number of calls under way, as an area: of each column of pixels the most, so that no short peak is lost. */
 function drawArea(context, lines, view, theme) {
   const { axis, area } = TIMELINE_PARTS;
@@ -136,7 +146,7 @@ function drawArea(context, lines, view, theme) {
   context.fillText(`${lines.most} at a time`, 6, axis + 8);
 }
 
-/** The critical path in a row of its own: its calls, and the time between them as waiting. */
+/** The critical path in a row of its own: its calls, the time between them as waiting, and pauses as nothing. */
 function drawPath(context, lines, view, theme) {
   const top = TIMELINE_PARTS.axis + TIMELINE_PARTS.area + 10;
   const height = TIMELINE_PARTS.path - 14;
@@ -146,14 +156,11 @@ function drawPath(context, lines, view, theme) {
     const width = Math.max(1, (gap.end - gap.start) * view.perSecond);
     context.fillStyle = gap.isIdle ? waiting : theme.raised;
     context.fillRect(left, top + 3, width, height - 6);
-    if (width > 90) {
-      // The gap may be wider than the window: its label stands where it is seen.
-      const at = Math.min(Math.max(left, 0), left + width - 54);
-      context.fillStyle = theme.raised;
-      context.fillRect(at + 3, top + 2, 48, height - 4);
-      context.fillStyle = theme.quiet;
-      context.fillText("waiting", at + 6, top + height / 2 + 1);
-    }
+    nameGap(context, "waiting", { left, width, top, height }, theme);
+  }
+  for (const pause of lines.path.pauses) {
+    const width = (pause.end - pause.start) * view.perSecond;
+    nameGap(context, "pause", { left: toX(view, pause.start), width, top, height }, theme);
   }
   for (const bar of lines.critical) {
     const { left, width } = barBox(bar, view);
@@ -161,6 +168,17 @@ function drawPath(context, lines, view, theme) {
     context.fillRect(left, top, width, height);
     context.fillStyle = theme.ink;
     context.fillRect(left, top + height, width, 2);
+  }
+}
+
+/** The name of a stretch without calls, if there is room for it; it may be wider than the window. */
+function nameGap(context, name, { left, width, top, height }, theme) {
+  if (width > 90) {
+    const at = Math.min(Math.max(left, 0), left + width - 54);
+    context.fillStyle = theme.raised;
+    context.fillRect(at + 3, top + 2, 48, height - 4);
+    context.fillStyle = theme.quiet;
+    context.fillText(name, at + 6, top + height / 2 + 1);
   }
 }
 
@@ -244,7 +262,7 @@ function drawAttempts(context, lines, view, theme) {
   for (const bar of lines.retried) {
     const box = barBox(bar, view);
     for (const attempt of isSeen(box, view) ? bar.call.attempts : []) {
-      const x = Math.round(toX(view, attempt.at + (attempt.duration_s ?? 0)));
+      const x = Math.round(toX(view, attempt.at));
       context.fillStyle = theme.surface;
       context.fillRect(x - 2, box.top - 1, 5, box.height + 2);
       context.fillStyle = isRateLimit(attempt) ? theme.rateLimit : theme.invalid;

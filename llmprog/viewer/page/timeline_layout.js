@@ -1,6 +1,7 @@
 // A run's calls as a picture of time: lanes, marks, how many at a time, and the critical path.
 
 import { concurrencyOf, criticalPath, lanesOf, spansOf } from "./critical_path.js";
+import { isTakenOver } from "./model.js";
 
 // The colours of nodes, by their numbers; that of rate limits comes last.
 const NODE_SERIES = [1, 3, 5, 4, 7, 6, 8, 2];
@@ -8,15 +9,22 @@ const NODE_SERIES = [1, 3, 5, 4, 7, 6, 8, 2];
 /**
  * The timeline of a model as it is now.
  * @param {object} model a `RunModel`
- * @returns {object} `wallS`; `bars`: a call, its span and lane each, in the order of sending; of these `plain` by colour,
+ * @returns {object} `wallS`; `numTakenOver`: calls of the run that this one was forked from, which have no time in it;
+ *   `bars`: another call, its span and lane each, in the order of sending; of these `plain` by colour,
  *   `marked` (all that are not simply settled), `critical` (on the critical path) and `retried`; `laneCount`; `nodes`:
  *   names with the number of their colour; `steps` and `most`: the calls under way; `path`: of `criticalPath`
  */
 export function layTimeline(model) {
-  const calls = [...model.calls.values()];
+  const calls = [...model.calls.values()].filter((call) => !isTakenOver(call));
   let wallS = model.run?.elapsed_s ?? 0;
+  let isResumed = false;
   for (const call of calls) {
     wallS = Math.max(wallS, call.sent_at + (call.outcome?.duration_s ?? 0));
+    isResumed ||= (call.session ?? 1) !== (calls[0].session ?? 1);
+  }
+  if (isResumed) {
+    // The seconds that it took are those of its sessions; what is under way now is later by their pauses.
+    wallS = Math.max(wallS, (model.run?.updated_at ?? 0) - (model.run?.began_at ?? 0));
   }
   const spans = spansOf(calls, wallS);
   const { lanes, count } = lanesOf(spans);
@@ -39,10 +47,11 @@ export function layTimeline(model) {
   }
   const critical = bars.filter((bar) => onPath.has(bar.id));
   const retried = bars.filter((bar) => bar.call.attempts.length > 0);
-  return { wallS, bars, plain, marked, critical, retried, laneCount: count, nodes, steps, most, path };
+  const numTakenOver = model.calls.size - calls.length;
+  return { wallS, numTakenOver, bars, plain, marked, critical, retried, laneCount: count, nodes, steps, most, path };
 }
 
-/** What became of a call: `running`, `cut off`, `failed`, `recalled` (from a cache or another run), or `settled`. */
+/** What became of a call: `running`, `cut off`, `failed`, `recalled` (from a cache), or `settled`. */
 function kindOf(call) {
   if (call.outcome === null) {
     return "running";

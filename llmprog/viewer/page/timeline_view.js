@@ -289,19 +289,24 @@ class TimelineView {
   }
 
   #showFacts() {
-    const { bars, most, path, wallS } = this.#lines;
+    const { bars, most, numTakenOver, path, wallS } = this.#lines;
+    const pausedS = wallS - path.workS;
     const attempts = bars.flatMap((bar) => bar.call.attempts);
     const limits = attempts.filter(isRateLimit).length;
     const facts = [
-      ["Time", formatDuration(wallS)],
+      ["Time", formatDuration(path.workS) + (pausedS > 0 ? `, and paused for ${formatDuration(pausedS)}` : "")],
       ["Calls", `${formatCount(bars.length)}, up to ${formatCount(most)} at a time`],
       [
         "Critical path",
         `${formatPlural(path.ids.length, "call")}, ${formatDuration(path.callsS)}` +
-          (wallS > 0 ? ` (${formatShare(path.callsS / wallS)} of the time)` : "") +
+          (path.workS > 0 ? ` (${formatShare(path.callsS / path.workS)} of the time)` : "") +
           `, waiting ${formatDuration(path.waitingS)}`,
       ],
     ];
+    if (numTakenOver > 0) {
+      const source = this.#model.run?.forked_from ?? "another run";
+      facts.push(["Taken over", `${formatPlural(numTakenOver, "call")} of ${source}, not shown here`]);
+    }
     if (attempts.length > 0) {
       const others = attempts.length - limits;
       facts.push(["Tried again", `${formatPlural(others, "failure")}, ${formatPlural(limits, "rate limit")}`]);
@@ -326,7 +331,7 @@ class TimelineView {
       [...nodes].map(([node, color]) => item("", `series-${color}`, node)),
       item("is-framed", "ink", "on the critical path"),
       kinds.has("failed") && item("is-hatched", "invalid", "failed"),
-      kinds.has("recalled") && item("is-hollow", "quiet", "from a cache or an earlier run"),
+      kinds.has("recalled") && item("is-hollow", "quiet", "from a cache"),
       kinds.has("running") && item("is-faint", "quiet", "under way"),
       kinds.has("cut off") && item("is-hatched", "quiet", "cut off"),
       attempts.some(isRateLimit) && item("is-thin", "rate-limit", "rate limit, tried again"),
