@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -128,3 +131,105 @@ def test_a_file_that_is_gone_is_said(open_page, store, under_way):
         for file in store.directory.glob(f"{run_id}.sqlite*"):
             file.unlink()
         page.get_by_test_id("connection").get_by_text(run_id).wait_for()
+
+
+@pytest.fixture
+def connections(page):
+    """The states of the connections that the page opens to follow runs, in order: 1 is open, 2 closed."""
+    page.add_init_script("""
+        window.followed = [];
+        const Plain = EventSource;
+        window.EventSource = class extends Plain {
+          constructor(url) {
+            super(url);
+            followed.push(this);
+          }
+        };
+    """)
+    return lambda: page.evaluate("followed.map((one) => one.readyState)")
+
+
+def hide(page, is_hidden):
+    page.evaluate(
+        "isHidden => { Object.defineProperty(document, 'hidden', { value: isHidden, configurable: true });"
+        " document.dispatchEvent(new Event('visibilitychange')); }",
+        is_hidden,
+    )
+
+
+def test_a_hidden_page_has_no_connection_and_follows_again_when_it_is_shown(open_page, store, under_way, connections):
+    with under_way(store) as (model, run_id), open_page(store, f"#/run/{run_id}") as page:
+        page.get_by_test_id("run-status").get_by_text("running").wait_for()
+        assert connections() == [1]
+        hide(page, True)
+        assert connections() == [2]
+        model.go.set()
+        assert text(page, "run-status") == "running"  # what is on screen stays
+        hide(page, False)
+        page.get_by_test_id("run-status").get_by_text("finished").wait_for()
+        page.locator("[data-connection=over]").wait_for()
+        hide(page, False)
+        assert connections() == [2, 2]  # what is over is not followed again
+
+
+def test_a_hidden_list_of_runs_does_not_ask(open_page, store, under_way, watched):
+    with under_way(store), open_page(store) as page:
+        page.get_by_test_id("run-row").wait_for()
+        hide(page, True)
+        before = len(watched.requests)
+        page.wait_for_timeout(3000)  # a run under way is asked for every two seconds
+        assert len(watched.requests) == before
+        with page.expect_request("**/api/runs?*"):
+            hide(page, False)
+
+
+def spoiled(store, answer):
+    """A run with an event that cannot be read."""
+    model = ScriptedBackend(lambda *_: answer)
+    run_id = run(arithmetic(num_samples=2), "17 + 25", backend=model, seed=1, store=store).run_id
+    with closing(sqlite3.connect(Path(store.directory, f"{run_id}.sqlite"))) as file:
+        file.execute("UPDATE event SET data = ? WHERE kind = 'thoughts'", (b"[{}]",))
+        file.commit()
+    return run_id
+
+
+def test_what_cannot_be_read_is_said_once_and_not_asked_for_again(open_page, store, connections):
+    run_id = spoiled(store, "Answer: 42")
+    with open_page(store, f"#/run/{run_id}") as page:
+        page.locator("[data-connection=refused]").wait_for()
+        said = text(page, "connection")
+        assert run_id in said
+        page.wait_for_timeout(1200)  # it was tried again after half a second
+        assert connections() == [2]
+        assert text(page, "connection") == said
+
+
+def test_what_cannot_be_read_is_said_where_runs_are_compared(open_page, store):
+    run_ids = [spoiled(store, f"Answer: {answer}") for answer in (41, 42)]
+    with open_page(store, f"#/compare/{run_ids[0]}/{run_ids[1]}") as page:
+        for run_id in run_ids:
+            page.locator(".connection").get_by_text(run_id).wait_for()
+
+
+@pytest.mark.parametrize(("is_selected", "path"), [(False, ""), (True, "part")])
+def test_the_whole_is_shown_when_it_is_told_unless_a_part_is_being_read(open_page, store, is_selected, path):
+    """A joined program tells of its parts first: here a run that is told as a part, and later as the whole, too."""
+    model = ScriptedBackend(lambda *_: "Answer: 42")
+    run_id = run(arithmetic(num_samples=2), "17 + 25", backend=model, seed=1, store=store).run_id
+    with open_page(store) as page:
+        feed = page.evaluate("id => fetch(`api/runs/${id}/feed`).then((answer) => answer.text())", run_id)
+        *whole, end = [json.loads(line[6:]) for line in feed.split("\n") if line.startswith("data: ")]
+        told = json.loads(json.dumps(whole).replace('"path": ""', '"path": "part"'))
+
+        def answer(route):
+            events = "".join(f"data: {json.dumps(batch)}\n\n" for batch in told)
+            route.fulfill(status=200, content_type="text/event-stream", body=events)
+
+        page.route("**/feed", answer)
+        page.evaluate("id => { location.hash = `#/run/${id}?tab=thoughts` }", run_id)
+        page.get_by_test_id("thoughts-row").nth(1).wait_for()
+        if is_selected:
+            page.get_by_test_id("thoughts-row").nth(1).click()
+        told += [*whole[1:], end]
+        page.locator("[data-testid=paths]:visible").wait_for()
+        assert page.get_by_test_id("paths").input_value() == path
