@@ -80,22 +80,25 @@ def test_a_thought_chosen_in_one_graph_selects_its_twin_in_the_other(compared, p
 
 
 def test_thoughts_of_both_are_outlined_in_the_graphs(open_page, puzzles):
-    def pixels(page):
-        canvas = page.get_by_test_id("graph-canvas").first
-        canvas.and_(page.locator("[data-drawn]")).wait_for()
-        page.wait_for_timeout(300)
-        return page.evaluate(PIXELS_OF, canvas.element_handle())
+    def wait_for_pixels(page, condition):
+        page.wait_for_function(
+            f"() => {{ const count = ({PIXELS_OF})(document.querySelector('[data-testid=graph-canvas][data-drawn]')); "
+            f"return {condition}; }}"
+        )
 
     with open_page(puzzles.store, f"#/compare/{puzzles.game}/{puzzles.other_game}") as page:
         page.get_by_test_id("twins-row").first.wait_for()
-        assert pixels(page) > 50
+        wait_for_pixels(page, "count > 50")
         page.evaluate("hash => { location.hash = hash }", f"#/compare/{puzzles.game}/{puzzles.vote}")
         page.get_by_text("0 thoughts in both runs").wait_for()
-        assert pixels(page) == 0
+        wait_for_pixels(page, "count === 0")
 
 
 # How many pixels of a canvas have the colour of outlines, as near as blending lets them.
 PIXELS_OF = """(canvas) => {
+  if (canvas === null) {
+    return null;
+  }
   const [r, g, b] = [0x7a, 0x3f, 0xa0];
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   let count = 0;
