@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from llmprog import map as run_map
+from llmprog.backends import ScriptedBackend
+from llmprog.programs import arithmetic
+
 
 @pytest.fixture
 def compared(open_page, puzzles):
@@ -120,3 +124,18 @@ def test_votes_are_side_by_side(open_page, puzzles):
 def test_a_run_that_is_not_there_is_said_and_the_other_is_not_lost(open_page, puzzles):
     with open_page(puzzles.store, f"#/compare/{puzzles.vote}/20200101-000000-none") as page:
         page.get_by_text("20200101-000000-none").first.wait_for()
+
+
+def test_another_search_has_twins_of_its_own(open_page, store):
+    inputs = [{"input": f"{number} + 25", "right": "42"} for number in (16, 17)]
+    for _ in range(2):
+        model = ScriptedBackend(lambda *_: "Answer: 42")
+        run_map(arithmetic(num_samples=2), inputs, gold="right", backend=model, seed=1, store=store)
+    one, other = store.list()
+    with open_page(store, f"#/compare/{one.id}/{other.id}") as page:
+        first = page.get_by_test_id("twins-row").first
+        first.get_by_text("16 + 25").wait_for()
+        page.get_by_test_id("compare-paths").select_option(index=1)
+        first.get_by_text("17 + 25").wait_for()
+        first.click()
+        assert all("17 + 25" in said for said in page.get_by_test_id("compare-said").all_inner_texts())

@@ -273,3 +273,32 @@ CONTRASTS = """() => {
   }
   return { lowest, of };
 }"""
+
+
+def pane_of(module, outcome):
+    """What the pane of a call says that failed once, from 2 to 2.5 seconds after the run began."""
+    attempt = {"call": 1, "at": 2.5, "duration_s": 0.5, "status": "429", "error": "slow down", "is_billed": False}
+    sent = {"id": 1, "path": "", "node": "n", "backend": "b", "question": 1, "first_sample": 0, "num_samples": 1}
+    call = {**sent, "sent_at": 2.0, "outcome": outcome, "attempts": [attempt]}
+    return module("call_pane.js")(
+        """
+        const model = { run: null, calls: new Map([[1, given]]), search: () => undefined };
+        const pane = m.createCallPane({ model, id: 1, loadCall: () => new Promise(() => {}), onSelect() {} });
+        pane.update();
+        return pane.element.textContent;
+        """,
+        call,
+    )
+
+
+def test_a_failed_attempt_is_told_from_when_it_began(module):
+    said = pane_of(module, None)
+    assert "after 2.0 s, for 500 ms: status 429" in said
+    assert "sentafter 2.0 s" in said
+
+
+def test_a_call_of_the_run_that_this_one_was_forked_from_has_no_time_in_it(module):
+    outcome = {"call": 1, "state": "settled", "source": "fork", "duration_s": 1.0, "usage": None, "error": None}
+    said = pane_of(module, outcome)
+    assert "sentafter" not in said
+    assert "from the run it was forked from" in said
