@@ -80,6 +80,19 @@ function isSeen({ left, top, width, height }, view) {
   return left + width >= 0 && left <= view.width && top + height >= TIMELINE_TOP - 4 && top <= view.height;
 }
 
+/**
+ * Tells of bars, in the order of their starts, whether they end in a pixel of their lane that none before them has
+ * painted. Those that do not are left out: in a long run most are narrower than a pixel.
+ */
+function freshPixels(laneCount) {
+  const paintedTo = new Int32Array(laneCount).fill(-1e9);
+  return (lane, right) => {
+    const isFresh = right > paintedTo[lane];
+    paintedTo[lane] = Math.max(paintedTo[lane], right);
+    return isFresh;
+  };
+}
+
 function drawAxis(context, lines, view, theme) {
   const to = view.from + view.width / view.perSecond;
   const { moments, step } = axisMoments(Math.max(0, view.from), Math.min(to, lines.wallS), view.width / 90);
@@ -162,8 +175,12 @@ function drawPath(context, lines, view, theme) {
     const width = (pause.end - pause.start) * view.perSecond;
     nameGap(context, "pause", { left: toX(view, pause.start), width, top, height }, theme);
   }
+  const isFresh = freshPixels(1);
   for (const bar of lines.critical) {
     const { left, width } = barBox(bar, view);
+    if (left + width < 0 || left > view.width || !isFresh(0, left + width)) {
+      continue;
+    }
     context.fillStyle = theme.series[bar.color - 1];
     context.fillRect(left, top, width, height);
     context.fillStyle = theme.ink;
@@ -185,20 +202,20 @@ function nameGap(context, name, { left, width, top, height }, theme) {
 function drawBars(context, lines, view, theme) {
   for (const [color, bars] of lines.plain) {
     context.fillStyle = theme.series[color - 1];
-    const filledTo = new Int32Array(lines.laneCount).fill(-1e9);
+    const isFresh = freshPixels(lines.laneCount);
     for (const bar of bars) {
       const box = barBox(bar, view);
-      // A bar that others of its colour have covered already is left out: many are narrower than a pixel.
-      if (isSeen(box, view) && box.left + box.width > filledTo[bar.lane]) {
+      if (isSeen(box, view) && isFresh(bar.lane, box.left + box.width)) {
         context.fillRect(box.left, box.top, box.width, box.height);
-        filledTo[bar.lane] = box.left + box.width;
       }
     }
   }
   const failed = hatch(context, theme.surface, null);
+  const kinds = ["running", "cut off", "failed", "recalled"];
+  const freshOf = new Map(kinds.map((kind) => [kind, freshPixels(lines.laneCount)]));
   for (const bar of lines.marked) {
     const box = barBox(bar, view);
-    if (isSeen(box, view)) {
+    if (isSeen(box, view) && freshOf.get(bar.kind)(bar.lane, box.left + box.width)) {
       drawMarked(context, bar, box, theme, failed);
     }
   }
@@ -206,9 +223,11 @@ function drawBars(context, lines, view, theme) {
     drawLabels(context, lines, view, theme);
   }
   context.fillStyle = theme.ink;
+  const isFresh = freshPixels(lines.laneCount);
   for (const bar of lines.critical) {
-    const { left, top, width, height } = barBox(bar, view);
-    if (isSeen({ left, top, width, height }, view)) {
+    const box = barBox(bar, view);
+    const { left, top, width, height } = box;
+    if (isSeen(box, view) && isFresh(bar.lane, left + width)) {
       // Four bars: a stroke around a rectangle takes much longer.
       context.fillRect(left, top, width, 1);
       context.fillRect(left, top + height - 1, width, 1);
