@@ -30,6 +30,11 @@ class SearchEvent:
 
 
 @dataclass(slots=True)
+class SearchStarted(SearchEvent):
+    """The search has its first thought."""
+
+
+@dataclass(slots=True)
 class ThoughtExpanded(SearchEvent):
     """An expansion is done: ``children[i]`` came from sample ``samples[i]``.
 
@@ -150,4 +155,6 @@ class RunFinished(SearchEvent):
 
 
 ControllerEvent: TypeAlias = ThoughtExpanded | ThoughtChecked | ThoughtsCompared
-Event: TypeAlias = ControllerEvent | ThoughtsPruned | VotesChanged | CallSettled | CompletionDelta | RunFinished
+Event: TypeAlias = (
+    SearchStarted | ControllerEvent | ThoughtsPruned | VotesChanged | CallSettled | CompletionDelta | RunFinished
+)

@@ -13,7 +13,7 @@ from llmprog.accounting import Spending
 from llmprog.backends.accounts import CompletionCache
 from llmprog.compile import CompiledProgram
 from llmprog.errors import BudgetExceededError, LLMProgError, StoreError
-from llmprog.events import Event, RunFinished, ThoughtExpanded, VotesChanged
+from llmprog.events import Event, RunFinished, SearchStarted, ThoughtExpanded, VotesChanged
 from llmprog.joined import ANSWER, INPUT, Joined, JointOutcome, PartCall, PartOutcome
 from llmprog.nodes import Verdict
 from llmprog.running.result import Result
@@ -181,6 +181,8 @@ class _Parts:
         observe = self._how.observe_graph if is_kept else None
         tell = None if observe is None else observe(graph)
         thoughts = {INPUT: graph.add(self._given, INPUT)[0]}
+        if tell is not None:
+            tell(SearchStarted(graph=graph))
         makers: dict[str, int] = {}
 
         def add(label: str, answer: Any, maker: str, sources: Sequence[str]) -> int:

@@ -18,6 +18,7 @@ from llmprog.events import (
     Event,
     Questions,
     RunFinished,
+    SearchStarted,
     ThoughtChecked,
     ThoughtExpanded,
     ThoughtsCompared,
@@ -140,10 +141,12 @@ class ThoughtRecords:
         self._answer = answer
         self._has_goal = has_goal
         journal.event(path, "began", {"has_goal": has_goal})
-        self._told = 0  # thoughts written so far; those of the root come with the first event
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, ThoughtExpanded):
+        if isinstance(event, SearchStarted):
+            root = {"id": 0, "parents": (), "node": "", "sample": 0, "call": None} | self._state(0)
+            self._journal.event(self._path, "thoughts", [root])
+        elif isinstance(event, ThoughtExpanded):
             self._thoughts(event)
         elif isinstance(event, ThoughtChecked):
             self._verdicts((event.thought,), event.asked)
@@ -156,14 +159,10 @@ class ThoughtRecords:
             votes = event.votes.to_json(max_answers=_MAX_ANSWERS) | {"num_heard": event.num_heard}
             self._journal.event(self._path, "votes", votes)
         elif isinstance(event, RunFinished):
-            if not self._told and len(self._graph):  # it ended with its first state
-                self._journal.event(self._path, "thoughts", [self._root()])
             self._journal.event(self._path, "finished", {"stopped": event.stopped, "thought": event.thought})
 
     def _thoughts(self, event: ThoughtExpanded) -> None:
         new: list[dict[str, Any]] = []
-        if not self._told:
-            new.append(self._root())
         count = len(event.children)
         told = zip(
             event.children,
@@ -190,12 +189,8 @@ class ThoughtRecords:
             if asked:
                 entry["asked"] = _digests(asked)
             new.append(entry)
-        self._told += len(new)
         if new:
             self._journal.event(self._path, "thoughts", new)
-
-    def _root(self) -> dict[str, Any]:
-        return {"id": 0, "parents": (), "node": "", "sample": 0, "call": None} | self._state(0)
 
     def _state(self, thought: int) -> dict[str, Any]:
         state, is_goal = self._graph.states[thought], self._graph.is_goal(thought)

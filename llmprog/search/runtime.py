@@ -25,6 +25,7 @@ from llmprog.events import (
     Event,
     Questions,
     RunFinished,
+    SearchStarted,
     ThoughtChecked,
     ThoughtExpanded,
     ThoughtsCompared,
@@ -197,10 +198,7 @@ class Search:
         graph, pending, controller = self.graph, self._pending, self.controller
         if self._spending is not None and not self._spending.take_thoughts(1):
             raise BudgetExceededError(f"the budget is spent: {self._spending.exhausted}; raise thoughts to go on")
-        graph.add(start, self._key(start))
-        if self._is_goal(start):
-            graph.mark_goal(0)
-            self._goal_thought = 0
+        if self._begin(start):
             return "goal"
         commits = 0
         while True:
@@ -223,6 +221,17 @@ class Search:
             commits += 1
             if commits % _COMMITS_BETWEEN_YIELDS == 0:
                 await asyncio.sleep(0)  # a search without model calls must stay cancellable
+
+    def _begin(self, start: Any) -> bool:
+        """Enter the first state; returns whether it is a goal already."""
+        self.graph.add(start, self._key(start))
+        is_goal = self._is_goal(start)
+        if is_goal:
+            self.graph.mark_goal(0)
+            self._goal_thought = 0
+        if self._observe is not None:
+            self._observe(SearchStarted(graph=self.graph))
+        return is_goal
 
     def _report(self, actions: Sequence[Action]) -> None:
         """Tell whoever watches of what the controller has decided by itself: whom to prune, how the vote stands."""

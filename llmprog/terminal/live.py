@@ -94,8 +94,8 @@ class PrintedText:
         self.console.print(Text(plain_lines(piece)), end="", soft_wrap=True)
 
     def print_line(self) -> None:
-        """Say how far the run is, unless that would be in the midst of a text."""
-        if not self._has_text:
+        """Say how far the run is, unless that is nowhere yet, or would be in the midst of a text."""
+        if not self._has_text and (self.progress.num_calls or self.progress.num_thoughts > 1):
             self.console.print(Text(self.progress.line()), soft_wrap=True)
 
 

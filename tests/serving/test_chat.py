@@ -62,7 +62,7 @@ def test_a_stream_of_a_diffusion_model_is_its_reply(client):
         canvases += [choice.llmprog["canvas"]] if hasattr(choice, "llmprog") else []
     assert "".join(pieces) == canvases[-1] == whole
     assert len(pieces) > 2  # what is before the first mask is sent while the rest is written
-    assert "▒" in canvases[0]
+    assert any("▒" in canvas for canvas in canvases)
     without = [chunk.choices[0].delta.content or "" for chunk in ask(client, **asked, stream=True)]
     assert "".join(without) == whole
 

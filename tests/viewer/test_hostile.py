@@ -203,7 +203,7 @@ def walk(page, tabs):
     for tab in tabs:
         page.locator(f"[data-tab={tab}]").click()
         stage = page.get_by_test_id("stage")
-        assert stage.get_attribute("data-shown") == tab
+        page.locator(f"[data-testid=stage][data-shown={tab}]").wait_for()
         for table in stage.locator(".vt").all():
             for _ in range(4):
                 table.evaluate("table => { table.scrollTop += table.clientHeight; }")
