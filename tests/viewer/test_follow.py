@@ -57,6 +57,13 @@ def records(batches, kind):
     return [record for batch in batches for record in batch.get(kind, ())]
 
 
+def until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.002)
+
+
 def num_open(store):
     """How many files of a store this process has open."""
     found = 0
@@ -129,11 +136,8 @@ def test_a_client_that_is_gone_lets_go_of_the_file(store, under_way):
         before = num_open(store)
         with client.stream("GET", f"/api/runs/{run_id}/feed") as answer:
             next(answer.iter_lines())
-            assert num_open(store) > before
-        deadline = time.monotonic() + 20
-        while num_open(store) > before:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+            until(lambda: num_open(store) > before)  # it is opened anew for each look
+        until(lambda: num_open(store) == before)
 
 
 def test_more_followers_than_there_is_room_for_are_told_so(store, under_way):
