@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from llmprog.backends.base import Backend
 from llmprog.program import Program
 from llmprog.runs.store import RunStore
-from llmprog.serving.calls import Calls
 from llmprog.serving.catalog import backends_of
 from llmprog.serving.server import ServerOptions, serve
+from llmprog.web.in_thread import in_thread
 from llmprog.web.orderly import OrderlyServer
 from llmprog.web.sockets import in_url, listen
 
@@ -42,30 +40,16 @@ def serving(
     opened = backends if isinstance(backends, dict) else backends_of(backends)
     with closing(listen(options.host, options.port)) as listening:
         host, port = listening.getsockname()[:2]
-        running: list[OrderlyServer] = []
-        begun = threading.Event()
-        failures: list[BaseException] = []
 
-        def begin(server: OrderlyServer, _: Calls) -> None:
-            running.append(server)
-            begun.set()
+        async def run(begin: Callable[[OrderlyServer], None]) -> None:
+            await serve(
+                opened,
+                programs,
+                options,
+                listening=listening,
+                store=store,
+                on_server=lambda server, _: begin(server),
+            )
 
-        def run() -> None:
-            try:
-                asyncio.run(serve(opened, programs, options, listening=listening, store=store, on_server=begin))
-            except BaseException as error:  # noqa: BLE001 - raised in the thread that began it
-                failures.append(error)
-            finally:
-                begun.set()
-
-        thread = threading.Thread(target=run, name="llmprog-serve", daemon=True)
-        thread.start()
-        try:
-            begun.wait()  # the socket listens already: who connects now is answered once the server is up
-            if failures:
-                raise failures[0]
+        with in_thread("llmprog-serve", run):
             yield f"http://{in_url(host)}:{port}/v1"
-        finally:
-            for server in running:
-                server.should_exit = True
-            thread.join()

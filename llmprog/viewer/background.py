@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from llmprog.runs.store import RunStore
 from llmprog.viewer.server import Viewer, ViewOptions
-from llmprog.web.orderly import OrderlyServer
+from llmprog.web.in_thread import in_thread
 from llmprog.web.sockets import listen
 
 _FREE_PORT = ViewOptions()
@@ -28,30 +26,5 @@ def viewing(store: RunStore, options: ViewOptions = _FREE_PORT) -> Iterator[str]
     """
     with closing(listen(options.host, options.port)) as listening:
         viewer = Viewer(store, options, listening)
-        running: list[OrderlyServer] = []
-        begun = threading.Event()
-        failures: list[BaseException] = []
-
-        def begin(server: OrderlyServer) -> None:
-            running.append(server)
-            begun.set()
-
-        def run() -> None:
-            try:
-                asyncio.run(viewer.serve(begin))
-            except BaseException as error:  # noqa: BLE001 - raised in the thread that began it
-                failures.append(error)
-            finally:
-                begun.set()
-
-        thread = threading.Thread(target=run, name="llmprog-view", daemon=True)
-        thread.start()
-        try:
-            begun.wait()  # the socket listens already: who connects now is answered once the server is up
-            if failures:
-                raise failures[0]
+        with in_thread("llmprog-view", viewer.serve):
             yield viewer.url
-        finally:
-            for server in running:
-                server.should_exit = True
-            thread.join()
