@@ -322,7 +322,7 @@ class MemoryStore(RunStore):
 
     def delete(self, run_id: str) -> None:
         run_id, _, lock = self._taken(run_id)
-        del self._databases[run_id]
+        self._databases.pop(run_id).writer().execute("DELETE FROM run")  # whoever has it open learns of it
         lock.release()
 
     def _ids(self) -> Sequence[str]:

@@ -121,7 +121,7 @@ class _Feed:
                 await fault(scope, receive, send)
                 return
             run = await run_in_threadpool(self._store.open, request.path_params["run"])
-            await FollowedRun(self._store, run, self._followers)(scope, receive, send)
+            await FollowedRun(run, self._followers)(scope, receive, send)
 
 
 async def _answer(look: Callable[[], Any]) -> Response:

@@ -13,7 +13,6 @@ from starlette.types import Receive, Scope, Send
 from llmprog.errors import StoreError
 from llmprog.log import Log
 from llmprog.runs.run import Run
-from llmprog.runs.store import RunStore
 from llmprog.viewer.encoding import encode
 from llmprog.viewer.feed import RunFeed
 
@@ -22,7 +21,6 @@ MOST_FOLLOWERS = 32
 _POLL_S = 0.25
 _AT_ONCE = 4  # batches taken together: the first ones are sent, and drawn, while the others are read
 _HEARTBEAT_S = 15.0
-_STILL_THERE_S = 2.0  # how often to see whether a run has been deleted: a file that is open can still be read
 
 _log = Log("llmprog.viewer")
 
@@ -72,13 +70,11 @@ class FollowedRun:
     """An ASGI response: a run from its beginning, and on, as events that each hold a batch.
 
     Args:
-        store: Where the run is kept.
         run: The run, which is closed at the end.
         followers: Among whom there is a place for this one already.
     """
 
-    def __init__(self, store: RunStore, run: Run, followers: Followers) -> None:
-        self._store = store
+    def __init__(self, run: Run, followers: Followers) -> None:
         self._run = run
         self._followers = followers
 
@@ -98,15 +94,13 @@ class FollowedRun:
     async def _follow(self, gone: asyncio.Future[None], send: Send) -> None:
         feed = RunFeed(self._run)
         now = asyncio.get_running_loop().time
-        said_at = checked_at = now()
+        said_at = now()
         while True:
-            is_due = now() - checked_at >= _STILL_THERE_S
             try:
-                batches = await run_in_threadpool(self._read, feed, is_due)
+                batches = await run_in_threadpool(self._read, feed)
             except StoreError as error:
                 await _send_batch(send, {"problem": str(error)})
                 return
-            checked_at = now() if is_due else checked_at
             for batch in batches:
                 if gone.done():
                     return
@@ -120,10 +114,8 @@ class FollowedRun:
             if not await self._followers.pause(gone, 0 if len(batches) >= _AT_ONCE else _POLL_S):
                 return
 
-    def _read(self, feed: RunFeed, is_due: bool) -> list[dict[str, Any]]:
+    def _read(self, feed: RunFeed) -> list[dict[str, Any]]:
         """What is new; in a thread, since a database makes one wait."""
-        if is_due:
-            self._store.open(self._run.id).close()
         try:
             with self._run.reporting():
                 return feed.read(_AT_ONCE)

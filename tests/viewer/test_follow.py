@@ -186,7 +186,7 @@ async def test_where_nothing_happens_a_comment_says_that_the_line_is_alive(store
 
     with under_way(store) as (_, run_id):
         followers = Followers(heartbeat_s=0.05)
-        task = asyncio.create_task(FollowedRun(store, store.open(run_id), followers)({}, never, send))
+        task = asyncio.create_task(FollowedRun(store.open(run_id), followers)({}, never, send))
         await asyncio.wait_for(beaten.wait(), 20)
         followers.close()
         await asyncio.wait_for(task, 20)

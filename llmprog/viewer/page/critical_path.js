@@ -47,7 +47,7 @@ export function spansOf(calls, nowS) {
  * @param {{start: number, end: number, session: number}[]} spans
  * @returns {{start: number, end: number}[]} in order
  */
-export function pausesOf(spans) {
+function pausesOf(spans) {
   const sessions = new Map();
   for (const { start, end, session } of spans) {
     const known = sessions.get(session) ?? { start, end };
