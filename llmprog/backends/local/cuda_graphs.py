@@ -18,8 +18,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from llmprog.backends.local.kv_cache import Cache
-from llmprog.backends.local.recordable_feed import FixedPlace, RecordableFeed, bucket
+from llmprog.backends.local.caches.kv_cache import Cache
+from llmprog.backends.local.caches.recordable_feed import FixedPlace, RecordableFeed, bucket
 from llmprog.backends.local.transformer import Transformer
 from llmprog.log import Log
 

@@ -18,8 +18,8 @@ from transformers import Cache as LibraryCache
 from transformers import DiffusionGemmaForBlockDiffusion
 
 from llmprog.backends.local import attention_masks
+from llmprog.backends.local.caches.kv_cache import Cache, KVCache
 from llmprog.backends.local.hosted_model import FULL, HostedModel, selected, within
-from llmprog.backends.local.kv_cache import Cache, KVCache
 from llmprog.backends.local.transformer import TransformerConfig
 
 

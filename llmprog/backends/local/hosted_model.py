@@ -22,8 +22,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from llmprog.backends.local import attention_masks
+from llmprog.backends.local.caches.kv_cache import Cache, KVShape
 from llmprog.backends.local.faults import FaultyFileError
-from llmprog.backends.local.kv_cache import Cache, KVShape
 from llmprog.backends.local.transformer import Transformer, TransformerConfig
 
 DIFFUSION = "diffusion_gemma"

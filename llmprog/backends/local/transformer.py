@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmprog.backends.local.kv_cache import Cache, KVCache, KVShape
-from llmprog.backends.local.slot_cache import SlotFeed
+from llmprog.backends.local.caches.kv_cache import Cache, KVCache, KVShape
+from llmprog.backends.local.caches.slot_cache import SlotFeed
 from llmprog.errors import OptionError
 
 

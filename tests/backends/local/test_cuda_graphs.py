@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from llmprog.backends.local import attention_masks
+from llmprog.backends.local.caches.recordable_feed import bucket
+from llmprog.backends.local.caches.slot_cache import SlotCache
 from llmprog.backends.local.cuda_graphs import MOST_GRAPHS, MOST_TOKENS, CaptureOnCuda, GraphedTransformer
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import write_all
 from llmprog.backends.local.decoders.cached_diffusion import CacheOptions
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
-from llmprog.backends.local.recordable_feed import bucket
-from llmprog.backends.local.slot_cache import SlotCache
 
 
 class Eager:

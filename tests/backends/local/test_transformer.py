@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llmprog.backends.local import attention_masks as masks
-from llmprog.backends.local.kv_cache import KVCache
+from llmprog.backends.local.caches.kv_cache import KVCache
 from llmprog.backends.local.transformer import Transformer, TransformerConfig, rotate
 from llmprog.errors import OptionError
 

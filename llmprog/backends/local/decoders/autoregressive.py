@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from llmprog.backends.local.caches.prefix_cache import PrefixCache
+from llmprog.backends.local.caches.slot_cache import SlotCache, rounded_length
 from llmprog.backends.local.decoders.base import (
     Continuation,
     Row,
@@ -26,9 +28,7 @@ from llmprog.backends.local.decoders.base import (
     written,
 )
 from llmprog.backends.local.decoders.prefill import PrefillCounts, Prefiller
-from llmprog.backends.local.prefix_cache import PrefixCache
 from llmprog.backends.local.sampling import Sampler, token_logprobs
-from llmprog.backends.local.slot_cache import SlotCache, rounded_length
 from llmprog.backends.local.transformer import Transformer
 from llmprog.errors import InputError
 

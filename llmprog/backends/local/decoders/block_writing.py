@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmprog.backends.local import attention_masks
+from llmprog.backends.local.caches.kv_cache import KVCache
 from llmprog.backends.local.decoders.base import (
     FINISHED_SHARE,
     Row,
@@ -28,7 +29,6 @@ from llmprog.backends.local.decoders.base import (
     written,
 )
 from llmprog.backends.local.decoders.watching import PROBABILITY, seen_of, unknown
-from llmprog.backends.local.kv_cache import KVCache
 from llmprog.backends.local.sampling import Sampler
 from llmprog.backends.local.transformer import Transformer
 

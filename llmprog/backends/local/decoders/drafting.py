@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from llmprog.backends.local import attention_masks
+from llmprog.backends.local.caches.prefix_cache import PrefixCache
+from llmprog.backends.local.caches.slot_cache import SlotCache
 from llmprog.backends.local.decoders.base import Vocabulary, left_padding, pad_left, pad_right
 from llmprog.backends.local.decoders.prefill import Prefiller
-from llmprog.backends.local.prefix_cache import PrefixCache
 from llmprog.backends.local.sampling import Sampler
-from llmprog.backends.local.slot_cache import SlotCache
 from llmprog.backends.local.transformer import Transformer
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from llmprog.backends.local import attention_masks
+from llmprog.backends.local.caches.kv_cache import KVCache
 from llmprog.backends.local.decoders.base import (
     FINISHED_SHARE,
     Continuation,
@@ -37,7 +38,6 @@ from llmprog.backends.local.decoders.base import (
     written,
 )
 from llmprog.backends.local.decoders.watching import PROBABILITY, note_written, seen_of, unknown
-from llmprog.backends.local.kv_cache import KVCache
 from llmprog.backends.local.sampling import Sampler, token_logprobs, uniform
 from llmprog.backends.local.transformer import Transformer
 

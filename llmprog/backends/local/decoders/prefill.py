@@ -8,9 +8,9 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from llmprog.backends.local.caches.prefix_cache import PrefixCache
+from llmprog.backends.local.caches.slot_cache import KVSegment, SlotCache
 from llmprog.backends.local.decoders.base import pad_right
-from llmprog.backends.local.prefix_cache import PrefixCache
-from llmprog.backends.local.slot_cache import KVSegment, SlotCache
 from llmprog.backends.local.transformer import Transformer
 
 PREFILL_TOKENS = 2048

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmprog.backends.local.kv_cache import KVShape, resized_slab
-from llmprog.backends.local.recordable_feed import FixedPlace, bucket
+from llmprog.backends.local.caches.kv_cache import KVShape, resized_slab
+from llmprog.backends.local.caches.recordable_feed import FixedPlace, bucket
 
 _ROUND = 64
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from llmprog.backends.local.slot_cache import KVSegment
+from llmprog.backends.local.caches.slot_cache import KVSegment
 
 _KEPT_SHARE = 0.9  # of the bound, once it has been exceeded: forgetting looks at all ends of texts
 

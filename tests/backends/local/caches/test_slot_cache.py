@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llmprog.backends.local import attention_masks
-from llmprog.backends.local.slot_cache import SlotCache
+from llmprog.backends.local.caches.slot_cache import SlotCache
 from llmprog.backends.local.transformer import Transformer
 
 

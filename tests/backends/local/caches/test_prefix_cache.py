@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmprog.backends.local.prefix_cache import PrefixCache
-from llmprog.backends.local.slot_cache import KVSegment
+from llmprog.backends.local.caches.prefix_cache import PrefixCache
+from llmprog.backends.local.caches.slot_cache import KVSegment
 
 TOKEN_BYTES = 2 * 4  # one layer, one head, keys and values of width 1
 

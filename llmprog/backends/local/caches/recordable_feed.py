@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from llmprog.backends.local.kv_cache import Cache
+from llmprog.backends.local.caches.kv_cache import Cache
 
 
 class FixedPlace(NamedTuple):
