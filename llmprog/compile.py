@@ -1,7 +1,7 @@
 """From a declared ``Program`` to a ``CompiledProgram``: validated, immutable, hashed.
 
-All faults of a declaration are reported at once. The program graph is a frozen
-``networkx.DiGraph`` whose nodes are the declared parts and whose edges say what feeds what.
+All faults of a declaration are reported at once. The nodes of the program graph are the declared
+parts, its edges say what feeds what.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import networkx as nx
-
 from llmprog.compile_joined import joined_content, joined_faults, joined_graph, part_faults
 from llmprog.compile_picture import program_html, program_picture
 from llmprog.errors import CompileError, DeclarationError
@@ -24,6 +22,7 @@ from llmprog.joined import Joined
 from llmprog.nodes import Checker, Generator, Node
 from llmprog.pictures.fragments import card
 from llmprog.program import ControllerSpec, Program
+from llmprog.program_graph import ProgramGraph
 from llmprog.signatures import Signature, as_class, fits, returned, state_made, state_taken, taken
 from llmprog.templates import HINT_FIELDS, PAIRWISE_FIELDS, VOTE_FIELDS, field_names, state_fields
 
@@ -37,7 +36,7 @@ class CompiledProgram:
 
     Attributes:
         program: What was declared.
-        graph: Frozen ``DiGraph``; node attribute ``kind`` is one of input, start, generator, checker,
+        graph: What feeds what; attribute ``kind`` of a node is one of input, start, generator, checker,
             controller, goal, answer; of a joined program also program.
         hash: Hex digest over templates, sampling, functions' sources and parameters: equal
             declarations have equal hashes in every process.
@@ -50,7 +49,7 @@ class CompiledProgram:
     """
 
     program: Program
-    graph: nx.DiGraph[str]
+    graph: ProgramGraph
     hash: str
     declaration: str
     rules: tuple[Checker, ...]
@@ -125,7 +124,7 @@ def _compile_search(program: Program) -> CompiledProgram:
     content = _content(program)
     return CompiledProgram(
         program=program,
-        graph=nx.freeze(_graph(program)),
+        graph=_graph(program),
         hash=_hash(content),
         declaration="\n".join(readable_lines(content)),
         rules=tuple(c for c in checkers if c.kind == "state" and not c.calls_model),
@@ -315,37 +314,36 @@ def _template_faults(node: Node, types_known: Sequence[type]) -> collections.abc
 # ---------------------------------------------------------------------------------------- graph and hash
 
 
-def _graph(program: Program) -> nx.DiGraph[str]:
-    graph: nx.DiGraph[str] = nx.DiGraph(name=program.name)
+def _graph(program: Program) -> ProgramGraph:
     controller = program.controller.name
-    graph.add_node("input", kind="input")
-    graph.add_node(_START, kind="start")
-    graph.add_node(controller, kind="controller")
-    graph.add_node(_ANSWER, kind="answer")
-    graph.add_edge("input", _START)
-    graph.add_edge(_START, controller)
-    generators = [g.name for g in program.generators]
+    nodes: dict[str, dict[str, Any]] = {
+        "input": {"kind": "input"},
+        _START: {"kind": "start"},
+        controller: {"kind": "controller"},
+        _ANSWER: {"kind": "answer"},
+    }
+    edges = [("input", _START), (_START, controller)]
     for node in program.generators:
-        graph.add_node(node.name, kind="generator", **_node_attributes(node))
-        graph.add_edge(controller, node.name)
-    sources = generators
+        nodes[node.name] = {"kind": "generator", **_node_attributes(node)}
+        edges.append((controller, node.name))
     for checker in program.checkers:
-        graph.add_node(checker.name, kind="checker", checks=checker.kind, **_node_attributes(checker))
+        nodes[checker.name] = {"kind": "checker", "checks": checker.kind, **_node_attributes(checker)}
+    sources = [g.name for g in program.generators]
     rules = [c.name for c in program.checkers if c.kind == "state" and not c.calls_model]
     judges = [c.name for c in program.checkers if c.kind != "state" or c.calls_model]
     for name in rules:  # rules run one after the other: the first that refuses ends it
-        graph.add_edges_from((source, name) for source in sources)
+        edges += [(source, name) for source in sources]
         sources = [name]
     for name in judges:  # judgements by models run side by side
-        graph.add_edges_from((source, name) for source in sources)
-    graph.add_edges_from((name, controller) for name in (judges or sources))
+        edges += [(source, name) for source in sources]
+    edges += [(name, controller) for name in (judges or sources)]
     last = controller
     if program.goal is not None:
-        graph.add_node(_GOAL, kind="goal")
-        graph.add_edge(controller, _GOAL)
+        nodes[_GOAL] = {"kind": "goal"}
+        edges.append((controller, _GOAL))
         last = _GOAL
-    graph.add_edge(last, _ANSWER)
-    return graph
+    edges.append((last, _ANSWER))
+    return ProgramGraph.of(program.name, nodes, edges)
 
 
 def _node_attributes(node: Node) -> dict[str, Any]:

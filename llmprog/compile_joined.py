@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import networkx as nx
-
 from llmprog.fingerprint import describe_function, describe_value
 from llmprog.joined import ANSWER, INPUT, Joined
 from llmprog.program import Program
+from llmprog.program_graph import ProgramGraph
 from llmprog.signatures import Signature, hint_name
 
 _RESERVED = (INPUT, ANSWER, "default")  # nodes of every graph, and what backend= means by "default"
@@ -34,19 +33,20 @@ def joined_faults(program: Joined, parts: Mapping[str, Signature]) -> Iterator[s
         yield from program.mismatches(parts)
 
 
-def joined_graph(program: Joined, described: Mapping[str, Mapping[str, Any]], parts: Mapping[str, Signature]) -> Any:
+def joined_graph(
+    program: Joined, described: Mapping[str, Mapping[str, Any]], parts: Mapping[str, Signature]
+) -> ProgramGraph:
     """The graph of a joined program: its parts, and the combinator where something passes through it."""
-    graph: nx.DiGraph[str] = nx.DiGraph(name=program.name)
-    graph.add_node(INPUT, kind="input")
-    graph.add_node(program.controller.name, kind="controller")
+    combinator = program.controller.name
+    edges = list(program.flow())
+    nodes: dict[str, dict[str, Any]] = {INPUT: {"kind": "input"}}
+    if any(combinator in edge for edge in edges):
+        nodes[combinator] = {"kind": "controller"}
     for name, attributes in described.items():
         takes = " and ".join(map(hint_name, parts[name].takes)) or "Any"
-        graph.add_node(name, kind="program", takes=takes, gives=hint_name(parts[name].gives), **attributes)
-    graph.add_node(ANSWER, kind="answer")
-    graph.add_edges_from(program.flow())
-    if graph.degree(program.controller.name) == 0:
-        graph.remove_node(program.controller.name)
-    return nx.freeze(graph)
+        nodes[name] = {"kind": "program", "takes": takes, "gives": hint_name(parts[name].gives), **attributes}
+    nodes[ANSWER] = {"kind": "answer"}
+    return ProgramGraph.of(program.name, nodes, edges)
 
 
 def joined_content(program: Joined, parts: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,17 +6,16 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import networkx as nx
-
 from llmprog.pictures import FlowNode, Picture, draw_flow
 from llmprog.pictures.fragments import drawn, facts, folded, heading
 from llmprog.pictures.text import cut, one_line
 from llmprog.program import ControllerSpec
+from llmprog.program_graph import ProgramGraph
 
 _DETAIL, _TITLE = 60, 1500  # characters
 
 
-def program_html(graph: nx.DiGraph[str], controller: ControllerSpec, hash_: str, parts: Mapping[str, str]) -> str:
+def program_html(graph: ProgramGraph, controller: ControllerSpec, hash_: str, parts: Mapping[str, str]) -> str:
     """A program, a piece of HTML; ``parts`` are those of its parts by name."""
     rows = [(name, parameter_text(value)) for name, value in controller.parameters().items()]
     return "".join(
@@ -29,10 +28,10 @@ def program_html(graph: nx.DiGraph[str], controller: ControllerSpec, hash_: str,
     )
 
 
-def program_picture(graph: nx.DiGraph[str], controller: ControllerSpec) -> Picture:
+def program_picture(graph: ProgramGraph, controller: ControllerSpec) -> Picture:
     """The program graph as a picture."""
-    nodes = [_node(name, attributes, controller) for name, attributes in graph.nodes(data=True)]
-    return draw_flow(nodes, list(graph.edges), f"the graph of program {graph.name}")
+    nodes = [_node(name, attributes, controller) for name, attributes in graph.nodes.items()]
+    return draw_flow(nodes, graph.edges, f"the graph of program {graph.name}")
 
 
 def _node(name: str, attributes: Mapping[str, Any], controller: ControllerSpec) -> FlowNode:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from llmprog.errors import MissingExtraError
 from llmprog.nodes import Verdict
 from llmprog.templates import format_value
 from llmprog.types import Completion
@@ -296,9 +297,15 @@ class ThoughtGraph:
     # -- views
 
     def to_networkx(self) -> nx.MultiDiGraph[int]:
-        """A ``MultiDiGraph``: one node per thought, one edge per parent and arrival."""
-        import networkx as nx
+        """A ``MultiDiGraph``: one node per thought, one edge per parent and arrival.
 
+        Raises:
+            MissingExtraError: networkx is not installed.
+        """
+        try:
+            import networkx as nx
+        except ImportError as error:
+            raise MissingExtraError("a graph of thoughts for networkx", error.name or "networkx", "graph") from error
         graph: nx.MultiDiGraph[int] = nx.MultiDiGraph()
         for thought in self:
             graph.add_node(

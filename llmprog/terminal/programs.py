@@ -21,14 +21,14 @@ def program_lines(compiled: Any) -> Tree:
     graph = compiled.graph
     root = Tree(Text(f"{compiled.name}  {compiled.hash[:12]}", style="bold"))
     styles = {"generator": "green", "checker": "yellow", "controller": "magenta"}
-    for node, attributes in graph.nodes(data=True):
+    for node, attributes in graph.nodes.items():
         kind = attributes["kind"]
         text = Text(f"{node}", style=styles.get(kind, ""))
         how = "model" if attributes.get("calls_model") else "rule" if kind == "checker" else ""
         types = f"{attributes['takes']} → {attributes['gives']}" if kind == "program" else ""
         details = ", ".join(filter(None, (kind, how, types, f"n={attributes['n']}" if "n" in attributes else "")))
         text.append(f"  ({details})", style="dim")
-        successors = ", ".join(graph.successors(node))
+        successors = ", ".join(fed for source, fed in graph.edges if source == node)
         if successors:
             text.append(f"  → {successors}")
         branch = root.add(text)
