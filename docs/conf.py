@@ -32,13 +32,17 @@ root_doc = INDEX
 include_patterns = [
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"),
     "docs/**.md",
-    "llmprog/backends/local/puzzles/MODEL_CARD.md",
+    "weights/MODEL_CARD.md",
 ]
 # Folders without pages are not looked through; a virtual environment has tens of thousands of files.
 exclude_patterns = [
     "docs/_build",
     "docs/recordings",
-    *(f"{folder.name}" for folder in ROOT.iterdir() if folder.is_dir() and folder.name not in {"docs", "llmprog"}),
+    *(
+        f"{folder.name}"
+        for folder in ROOT.iterdir()
+        if folder.is_dir() and folder.name not in {"docs", "llmprog", "weights"}
+    ),
 ]
 nitpicky = True
 nitpick_ignore_regex = [

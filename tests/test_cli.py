@@ -154,9 +154,9 @@ def test_list_names_what_is_missing() -> None:
 
 
 def test_corrupted_weights_are_one_clear_line_and_exit_code_4(tmp_path: Path) -> None:
-    package = Path(importlib.import_module("llmprog").__file__ or "").parent
-    shutil.copytree(package, tmp_path / "llmprog", ignore=shutil.ignore_patterns("__pycache__"))
-    weights = tmp_path / "llmprog/backends/local/puzzles/puzzles.safetensors"
+    package = Path(importlib.import_module("llmprog_puzzles").__file__ or "").parent
+    shutil.copytree(package, tmp_path / "llmprog_puzzles", ignore=shutil.ignore_patterns("__pycache__"))
+    weights = tmp_path / "llmprog_puzzles" / "puzzles.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     prelude = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
     done = llmprog("run", "game24", "4 9 10 13", prelude=prelude)

@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 # What the packages' files come to, and with the bytecode that pip compiles from them when it installs.
-LIMIT_MB, LIMIT_WITH_BYTECODE_MB = 56, 86
+LIMIT_MB, LIMIT_WITH_BYTECODE_MB = 40, 62
 LIMIT_START_S = 0.3
 LLMPROG = Path(sys.executable).with_name("llmprog")
 COMES_WITH_PYTHON = {"pip", "setuptools"}

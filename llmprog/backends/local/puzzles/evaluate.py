@@ -19,13 +19,14 @@ from random import Random
 import torch
 from torch import Tensor
 
-from llmprog.backends.local import attention_masks
+from llmprog.backends.local.models import puzzles_weights
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer
+from llmprog.backends.local.networks.weights import load_weights
 from llmprog.backends.local.puzzles.data import ExampleStream, Question, judgement, random_question, sudoku_grids
 from llmprog.backends.local.puzzles.language import PuzzlePrompt, PuzzleTokenizer
 from llmprog.backends.local.puzzles.moves import State, legal_moves, reachable_numbers
 from llmprog.backends.local.puzzles.split import Split, classic_puzzles, held_out_states, split_of_text
-from llmprog.backends.local.transformer import Transformer
-from llmprog.backends.local.weights import load_weights
 from llmprog.errors import InputError
 
 MODES = ("ar", "diffusion", "hybrid")
@@ -375,7 +376,7 @@ def evaluate(
 def main() -> None:
     """Measure a weights file on held-out puzzles and print one JSON object."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("weights", nargs="?", type=Path, default=Path(__file__).with_name("puzzles.safetensors"))
+    parser.add_argument("weights", nargs="?", type=Path, default=puzzles_weights(further=False))
     parser.add_argument("--split", choices=("development", "test"), default="development")
     parser.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--measure", nargs="+", choices=sorted(MEASURES), default=list(MEASURES))

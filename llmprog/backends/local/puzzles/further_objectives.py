@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmprog.backends.local import attention_masks
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
 from llmprog.backends.local.puzzles.objectives import Batch, Objective, TrainingInput, fixed_signs, sequence
-from llmprog.backends.local.transformer import Transformer
 
 WHOLE_CANVAS_SHARE = 0.2
 """How often the canvas is one block, so that other block lengths than the natural one can be asked for."""

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmprog.backends.local import attention_masks
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
-from llmprog.backends.local.transformer import Transformer
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,13 +22,14 @@ import torch
 from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 
+from llmprog.backends.local.models import puzzles_weights
+from llmprog.backends.local.networks.transformer import Transformer, TransformerConfig
+from llmprog.backends.local.networks.weights import load_weights, save_weights
 from llmprog.backends.local.puzzles.data import Example, ExampleStream
 from llmprog.backends.local.puzzles.evaluate import evaluate
 from llmprog.backends.local.puzzles.language import FURTHER_MODES, PuzzleTokenizer
 from llmprog.backends.local.puzzles.muon import Muon
 from llmprog.backends.local.puzzles.objectives import OBJECTIVES, Batch, Objective
-from llmprog.backends.local.transformer import Transformer, TransformerConfig
-from llmprog.backends.local.weights import load_weights, save_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,7 +337,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--workers", type=int, default=default.workers, help="processes of one thread each")
     parser.add_argument("--directory", type=Path, default=Path("checkpoints/puzzles"), help="checkpoints and metrics")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("puzzles.safetensors"))
+    parser.add_argument("--output", type=Path, default=puzzles_weights(further=False))
     arguments = parser.parse_args()
     decay = arguments.decay_steps or round(arguments.steps * default.decay_steps / default.steps)
     options = TrainingOptions(

@@ -10,11 +10,11 @@ import argparse
 import shutil
 from pathlib import Path
 
+from llmprog.backends.local.models import puzzles_weights
 from llmprog.backends.local.puzzles.further_objectives import FURTHER_OBJECTIVES
 from llmprog.backends.local.puzzles.objectives import OBJECTIVES
 from llmprog.backends.local.puzzles.train import Recipe, TrainingOptions, train
 
-FIRST_WEIGHTS = Path(__file__).with_name("puzzles.safetensors")
 MIXTURE = {
     "sudoku": 22.0,
     "arithmetic": 18.0,
@@ -34,7 +34,7 @@ FURTHER = Recipe(
     loss_weights={"uniform": 0.5, "block": 0.2, "hybrid_a": 0.15, "ar": 0.15, "diffusion": 0.15, "hybrid": 0.15},
     turns=tuple((*_NEW, old) for old in OBJECTIVES),
     mixture=MIXTURE,
-    initial=FIRST_WEIGHTS,
+    initial=puzzles_weights(further=False),
     further_modes=True,
 )
 OPTIONS = TrainingOptions(
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=OPTIONS.steps, help="optimiser steps in all")
     parser.add_argument("--decay-steps", type=int, default=OPTIONS.decay_steps, help="steps of decay at the end")
     parser.add_argument("--directory", type=Path, default=Path("checkpoints/further"), help="checkpoints and metrics")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("puzzles_diffusion.safetensors"))
+    parser.add_argument("--output", type=Path, default=puzzles_weights(further=True))
     arguments = parser.parse_args()
     options = TrainingOptions(
         steps=arguments.steps,
