@@ -31,13 +31,13 @@ from torch import nn
 from llmprog.backends.local.decoders.base import Decoder, Row, Written
 from llmprog.backends.local.decoders.making import make_decoder
 from llmprog.backends.local.models import FURTHER_WEIGHTS
+from llmprog.backends.local.networks.weights import load_weights
 from llmprog.backends.local.options import LocalOptions
 from llmprog.backends.local.puzzles.data import ExampleStream, random_question, sudoku_grids
 from llmprog.backends.local.puzzles.language import PuzzlePrompt, PuzzleTokenizer
 from llmprog.backends.local.puzzles.moves import legal_moves
 from llmprog.backends.local.puzzles.split import Split, held_out_states, split_of_text
 from llmprog.backends.local.sampling import stream_key
-from llmprog.backends.local.weights import load_weights
 from llmprog.bench.measures import Estimate, mean_of
 from llmprog.errors import OptionError
 from llmprog.types import SamplingParams

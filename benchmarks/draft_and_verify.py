@@ -29,7 +29,7 @@ from rich.table import Table
 from llmprog import Program, arun
 from llmprog.arithmetic import evaluate
 from llmprog.backends import Backend, open_backend
-from llmprog.backends.local.transformer import Block
+from llmprog.backends.local.networks.transformer import Block
 from llmprog.jobs.progress import wilson_interval
 from llmprog.programs.draft_and_verify import draft_and_verify
 from llmprog.programs.rewards import accuracy_reward

@@ -26,19 +26,19 @@ from roofline import LLADA_8B, Speed, forward_s, seconds_of, speed_of
 from torch import Tensor
 
 from llmprog.backends.local import kernels
-from llmprog.backends.local.cuda_graphs import CaptureOnCuda, GraphedTransformer
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import Decoder, Row, Vocabulary, write_all
 from llmprog.backends.local.decoders.cached_diffusion import CacheOptions
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
-from llmprog.backends.local.fused_layers import fuse_layers
 from llmprog.backends.local.kernels import compiler, predict, reveal
 from llmprog.backends.local.kernels.predict import reference as predict_reference
 from llmprog.backends.local.kernels.reveal import reference as reveal_reference
+from llmprog.backends.local.networks.cuda_graphs import CaptureOnCuda, GraphedTransformer
+from llmprog.backends.local.networks.fused_layers import fuse_layers
+from llmprog.backends.local.networks.quantization import quantize
+from llmprog.backends.local.networks.transformer import Transformer, TransformerConfig, rope_tables
 from llmprog.backends.local.options import StoredWeights
-from llmprog.backends.local.quantization import quantize
-from llmprog.backends.local.transformer import Transformer, TransformerConfig, rope_tables
 from llmprog.errors import MissingExtraError, OptionError
 from llmprog.types import SamplingParams
 

@@ -34,7 +34,6 @@ from rich.table import Table
 from smollm2 import in_transformers, load_smollm2
 from torch import Tensor
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.checkpoints.families import FAMILIES
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import Decoder, Row, Vocabulary, write_all
@@ -44,12 +43,13 @@ from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDeco
 from llmprog.backends.local.decoders.uniform_diffusion import UniformDiffusionDecoder
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
 from llmprog.backends.local.models import PUZZLES_WEIGHTS
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.preparing import prepare
+from llmprog.backends.local.networks.transformer import Transformer, TransformerConfig
+from llmprog.backends.local.networks.weights import load_weights
 from llmprog.backends.local.options import LocalOptions
-from llmprog.backends.local.preparing import prepare
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
 from llmprog.backends.local.sampling import Sampler, stream_key
-from llmprog.backends.local.transformer import Transformer, TransformerConfig
-from llmprog.backends.local.weights import load_weights
 from llmprog.types import Prompt, SamplingParams
 
 QUESTIONS = (
@@ -180,7 +180,7 @@ def hosted() -> Iterator[Result]:
     import transformers
 
     from llmprog.backends.local.checkpoints.hosted import sizes
-    from llmprog.backends.local.hosted_model import HostedModel
+    from llmprog.backends.local.networks.hosted_model import HostedModel
 
     shared = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
               "num_attention_heads": 4, "max_position_embeddings": 128}  # fmt: skip

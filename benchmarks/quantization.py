@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llmprog.backends.local.attention_masks import causal
 from llmprog.backends.local.checkpoints.loading import load_text_model
 from llmprog.backends.local.models import NO_SMOLLM2, SMOLLM2_PACKAGE
+from llmprog.backends.local.networks.attention_masks import causal
+from llmprog.backends.local.networks.preparing import prepare
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.options import LocalOptions, StoredWeights
-from llmprog.backends.local.preparing import prepare
-from llmprog.backends.local.transformer import Transformer
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "LICENSE", "docs/concepts.md")

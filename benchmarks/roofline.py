@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from llmprog.backends.local.transformer import TransformerConfig
+from llmprog.backends.local.networks.transformer import TransformerConfig
 
 LLADA_8B = TransformerConfig(
     vocab_size=126464,

@@ -12,7 +12,7 @@ from llmprog.types import SamplingParams
 
 if TYPE_CHECKING:
     from llmprog.backends.local.decoders.base import Row, Vocabulary
-    from llmprog.backends.local.transformer import Transformer
+    from llmprog.backends.local.networks.transformer import Transformer
 
 MASK, EOS, PAD, MODE = 0, 1, 2, 3
 
@@ -36,7 +36,7 @@ def vocabulary() -> Vocabulary:
 def model() -> Transformer:
     import torch
 
-    from llmprog.backends.local.transformer import Transformer, TransformerConfig
+    from llmprog.backends.local.networks.transformer import Transformer, TransformerConfig
 
     torch.manual_seed(3)
     config = TransformerConfig(

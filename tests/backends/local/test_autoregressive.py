@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import Continuation, Row, Vocabulary, write_all
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.sampling import Sampler
-from llmprog.backends.local.transformer import Transformer
 
 CPU = torch.device("cpu")
 

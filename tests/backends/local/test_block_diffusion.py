@@ -7,12 +7,12 @@ from itertools import combinations
 import pytest
 import torch
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import Continuation, Row, Vocabulary, write_all
 from llmprog.backends.local.decoders.block_diffusion import BlockDiffusionDecoder
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.sampling import Sampler
-from llmprog.backends.local.transformer import Transformer
 from llmprog.errors import OptionError
 
 RULES = {

@@ -10,14 +10,14 @@ import pytest
 from llmprog.backends.local.decoders.base import Row, Written
 from llmprog.backends.local.decoders.making import make_decoder
 from llmprog.backends.local.models import FURTHER_WEIGHTS, PUZZLES_WEIGHTS
+from llmprog.backends.local.networks.transformer import Transformer
+from llmprog.backends.local.networks.weights import load_weights
 from llmprog.backends.local.options import LocalOptions
 from llmprog.backends.local.puzzles.data import ExampleStream, sudoku_grids
 from llmprog.backends.local.puzzles.language import PuzzlePrompt, PuzzleTokenizer
 from llmprog.backends.local.puzzles.moves import legal_moves
 from llmprog.backends.local.puzzles.split import held_out_states, split_of_text
 from llmprog.backends.local.sampling import stream_key
-from llmprog.backends.local.transformer import Transformer
-from llmprog.backends.local.weights import load_weights
 from llmprog.types import SamplingParams
 
 COUNT = 20

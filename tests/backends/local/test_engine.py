@@ -15,7 +15,7 @@ from llmprog.backends.local import engine as engine_module
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import Continuation, Row, Seen, Vocabulary, Written
 from llmprog.backends.local.engine import Engine
-from llmprog.backends.local.transformer import Transformer
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.errors import BackendError, InputError
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmprog.backends.local.fused_layers import has_bfloat16_products
 from llmprog.backends.local.kernels.predict import reference as predict_reference
+from llmprog.backends.local.networks.fused_layers import has_bfloat16_products
 
 ROOT = Path(__file__).parents[3]
 

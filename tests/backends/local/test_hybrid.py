@@ -6,11 +6,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import Continuation, Row, Vocabulary, write_all
 from llmprog.backends.local.decoders.hybrid import HybridDecoder, _HybridWriting, draw_schedule
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.sampling import Sampler, stream_key
-from llmprog.backends.local.transformer import Transformer
 
 CPU = torch.device("cpu")
 

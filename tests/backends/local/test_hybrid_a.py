@@ -11,8 +11,8 @@ import torch
 from llmprog.backends.local.decoders.base import Continuation, Row, Vocabulary, write_all
 from llmprog.backends.local.decoders.hybrid import HybridDecoder, draw_phases
 from llmprog.backends.local.decoders.hybrid_a import HybridADecoder
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.sampling import Sampler
-from llmprog.backends.local.transformer import Transformer
 
 STEPS = 4
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import Continuation, Decoder, Row, Vocabulary, write_all
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
 from llmprog.backends.local.decoders.mdlm import MDLMDecoder
@@ -22,8 +21,9 @@ from llmprog.backends.local.decoders.score_entropy import (
     times,
     transition,
 )
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer, TransformerConfig
 from llmprog.backends.local.sampling import Sampler, stream_key
-from llmprog.backends.local.transformer import Transformer, TransformerConfig
 from llmprog.types import SamplingParams
 
 Text = tuple[int, ...]

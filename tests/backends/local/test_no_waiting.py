@@ -22,7 +22,7 @@ from llmprog.backends.local.decoders.mdlm import MDLMDecoder
 from llmprog.backends.local.decoders.remasking import CorrectionOptions
 from llmprog.backends.local.decoders.score_entropy import ScoreEntropyDecoder
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
-from llmprog.backends.local.transformer import Transformer
+from llmprog.backends.local.networks.transformer import Transformer
 
 WAYS = {
     "quota": (UnmaskOptions(unmask="quota", steps=3), CorrectionOptions()),

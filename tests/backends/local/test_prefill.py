@@ -8,7 +8,7 @@ import torch
 from llmprog.backends.local.decoders import prefill
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import Continuation, Row, Vocabulary, write_all
-from llmprog.backends.local.transformer import Transformer
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.errors import InputError
 
 

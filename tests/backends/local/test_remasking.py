@@ -9,7 +9,7 @@ from llmprog.backends.local.decoders.base import Row, Vocabulary
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
 from llmprog.backends.local.decoders.remasking import CorrectionOptions, Remasking, RemaskSchedule
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
-from llmprog.backends.local.transformer import Transformer
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.errors import OptionError
 
 SCHEDULES: tuple[RemaskSchedule, ...] = ("cap", "rescale", "conf", "switch", "loop")

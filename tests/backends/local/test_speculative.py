@@ -11,8 +11,8 @@ from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import Row, Vocabulary, Written, write_all
 from llmprog.backends.local.decoders.drafting import Drafter, DraftRequest, LookupDrafter, ModelDrafter
 from llmprog.backends.local.decoders.speculative import SpeculativeDecoder
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.options import LocalOptions
-from llmprog.backends.local.transformer import Transformer
 from llmprog.errors import OptionError
 from llmprog.types import Prompt, Request, SamplingParams
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import Continuation, Row, Vocabulary, draw_counter, write_all
 from llmprog.backends.local.decoders.uniform_diffusion import UniformDiffusionDecoder, UniformOptions, accept
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.sampling import Sampler, uniform
-from llmprog.backends.local.transformer import Transformer
 from llmprog.errors import CapabilityError
 
 OPTIONS = UniformOptions(steps=6, entropy_bound=2.0, stop_entropy=0.5)

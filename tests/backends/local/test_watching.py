@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import Decoder, Row, Seen, Vocabulary, Writing, forbidden_logits
 from llmprog.backends.local.decoders.block_diffusion import BlockDiffusionDecoder
 from llmprog.backends.local.decoders.fused_step import FusedStep
@@ -19,7 +18,8 @@ from llmprog.backends.local.decoders.score_entropy import ScoreEntropyDecoder
 from llmprog.backends.local.decoders.uniform_diffusion import UniformDiffusionDecoder
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
 from llmprog.backends.local.decoders.watching import PROBABILITY
-from llmprog.backends.local.transformer import Transformer
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer
 
 MaskedMaker = Callable[[Transformer, Vocabulary], Decoder]
 

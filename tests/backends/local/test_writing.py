@@ -21,7 +21,7 @@ from llmprog.backends.local.decoders.remasking import CorrectionOptions
 from llmprog.backends.local.decoders.score_entropy import ScoreEntropyDecoder
 from llmprog.backends.local.decoders.uniform_diffusion import UniformDiffusionDecoder, UniformOptions
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
-from llmprog.backends.local.transformer import Transformer
+from llmprog.backends.local.networks.transformer import Transformer
 
 DECODERS: dict[str, Callable[[Transformer, Vocabulary], Decoder]] = {
     "autoregressive": AutoregressiveDecoder,

@@ -28,10 +28,10 @@ from llmprog.backends.local.checkpoints.recipe import (
     refuse_other_values,
     required,
 )
-from llmprog.backends.local.dit import DiT
+from llmprog.backends.local.networks.dit import DiT
+from llmprog.backends.local.networks.transformer import Transformer, TransformerConfig, rope_tables
+from llmprog.backends.local.networks.weights import refuse_impossible_size
 from llmprog.backends.local.options import DecoderName
-from llmprog.backends.local.transformer import Transformer, TransformerConfig, rope_tables
-from llmprog.backends.local.weights import refuse_impossible_size
 
 _FREQUENCIES = 256  # width of the sinusoidal embedding of the noise level
 _NUM_MODULATIONS = 6

@@ -20,8 +20,8 @@ from llmprog.backends.local.checkpoints.llama_family import (
     wanted_shapes,
 )
 from llmprog.backends.local.faults import FaultyFileError
+from llmprog.backends.local.networks.transformer import Transformer, TransformerConfig
 from llmprog.backends.local.options import DecoderName
-from llmprog.backends.local.transformer import Transformer, TransformerConfig
 
 _ROPE_DIVISORS = "rope_freqs.weight"
 _LARGEST_STRETCH = 2**20

@@ -13,9 +13,9 @@ from llmprog.backends.local.checkpoints.hugging_face import find_tensors
 from llmprog.backends.local.checkpoints.llama_family import checked_config
 from llmprog.backends.local.checkpoints.recipe import LanguageNeeds
 from llmprog.backends.local.faults import FaultyFileError
-from llmprog.backends.local.hosted_model import DIFFUSION, HostedModel, refuse_other_networks
+from llmprog.backends.local.networks.hosted_model import DIFFUSION, HostedModel, refuse_other_networks
+from llmprog.backends.local.networks.transformer import TransformerConfig
 from llmprog.backends.local.options import DecoderName
-from llmprog.backends.local.transformer import TransformerConfig
 
 _MOST_LAYERS = 512
 _LONGEST_REASON = 200  # of what the library says, which may list all its models
@@ -89,7 +89,7 @@ class HostedCheckpoint:
             raise FaultyFileError(f"tensor {min(said['mismatched_keys'])[0]!r} has another shape than config.json says")
         model = model.to(device).eval().requires_grad_(False)
         if self._is_diffusion:
-            from llmprog.backends.local.hosted_diffusion import HostedDiffusion
+            from llmprog.backends.local.networks.hosted_diffusion import HostedDiffusion
 
             return HostedDiffusion(model, self._config)
         return HostedModel(model, self._config)

@@ -10,7 +10,7 @@ from typing import Any
 from llmprog.backends.local.checkpoints.llama_family import refuse_other_tensors
 from llmprog.backends.local.checkpoints.recipe import Recipe, Tensors
 from llmprog.backends.local.faults import FaultyFileError
-from llmprog.backends.local.weights import check_extents, read_header
+from llmprog.backends.local.networks.weights import check_extents, read_header
 
 _LARGEST_JSON = 2**26
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"

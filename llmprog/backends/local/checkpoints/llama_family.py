@@ -22,9 +22,9 @@ from llmprog.backends.local.checkpoints.recipe import (
     required,
 )
 from llmprog.backends.local.faults import FaultyFileError, UnknownHereError
+from llmprog.backends.local.networks.transformer import RopeScaling, Transformer, TransformerConfig, rope_tables
+from llmprog.backends.local.networks.weights import refuse_impossible
 from llmprog.backends.local.options import DecoderName
-from llmprog.backends.local.transformer import RopeScaling, Transformer, TransformerConfig, rope_tables
-from llmprog.backends.local.weights import refuse_impossible
 from llmprog.errors import OptionError
 
 # Ours, GGUF's, Hugging Face's and LLaDA's.

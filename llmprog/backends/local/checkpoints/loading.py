@@ -15,9 +15,9 @@ from llmprog.backends.local.checkpoints.families import CAUSAL, FAMILIES
 from llmprog.backends.local.checkpoints.gguf_header import read_header
 from llmprog.backends.local.checkpoints.recipe import LanguageNeeds
 from llmprog.backends.local.faults import FaultyFileError, UnknownHereError
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.options import DecoderName, choose_decoder
 from llmprog.backends.local.text_language import TextLanguage
-from llmprog.backends.local.transformer import Transformer
 from llmprog.errors import MissingExtraError, ModelFileError
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from llmprog.backends.local.faults import FaultyFileError
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.options import DecoderName
-from llmprog.backends.local.transformer import Transformer
 
 Tensors = Iterator[tuple[str, Tensor]]
 """A checkpoint's tensors with its names of them, read one after the other."""

@@ -28,8 +28,8 @@ from llmprog.backends.local.decoders.base import (
     written,
 )
 from llmprog.backends.local.decoders.prefill import PrefillCounts, Prefiller
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.sampling import Sampler, token_logprobs
-from llmprog.backends.local.transformer import Transformer
 from llmprog.errors import InputError
 
 MEBIBYTE = 2**20

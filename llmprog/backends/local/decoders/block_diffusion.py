@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import (
     Continuation,
     Row,
@@ -25,8 +24,9 @@ from llmprog.backends.local.decoders.block_writing import BlockWriting
 from llmprog.backends.local.decoders.canvas_writing import layout
 from llmprog.backends.local.decoders.unmask import UnmaskOptions, begin_step, make_rule, new_counts
 from llmprog.backends.local.decoders.watching import note_written
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.sampling import stream_key, token_logprobs, uniform
-from llmprog.backends.local.transformer import Transformer
 from llmprog.errors import OptionError
 
 SCORE_ROWS = 128

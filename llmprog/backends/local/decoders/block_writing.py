@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.caches.kv_cache import KVCache
 from llmprog.backends.local.decoders.base import (
     FINISHED_SHARE,
@@ -29,8 +28,9 @@ from llmprog.backends.local.decoders.base import (
     written,
 )
 from llmprog.backends.local.decoders.watching import PROBABILITY, seen_of, unknown
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.sampling import Sampler
-from llmprog.backends.local.transformer import Transformer
 
 
 class JoiningWriting(ABC):

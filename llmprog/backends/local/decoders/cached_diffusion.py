@@ -26,14 +26,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.caches.kv_cache import KVShape
 from llmprog.backends.local.caches.recordable_feed import FixedPlace
 from llmprog.backends.local.decoders.base import Vocabulary
 from llmprog.backends.local.decoders.masked_writing import MaskedWriting, shifted
 from llmprog.backends.local.decoders.remasking import CorrectionOptions
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
-from llmprog.backends.local.transformer import Transformer
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer
 
 CacheKind = Literal["prefix", "dual"]
 

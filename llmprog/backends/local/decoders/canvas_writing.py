@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import (
     Row,
     Seen,
@@ -29,6 +28,7 @@ from llmprog.backends.local.decoders.base import (
     written,
 )
 from llmprog.backends.local.decoders.watching import PROBABILITY, seen_of, unknown
+from llmprog.backends.local.networks import attention_masks
 from llmprog.backends.local.sampling import Sampler
 
 LOOK_EVERY = 8

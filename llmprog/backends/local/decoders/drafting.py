@@ -15,13 +15,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.caches.prefix_cache import PrefixCache
 from llmprog.backends.local.caches.slot_cache import SlotCache
 from llmprog.backends.local.decoders.base import Vocabulary, left_padding, pad_left, pad_right
 from llmprog.backends.local.decoders.prefill import Prefiller
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.sampling import Sampler
-from llmprog.backends.local.transformer import Transformer
 
 
 @dataclass(frozen=True, slots=True)

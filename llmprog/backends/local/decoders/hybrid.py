@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.caches.kv_cache import KVCache
 from llmprog.backends.local.decoders.base import (
     FINISHED_SHARE,
@@ -38,8 +37,9 @@ from llmprog.backends.local.decoders.base import (
     written,
 )
 from llmprog.backends.local.decoders.watching import PROBABILITY, note_written, seen_of, unknown
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.sampling import Sampler, token_logprobs, uniform
-from llmprog.backends.local.transformer import Transformer
 
 SMALLEST_TIME_STEP = 1e-3
 """alpha_t starts at alpha0 times this, not at 0 (the paper's noise schedule)."""

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.caches.kv_cache import KVCache
 from llmprog.backends.local.decoders.base import (
     Continuation,
@@ -28,8 +27,9 @@ from llmprog.backends.local.decoders.base import (
 from llmprog.backends.local.decoders.block_writing import JoiningWriting
 from llmprog.backends.local.decoders.hybrid import HybridDecoder, draw_phases
 from llmprog.backends.local.decoders.watching import note_written
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.sampling import token_logprobs
-from llmprog.backends.local.transformer import Transformer
 
 
 class HybridADecoder(HybridDecoder):

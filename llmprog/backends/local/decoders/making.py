@@ -22,8 +22,8 @@ from llmprog.backends.local.decoders.score_entropy import ScoreEntropyDecoder
 from llmprog.backends.local.decoders.speculative import SpeculativeDecoder
 from llmprog.backends.local.decoders.uniform_diffusion import UniformDiffusionDecoder, UniformOptions
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.options import LocalOptions
-from llmprog.backends.local.transformer import Transformer
 
 
 def make_decoder(

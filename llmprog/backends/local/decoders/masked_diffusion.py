@@ -11,15 +11,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import Continuation, Vocabulary, Writing, forbidden_logits, pad_right
 from llmprog.backends.local.decoders.cached_diffusion import CachedWriting, CacheOptions
 from llmprog.backends.local.decoders.canvas_writing import layout
 from llmprog.backends.local.decoders.masked_writing import MaskedWriting, shifted
 from llmprog.backends.local.decoders.remasking import CorrectionOptions
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.sampling import stream_key, token_logprobs, uniform
-from llmprog.backends.local.transformer import Transformer
 from llmprog.errors import OptionError
 
 SCORE_ROWS = 256

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import Continuation, Vocabulary, first_true
 from llmprog.backends.local.decoders.canvas_writing import CanvasWriting
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
 from llmprog.backends.local.decoders.masked_writing import shifted
 from llmprog.backends.local.decoders.watching import note_written
-from llmprog.backends.local.transformer import Transformer
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer
 
 SMALLEST_ALPHA = 1e-3
 """alpha_t = 1 - (1 - 1e-3) t: what the log-linear noise of MDLM and SEDD leaves unmasked at t = 1."""

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.decoders.base import DRAWS_PER_STEP, Row, Vocabulary, draw_counter, first_true
 from llmprog.backends.local.decoders.canvas_writing import CanvasWriting
 from llmprog.backends.local.decoders.remasking import CorrectionOptions, Remasking, edits
 from llmprog.backends.local.decoders.unmask import Step, UnmaskOptions, begin_step, make_rule, new_counts
 from llmprog.backends.local.decoders.watching import PROBABILITY, note_probabilities, note_written
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.sampling import token_logprobs, uniform
-from llmprog.backends.local.transformer import Transformer
 
 if TYPE_CHECKING:
     from llmprog.backends.local.decoders.fused_step import FusedStep

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from llmprog.backends.local.decoders.base import Row, Vocabulary, Writing, draw_counter
 from llmprog.backends.local.decoders.masked_process import MaskedProcessDecoder, MaskedProcessWriting
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.sampling import uniform
-from llmprog.backends.local.transformer import Transformer
 
 ProcessSampler = Literal["ancestral", "first_hitting"]
 

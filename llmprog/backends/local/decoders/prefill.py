@@ -11,7 +11,7 @@ from torch import Tensor
 from llmprog.backends.local.caches.prefix_cache import PrefixCache
 from llmprog.backends.local.caches.slot_cache import KVSegment, SlotCache
 from llmprog.backends.local.decoders.base import pad_right
-from llmprog.backends.local.transformer import Transformer
+from llmprog.backends.local.networks.transformer import Transformer
 
 PREFILL_TOKENS = 2048
 """Most tokens of one forward pass, padding included."""

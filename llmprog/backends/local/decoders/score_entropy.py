@@ -30,8 +30,8 @@ from llmprog.backends.local.decoders.masked_process import (
     MaskedProcessDecoder,
     MaskedProcessWriting,
 )
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.sampling import Sampler, filter_logits, log_exponential
-from llmprog.backends.local.transformer import Transformer
 
 Predictor = Literal["analytic", "euler"]
 Noise = Literal["loglinear", "geometric"]

@@ -17,8 +17,8 @@ from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import Vocabulary, Writing, Written, pad_right
 from llmprog.backends.local.decoders.drafting import Drafter, DraftRequest
 from llmprog.backends.local.decoders.prefill import Prefiller
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.sampling import token_logprobs
-from llmprog.backends.local.transformer import Transformer
 
 
 @dataclass(slots=True)

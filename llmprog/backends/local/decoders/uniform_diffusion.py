@@ -26,8 +26,8 @@ from llmprog.backends.local.decoders.base import (
 )
 from llmprog.backends.local.decoders.block_writing import BlockWriting
 from llmprog.backends.local.decoders.watching import note_written
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.sampling import uniform
-from llmprog.backends.local.transformer import Transformer
 from llmprog.errors import CapabilityError
 
 

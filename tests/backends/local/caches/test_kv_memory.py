@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from llmprog.backends.local.caches.prefix_cache import PrefixCache
-from llmprog.backends.local.cuda_graphs import GraphedTransformer
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveWriting
 from llmprog.backends.local.decoders.base import Row, Vocabulary
 from llmprog.backends.local.decoders.drafting import DraftRequest
 from llmprog.backends.local.decoders.prefill import Prefiller
 from llmprog.backends.local.decoders.speculative import DraftCounts, _SpeculativeWriting
-from llmprog.backends.local.transformer import Transformer, TransformerConfig
+from llmprog.backends.local.networks.cuda_graphs import GraphedTransformer
+from llmprog.backends.local.networks.transformer import Transformer, TransformerConfig
 
 MOST = 2000
 """Tokens that there is memory for."""

@@ -5,9 +5,9 @@ import random
 import pytest
 import torch
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.caches.slot_cache import SlotCache
-from llmprog.backends.local.transformer import Transformer
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer
 
 
 def fresh_logits(model: Transformer, tokens: list[int]) -> torch.Tensor:

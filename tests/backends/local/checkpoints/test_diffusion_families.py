@@ -14,12 +14,12 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from llmprog import Prompt
 from llmprog.backends import open_backend
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.checkpoints import dit_family
 from llmprog.backends.local.checkpoints.families import FAMILIES
 from llmprog.backends.local.checkpoints.loading import load_text_model
 from llmprog.backends.local.decoders.base import Row, write_all
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder, UnmaskOptions
+from llmprog.backends.local.networks import attention_masks
 from llmprog.backends.local.options import LocalOptions
 from llmprog.errors import ModelFileError, OptionError
 from llmprog.types import Blank, Request, SamplingParams, Template

@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 
 from llmprog import Prompt
 from llmprog.backends import open_backend
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.backend import LocalBackend
 from llmprog.backends.local.checkpoints.gguf_header import read_header
 from llmprog.backends.local.checkpoints.gguf_model import check_model, load_model
 from llmprog.backends.local.checkpoints.llama_family import gguf_names
 from llmprog.backends.local.checkpoints.loading import load_text_model
 from llmprog.backends.local.faults import FaultyFileError
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import RopeScaling, Transformer, TransformerConfig
 from llmprog.backends.local.options import LocalOptions
-from llmprog.backends.local.transformer import RopeScaling, Transformer, TransformerConfig
 from llmprog.errors import InputError, ModelFileError
 from llmprog.testing import backend_conformance
 from llmprog.types import Request, SamplingParams

@@ -14,14 +14,14 @@ transformers = pytest.importorskip("transformers")
 
 from llmprog import Prompt  # noqa: E402 - behind what decides whether there is anything to test
 from llmprog.backends import open_backend  # noqa: E402
-from llmprog.backends.local import attention_masks  # noqa: E402
 from llmprog.backends.local.checkpoints.hosted import sizes  # noqa: E402
 from llmprog.backends.local.checkpoints.loading import load_text_model  # noqa: E402
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder  # noqa: E402
 from llmprog.backends.local.decoders.base import Row, write_all  # noqa: E402
 from llmprog.backends.local.decoders.uniform_diffusion import UniformDiffusionDecoder, UniformOptions  # noqa: E402
 from llmprog.backends.local.faults import FaultyFileError  # noqa: E402
-from llmprog.backends.local.hosted_model import HostedModel, within  # noqa: E402
+from llmprog.backends.local.networks import attention_masks  # noqa: E402
+from llmprog.backends.local.networks.hosted_model import HostedModel, within  # noqa: E402
 from llmprog.errors import ModelFileError, OptionError  # noqa: E402
 from llmprog.types import Request, SamplingParams  # noqa: E402
 

@@ -12,10 +12,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from llmprog import Prompt
 from llmprog.backends import open_backend
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.checkpoints.families import FAMILIES as READ_HERE
 from llmprog.backends.local.checkpoints.hugging_face import check_model, read_tensors
 from llmprog.backends.local.checkpoints.loading import load_text_model
+from llmprog.backends.local.networks import attention_masks
 from llmprog.backends.local.options import LocalOptions
 from llmprog.errors import ModelFileError, OptionError
 from llmprog.types import Request, SamplingParams

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmprog.backends.local import attention_masks
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer, TransformerConfig
+from llmprog.backends.local.networks.weights import save_weights
 from llmprog.backends.local.puzzles.data import ExampleStream
 from llmprog.backends.local.puzzles.further_objectives import (
     SelfConditionedInput,
@@ -21,8 +23,6 @@ from llmprog.backends.local.puzzles.further_objectives import (
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
 from llmprog.backends.local.puzzles.objectives import Batch, Objective, TrainingInput
 from llmprog.backends.local.puzzles.train import collate, continue_from
-from llmprog.backends.local.transformer import Transformer, TransformerConfig
-from llmprog.backends.local.weights import save_weights
 from llmprog.errors import OptionError
 
 TOKENIZER = PuzzleTokenizer(further_modes=True)

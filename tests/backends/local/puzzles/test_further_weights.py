@@ -13,12 +13,12 @@ from llmprog.backends.local.backend import LocalBackend
 from llmprog.backends.local.decoders.base import Row, write_all
 from llmprog.backends.local.decoders.uniform_diffusion import UniformDiffusionDecoder
 from llmprog.backends.local.models import FURTHER_WEIGHTS, PUZZLES_WEIGHTS
+from llmprog.backends.local.networks.weights import load_weights
 from llmprog.backends.local.options import LocalOptions
 from llmprog.backends.local.puzzles.data import ExampleStream, sudoku_grids
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
 from llmprog.backends.local.puzzles.moves import legal_moves
 from llmprog.backends.local.puzzles.split import held_out_states, split_of_text
-from llmprog.backends.local.weights import load_weights
 from llmprog.errors import CapabilityError, OptionError
 from llmprog.types import Blank, Prompt, Request, SamplingParams, Template
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmprog.backends.local import attention_masks
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer, TransformerConfig
 from llmprog.backends.local.puzzles.data import ExampleStream
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
 from llmprog.backends.local.puzzles.objectives import Batch, autoregressive, hybrid, masked_diffusion
 from llmprog.backends.local.puzzles.train import collate
-from llmprog.backends.local.transformer import Transformer, TransformerConfig
 
 TOKENIZER = PuzzleTokenizer()
 

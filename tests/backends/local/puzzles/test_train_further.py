@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from llmprog.backends.local.networks.weights import load_weights
 from llmprog.backends.local.puzzles.objectives import OBJECTIVES
 from llmprog.backends.local.puzzles.train import Trainer
 from llmprog.backends.local.puzzles.train_further import FIRST_WEIGHTS, FURTHER, OPTIONS
-from llmprog.backends.local.weights import load_weights
 
 SMALL = replace(FURTHER, batch_tokens=dict.fromkeys(FURTHER.batch_tokens, 60))
 

@@ -21,10 +21,10 @@ from transformers import Cache as LibraryCache
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.caches.kv_cache import Cache, KVShape
 from llmprog.backends.local.faults import FaultyFileError
-from llmprog.backends.local.transformer import Transformer, TransformerConfig
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer, TransformerConfig
 
 DIFFUSION = "diffusion_gemma"
 FULL, SLIDING = "full_attention", "sliding_attention"

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from llmprog.backends.local.cuda_graphs import GraphedTransformer
-from llmprog.backends.local.fused_layers import FusedAttention, has_bfloat16_products
+from llmprog.backends.local.networks.cuda_graphs import GraphedTransformer
+from llmprog.backends.local.networks.fused_layers import FusedAttention, has_bfloat16_products
+from llmprog.backends.local.networks.preparing import prepare
+from llmprog.backends.local.networks.quantization import Int8Projection
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.options import LocalOptions
-from llmprog.backends.local.preparing import prepare
-from llmprog.backends.local.quantization import Int8Projection
-from llmprog.backends.local.transformer import Transformer
 from llmprog.errors import OptionError
 
 

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn.functional import linear
 
 from llmprog.backends.local.backend import LocalBackend, LocalOptions
-from llmprog.backends.local.fused_layers import has_bfloat16_products
 from llmprog.backends.local.models import NO_SMOLLM2, SMOLLM2_PACKAGE, path_of
-from llmprog.backends.local.quantization import (
+from llmprog.backends.local.networks.fused_layers import has_bfloat16_products
+from llmprog.backends.local.networks.quantization import (
     FEW_ROWS,
     GROUP,
     Int4Projection,
@@ -27,7 +27,7 @@ from llmprog.backends.local.quantization import (
     quantize_int8,
     quantize_with_torchao,
 )
-from llmprog.backends.local.transformer import Transformer, TransformerConfig
+from llmprog.backends.local.networks.transformer import Transformer, TransformerConfig
 from llmprog.errors import OptionError
 from llmprog.types import Prompt, Request, SamplingParams
 

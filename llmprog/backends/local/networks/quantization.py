@@ -17,9 +17,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from llmprog.backends.local.fused_layers import PackedProjection, fuse_layers, has_bfloat16_products, stored_projection
+from llmprog.backends.local.networks.fused_layers import (
+    PackedProjection,
+    fuse_layers,
+    has_bfloat16_products,
+    stored_projection,
+)
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.options import StoredWeights
-from llmprog.backends.local.transformer import Transformer
 from llmprog.errors import MissingExtraError, OptionError
 
 GROUP = 32

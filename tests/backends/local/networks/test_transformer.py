@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from llmprog.backends.local import attention_masks as masks
 from llmprog.backends.local.caches.kv_cache import KVCache
-from llmprog.backends.local.transformer import Transformer, TransformerConfig, rotate
+from llmprog.backends.local.networks import attention_masks as masks
+from llmprog.backends.local.networks.transformer import Transformer, TransformerConfig, rotate
 from llmprog.errors import OptionError
 
 CONFIG = TransformerConfig(vocab_size=31, d_model=32, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=48)

@@ -9,14 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.caches.recordable_feed import bucket
 from llmprog.backends.local.caches.slot_cache import SlotCache
-from llmprog.backends.local.cuda_graphs import MOST_GRAPHS, MOST_TOKENS, CaptureOnCuda, GraphedTransformer
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import write_all
 from llmprog.backends.local.decoders.cached_diffusion import CacheOptions
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.cuda_graphs import MOST_GRAPHS, MOST_TOKENS, CaptureOnCuda, GraphedTransformer
 
 
 class Eager:

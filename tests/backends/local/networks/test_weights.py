@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from llmprog.backends.local import attention_masks
-from llmprog.backends.local.transformer import Transformer, TransformerConfig
-from llmprog.backends.local.weights import check_weights, load_weights, save_weights
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.transformer import Transformer, TransformerConfig
+from llmprog.backends.local.networks.weights import check_weights, load_weights, save_weights
 from llmprog.errors import ModelFileError
 
 CONFIG = TransformerConfig(vocab_size=31, d_model=32, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=48)

@@ -17,10 +17,10 @@ from torch import Tensor
 from transformers import Cache as LibraryCache
 from transformers import DiffusionGemmaForBlockDiffusion
 
-from llmprog.backends.local import attention_masks
 from llmprog.backends.local.caches.kv_cache import Cache, KVCache
-from llmprog.backends.local.hosted_model import FULL, HostedModel, selected, within
-from llmprog.backends.local.transformer import TransformerConfig
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.hosted_model import FULL, HostedModel, selected, within
+from llmprog.backends.local.networks.transformer import TransformerConfig
 
 
 class HostedDiffusion(HostedModel):

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from llmprog.backends.local.faults import FaultyFileError
-from llmprog.backends.local.transformer import RopeScaling, Transformer, TransformerConfig, rope_tables
+from llmprog.backends.local.networks.transformer import RopeScaling, Transformer, TransformerConfig, rope_tables
 from llmprog.errors import LLMProgError, ModelFileError
 
 _CONFIG_KEY = "llmprog.transformer"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmprog.backends.local.transformer import Block, Transformer, TransformerConfig
+from llmprog.backends.local.networks.transformer import Block, Transformer, TransformerConfig
 
 NORM_EPS = 1e-5
 

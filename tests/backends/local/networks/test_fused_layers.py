@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from llmprog.backends.local import attention_masks
-from llmprog.backends.local.fused_layers import (
+from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.fused_layers import (
     FastRMSNorm,
     FusedAttention,
     FusedFeedForward,
@@ -19,7 +19,7 @@ from llmprog.backends.local.fused_layers import (
     has_bfloat16_products,
     stored_projection,
 )
-from llmprog.backends.local.transformer import Transformer, TransformerConfig
+from llmprog.backends.local.networks.transformer import Transformer, TransformerConfig
 
 CONFIG = TransformerConfig(
     vocab_size=48, d_model=64, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=96, max_positions=64

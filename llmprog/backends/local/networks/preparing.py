@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from llmprog.backends.local.cuda_graphs import GraphedTransformer
-from llmprog.backends.local.fused_layers import fuse_layers
+from llmprog.backends.local.networks.cuda_graphs import GraphedTransformer
+from llmprog.backends.local.networks.fused_layers import fuse_layers
+from llmprog.backends.local.networks.quantization import quantize
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.options import LocalOptions
-from llmprog.backends.local.quantization import quantize
-from llmprog.backends.local.transformer import Transformer
 from llmprog.errors import OptionError
 
 

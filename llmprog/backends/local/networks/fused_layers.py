@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmprog.backends.local.transformer import Attention, FeedForward, Transformer
+from llmprog.backends.local.networks.transformer import Attention, FeedForward, Transformer
 
 MakeProjection = Callable[[Tensor, Tensor | None], nn.Module]
 """Makes the module that multiplies by a weight [N, K] and adds a bias [N]."""

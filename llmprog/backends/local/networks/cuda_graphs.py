@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from llmprog.backends.local.caches.kv_cache import Cache
 from llmprog.backends.local.caches.recordable_feed import FixedPlace, RecordableFeed, bucket
-from llmprog.backends.local.transformer import Transformer
+from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.log import Log
 
-_LOG = Log("llmprog.backends.local.cuda_graphs")
+_LOG = Log("llmprog.backends.local.networks.cuda_graphs")
 
 MOST_TOKENS = 1024
 """A forward pass of more tokens keeps the device busy by itself; it is not recorded."""
