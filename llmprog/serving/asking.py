@@ -9,7 +9,7 @@ from typing import Any
 from llmprog.accounting import Spending
 from llmprog.backends.accounts import Accounts
 from llmprog.backends.base import Backend, StreamingBackend
-from llmprog.backends.local.infilling import INFILLING_DECODERS
+from llmprog.backends.local.text.infilling import INFILLING_DECODERS
 from llmprog.backends.scheduler import Scheduler
 from llmprog.events import CompletionDelta
 from llmprog.serving.answers import Answer, ChatForm, Echo, Form, TextForm, scores_to_json

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from llmprog.backends import Capabilities, ScriptedBackend
-from llmprog.backends.local.infilling import INFILLING_DECODERS
+from llmprog.backends.local.text.infilling import INFILLING_DECODERS
 from llmprog.serving.background import serving
 from llmprog.types import Blank, Completion, Prompt, Template
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from llmprog.backends.base import Capabilities, Edit, refuse_unsupported
-from llmprog.backends.local.infilling import INFILLING_DECODERS, encode_parts, num_blank_tokens, stitch
-from llmprog.backends.local.language import EncodedPrompt, Language
 from llmprog.backends.local.models import NO_SMOLLM2, SMOLLM2_PACKAGE, path_of, puzzles_weights
 from llmprog.backends.local.options import DecoderName, LocalOptions, describe_options
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer, needs_further_modes
-from llmprog.backends.local.replies import Replies
-from llmprog.backends.local.streaming import StreamedCompletion, TokenTexts
+from llmprog.backends.local.text.infilling import INFILLING_DECODERS, encode_parts, num_blank_tokens, stitch
+from llmprog.backends.local.text.language import EncodedPrompt, Language
+from llmprog.backends.local.text.replies import Replies
+from llmprog.backends.local.text.streaming import StreamedCompletion, TokenTexts
 from llmprog.backends.registry import BackendInfo
 from llmprog.errors import CapabilityError, InputError, MissingExtraError, OptionError
 from llmprog.types import Completion, Delta, Logprobs, Prompt, Request, SamplingParams, Template, Usage

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from llmprog.backends.local.decoders.drafting import DiffusionDrafter, Drafter, LookupDrafter, ModelDrafter
-from llmprog.backends.local.language import Language
 from llmprog.backends.local.networks.preparing import prepare
 from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.options import LocalOptions
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
-from llmprog.backends.local.text_language import TextLanguage
+from llmprog.backends.local.text.language import Language
+from llmprog.backends.local.text.text_language import TextLanguage
 from llmprog.errors import OptionError
 
 DEFAULT_DRAFT_TOKENS = 4

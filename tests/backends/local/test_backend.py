@@ -14,12 +14,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from llmprog.backends.base import Backend
 from llmprog.backends.local import backend as local
 from llmprog.backends.local.backend import LocalBackend, LocalOptions, open_backend
-from llmprog.backends.local.infilling import INFILLING_DECODERS
 from llmprog.backends.local.networks.transformer import Transformer, TransformerConfig
 from llmprog.backends.local.networks.weights import save_weights
 from llmprog.backends.local.options import DecoderName
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
-from llmprog.backends.local.text_language import TextLanguage
+from llmprog.backends.local.text.infilling import INFILLING_DECODERS
+from llmprog.backends.local.text.text_language import TextLanguage
 from llmprog.errors import CapabilityError, InputError, MissingExtraError, ModelFileError, OptionError
 from llmprog.types import Blank, Choices, Prompt, Request, SamplingParams, Template
 

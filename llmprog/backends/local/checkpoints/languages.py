@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmprog.backends.local.chat_template import ChatTemplate
 from llmprog.backends.local.checkpoints import tokenizers
 from llmprog.backends.local.checkpoints.hugging_face import read_json
 from llmprog.backends.local.checkpoints.recipe import LanguageNeeds
 from llmprog.backends.local.faults import FaultyFileError
-from llmprog.backends.local.text_language import DEFAULT_BLOCK, TextLanguage
+from llmprog.backends.local.text.chat_template import ChatTemplate
+from llmprog.backends.local.text.text_language import DEFAULT_BLOCK, TextLanguage
 from llmprog.errors import InputError
 
 if TYPE_CHECKING:

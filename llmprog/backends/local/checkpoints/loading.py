@@ -17,7 +17,7 @@ from llmprog.backends.local.checkpoints.recipe import LanguageNeeds
 from llmprog.backends.local.faults import FaultyFileError, UnknownHereError
 from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.options import DecoderName, choose_decoder
-from llmprog.backends.local.text_language import TextLanguage
+from llmprog.backends.local.text.text_language import TextLanguage
 from llmprog.errors import MissingExtraError, ModelFileError
 
 

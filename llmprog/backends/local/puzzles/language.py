@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from llmprog.backends.local.language import EncodedPrompt
 from llmprog.backends.local.options import DecoderName, LocalOptions
 from llmprog.backends.local.puzzles.moves import LARGEST_NUMBER
+from llmprog.backends.local.text.language import EncodedPrompt
 from llmprog.errors import InputError, OptionError
 from llmprog.types import Prompt
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llmprog.backends.local.growing_text import GrowingText
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
+from llmprog.backends.local.text.growing_text import GrowingText
 
 PUZZLES = PuzzleTokenizer()
 ACCENTS = list("aé√𝄞 \ufffd".encode())

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from llmprog.backends.local.chat_template import ChatTemplate
-from llmprog.backends.local.language import EncodedPrompt
 from llmprog.backends.local.options import LocalOptions
+from llmprog.backends.local.text.chat_template import ChatTemplate
+from llmprog.backends.local.text.language import EncodedPrompt
 from llmprog.types import Prompt
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from llmprog.backends.local.growing_text import GrowingText
-from llmprog.backends.local.language import Language
+from llmprog.backends.local.text.growing_text import GrowingText
+from llmprog.backends.local.text.language import Language
 from llmprog.backends.stop_texts import settled_text
 from llmprog.types import CanvasToken, Delta
 

@@ -12,7 +12,7 @@ from llmprog.backends.local.backend import LocalBackend
 from llmprog.backends.local.decoders.base import Seen
 from llmprog.backends.local.options import LocalOptions
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
-from llmprog.backends.local.streaming import MASK_SIGN, StreamedCompletion, TokenTexts
+from llmprog.backends.local.text.streaming import MASK_SIGN, StreamedCompletion, TokenTexts
 from llmprog.types import Blank, CanvasToken, Delta, Prompt, Request, SamplingParams, Template
 
 MASK, END = 0, 1

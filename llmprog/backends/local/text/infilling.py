@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmprog.backends.local.language import Language
 from llmprog.backends.local.options import DecoderName
+from llmprog.backends.local.text.language import Language
 from llmprog.errors import OptionError
 from llmprog.types import Blank, SamplingParams, Template
 
