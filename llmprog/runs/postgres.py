@@ -78,6 +78,11 @@ class PostgresStore(RunStore):
     def close(self) -> None:
         self._server.close()
 
+    def stamps(self) -> Mapping[str, Any]:
+        with self._server.reported():
+            rows = self._server.shared().execute("SELECT id, sessions, status, updated_at FROM run").fetchall()
+        return {row[0]: tuple(row[1:]) for row in rows}
+
     def _ids(self) -> Sequence[str]:
         with self._server.reported():
             rows = self._server.shared().execute("SELECT id FROM run ORDER BY id DESC").fetchall()

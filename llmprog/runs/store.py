@@ -8,8 +8,9 @@ import functools
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -45,6 +46,11 @@ def open_store(where: str | os.PathLike[str] | RunStore) -> RunStore:
 
         return PostgresStore(where)
     return DirectoryStore(where)
+
+
+def newest_first(runs: Iterable[Run]) -> Sequence[Run]:
+    """Runs in the order in which they are listed."""
+    return sorted(runs, key=lambda run: (run.created_at, run.id), reverse=True)
 
 
 class RunStore(ABC):
@@ -114,15 +120,27 @@ class RunStore(ABC):
 
     def list(self) -> Sequence[Run]:
         """All runs, newest first; one that cannot be read says why in ``problem``."""
-        runs = []
-        for run_id in self._ids():
-            try:
-                run = self._open(run_id)
-            except StoreError as error:
-                run = Run.unreadable(run_id, str(error))
-            run.close()
-            runs.append(run)
-        return sorted(runs, key=lambda run: (run.created_at, run.id), reverse=True)
+        return newest_first(map(self.glance, self._ids()))
+
+    def glance(self, run_id: str) -> Run:
+        """The run with exactly this id, nothing of it held open; one that cannot be read says why in ``problem``."""
+        try:
+            run = self._open(run_id)
+        except StoreError as error:
+            run = Run.unreadable(run_id, str(error))
+        run.close()
+        return run
+
+    def stamps(self) -> Mapping[str, Any]:
+        """The ids of all runs, each with a value that changes when the run is written to.
+
+        That no process is at work any more on a run under way does not change it. It is ``None`` where it cannot be
+        told.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        return dict.fromkeys(self._ids())
 
     @abstractmethod
     def delete(self, run_id: str) -> None:
@@ -255,6 +273,13 @@ class DirectoryStore(RunStore):
         """The files of a run, the database itself last."""
         return [self._path(run_id).with_name(f"{run_id}.sqlite{end}") for end in ("-wal", "-shm", "-journal", "")]
 
+    def stamps(self) -> Mapping[str, Any]:
+        return {run_id: self._stamp(run_id) for run_id in self._ids()}
+
+    def _stamp(self, run_id: str) -> Any:
+        path = self._path(run_id)
+        return _file_stamp(path), _file_stamp(path.with_name(f"{path.name}-wal"))
+
     def _ids(self) -> Sequence[str]:
         try:
             with os.scandir(self.directory) as found:
@@ -307,6 +332,14 @@ class DirectoryStore(RunStore):
 
     def _is_owned(self, run_id: str, connection: Connection, number: int) -> bool:
         return is_held(self._path(run_id).with_suffix(".lock"))
+
+
+def _file_stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 class MemoryStore(RunStore):

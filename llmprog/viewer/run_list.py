@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from llmprog.errors import StoreError
 from llmprog.pictures.text import cut
 from llmprog.runs.run import Run
-from llmprog.runs.store import RunStore
+from llmprog.runs.store import RunStore, newest_first
 from llmprog.templates import format_value
 
 MOST_RUNS = 500
@@ -34,6 +35,8 @@ class RunList:
         self._clock = clock
         self._lock = threading.Lock()
         self._runs: Sequence[Run] = ()
+        self._known: dict[str, tuple[Any, Run]] = {}  # each with its stamp
+        self._rows: WeakKeyDictionary[Run, dict[str, Any]] = WeakKeyDictionary()
         self._read_at: float | None = None
 
     def page(self, *, query: str, status: str, program: str, offset: int, limit: int) -> dict[str, Any]:
@@ -61,8 +64,17 @@ class RunList:
             "total": len(found),
             "store": str(self._store),
             "programs": sorted({run.info.program for run in runs if run.info.program}),
-            "runs": [self._row(run) for run in found[offset : offset + min(limit, MOST_RUNS)]],
+            "runs": [self._row_of(run) for run in found[offset : offset + min(limit, MOST_RUNS)]],
         }
+
+    def _row_of(self, run: Run) -> dict[str, Any]:
+        """A run in short, as it was when it was listed if it had ended by then."""
+        row = self._rows.get(run)
+        if row is None:
+            row = self._row(run)
+            if run.status != "running" and row["problem"] is None:
+                self._rows[run] = row
+        return row
 
     def _row(self, run: Run) -> dict[str, Any]:
         """A run in short; what has become unreadable since it was listed is listed with the reason."""
@@ -92,8 +104,16 @@ class RunList:
         with self._lock:  # who types into the search box asks again before the first answer is there
             now = self._clock()
             if self._read_at is None or now - self._read_at >= _FRESH_S:
-                self._runs, self._read_at = self._store.list(), now
+                self._known = {run_id: self._looked_up(run_id, stamp) for run_id, stamp in self._store.stamps().items()}
+                self._runs, self._read_at = newest_first(run for _, run in self._known.values()), now
             return self._runs
+
+    def _looked_up(self, run_id: str, stamp: Any) -> tuple[Any, Run]:
+        """A run and its stamp; one that has ended and was not written to since is not read again."""
+        before, run = self._known.get(run_id, (None, None))
+        if run is None or stamp is None or stamp != before or run.status == "running" or run.problem is not None:
+            run = self._store.glance(run_id)
+        return stamp, run
 
 
 def _has(run: Run, query: str) -> bool:
