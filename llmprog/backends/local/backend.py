@@ -27,7 +27,7 @@ from llmprog.types import Completion, Delta, Logprobs, Prompt, Request, Sampling
 
 if TYPE_CHECKING:
     from llmprog.backends.local.decoders.base import Row, Written
-    from llmprog.backends.local.decoders.drafting import Drafter
+    from llmprog.backends.local.decoders.drafters import Drafter
     from llmprog.backends.local.engine import Engine
     from llmprog.backends.local.networks.transformer import Transformer
     from llmprog.backends.local.statistics import LocalStatistics
@@ -151,7 +151,7 @@ class LocalBackend:
         try:
             import torch
 
-            from llmprog.backends.local.drafters import drafter_of
+            from llmprog.backends.local.draft_option import drafter_of
             from llmprog.backends.local.networks.preparing import prepare
             from llmprog.backends.local.networks.weights import load_weights
         except ImportError as error:

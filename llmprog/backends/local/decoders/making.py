@@ -12,7 +12,7 @@ from llmprog.backends.local.decoders.autoregressive import (
 from llmprog.backends.local.decoders.base import Decoder, Vocabulary
 from llmprog.backends.local.decoders.block_diffusion import BlockDiffusionDecoder
 from llmprog.backends.local.decoders.cached_diffusion import CacheOptions
-from llmprog.backends.local.decoders.drafting import Drafter
+from llmprog.backends.local.decoders.drafters import Drafter
 from llmprog.backends.local.decoders.hybrid import HybridDecoder
 from llmprog.backends.local.decoders.hybrid_a import HybridADecoder
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder

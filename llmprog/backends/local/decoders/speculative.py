@@ -15,7 +15,7 @@ import torch
 
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder, AutoregressiveWriting, Line
 from llmprog.backends.local.decoders.base import Vocabulary, Writing, Written, pad_right
-from llmprog.backends.local.decoders.drafting import Drafter, DraftRequest
+from llmprog.backends.local.decoders.drafters import Drafter, DraftRequest
 from llmprog.backends.local.decoders.prefill import Prefiller
 from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.sampling import token_logprobs

@@ -11,7 +11,7 @@ import torch
 from llmprog.backends.local.caches.prefix_cache import PrefixCache
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveWriting
 from llmprog.backends.local.decoders.base import Row, Vocabulary
-from llmprog.backends.local.decoders.drafting import DraftRequest
+from llmprog.backends.local.decoders.drafters import DraftRequest
 from llmprog.backends.local.decoders.prefill import Prefiller
 from llmprog.backends.local.decoders.speculative import DraftCounts, _SpeculativeWriting
 from llmprog.backends.local.networks.cuda_graphs import GraphedTransformer

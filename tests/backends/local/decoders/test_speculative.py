@@ -9,7 +9,7 @@ import torch
 from llmprog.backends.local.backend import LocalBackend
 from llmprog.backends.local.decoders.autoregressive import AutoregressiveDecoder
 from llmprog.backends.local.decoders.base import Row, Vocabulary, Written, write_all
-from llmprog.backends.local.decoders.drafting import Drafter, DraftRequest, LookupDrafter, ModelDrafter
+from llmprog.backends.local.decoders.drafters import Drafter, DraftRequest, LookupDrafter, ModelDrafter
 from llmprog.backends.local.decoders.speculative import SpeculativeDecoder
 from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.options import LocalOptions

@@ -1,4 +1,4 @@
-"""Guesses of the next tokens of rows, for a larger model to check: from a small model, by diffusion, from the text.
+"""Drafters: they guess a row's next tokens, by a small model, by diffusion, or from the text; ``speculative`` checks.
 
 A drafter that draws its tokens with the row's own noise guesses what the row will say more often than one that draws
 freely: both models perturb their logits alike.

@@ -1,4 +1,4 @@
-"""From the option ``draft`` to what guesses tokens ahead."""
+"""The option ``draft``: which drafter guesses tokens ahead, with the model that it may have to load first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from llmprog.backends.local.decoders.drafting import DiffusionDrafter, Drafter, LookupDrafter, ModelDrafter
+from llmprog.backends.local.decoders.drafters import DiffusionDrafter, Drafter, LookupDrafter, ModelDrafter
 from llmprog.backends.local.networks.preparing import prepare
 from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.options import LocalOptions
