@@ -41,10 +41,8 @@ class LiveView:
     def __init__(self, *, interval_s: float = 0.25) -> None:
         if not isinstance(interval_s, int | float) or not interval_s > 0:
             raise OptionError(f"interval_s={interval_s!r}; allowed is a number of seconds above 0, such as 0.25")
-        self._show = _display()
+        self._show = cell_output()
         self._interval_s = interval_s
-        # A kernel knows by the context which cell an output belongs to; events come from another thread or task.
-        self._context = contextvars.copy_context()
         self._progress = RunProgress()
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -76,26 +74,37 @@ class LiveView:
         self._spare = min(_BURST, self._spare + (now - self._drawn_at) / self._interval_s) - 1
         self._drawn_at = now
         seen = self._progress.glance(max_frontier=_MAX_FRONTIER)
-        self._context.run(self._show, {"text/html": view_html(seen, heading), "text/plain": seen.line})
+        self._show(view_html(seen, heading), seen.line)
 
 
-def _display() -> Callable[[dict[str, str]], None]:
-    """What shows a bundle of MIME types below the cell that is being executed, in place of the one before."""
+def in_notebook() -> bool:
+    """Whether this process runs the cells of a notebook."""
     ipython = sys.modules.get("IPython")  # in a notebook it has been imported
     shell = None if ipython is None else ipython.get_ipython()
-    if getattr(shell, "kernel", None) is None:
+    return getattr(shell, "kernel", None) is not None
+
+
+def cell_output() -> Callable[[str, str], None]:
+    """What shows HTML, or else a text, below the cell that is being executed, in place of what it showed before.
+
+    Raises:
+        LLMProgError: There is no notebook around it.
+    """
+    if not in_notebook():
         raise LLMProgError(
-            "LiveView draws in a notebook, and here is none; leave it out, or use `llmprog run`, which shows its "
-            "progress in a terminal"
+            "LiveView draws in a notebook, and here is none; leave it out, or run with progress=True, which draws in a "
+            "terminal as well"
         )
     handle = importlib.import_module("IPython.display").DisplayHandle(uuid4().hex)
+    # A kernel knows by the context which cell an output belongs to; what is shown comes from another thread or task.
+    context = contextvars.copy_context()
     is_shown = False
 
-    def show(bundle: dict[str, str]) -> None:
+    def show(html: str, text: str) -> None:
         nonlocal is_shown
         draw: Callable[..., Any] = handle.update if is_shown else handle.display
         is_shown = True
-        draw(bundle, raw=True)
+        context.run(draw, {"text/html": html, "text/plain": text}, raw=True)
 
     return show
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from llmprog.events import (
@@ -27,6 +28,9 @@ _MAX_OPEN = 4096  # open thoughts remembered of one search
 _KEPT_OPEN = 1024  # the best of them, when there are more
 _MAX_WRITTEN = 20_000  # characters of a text that is being written
 _MAX_STEPS = 12  # of a path
+
+SECONDS_BETWEEN_LINES = 10.0
+"""How often a line says how far something is, where lines cannot be redrawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +259,11 @@ class RunProgress:
         )
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a search has its first thought."""
+        return self._last is not None or bool(self._under_way)
+
+    @property
     def elapsed_s(self) -> float:
         """Seconds since it was made."""
         return self.clock() - self._begun
@@ -268,3 +277,21 @@ class RunProgress:
         if self.num_finished + len(self._under_way) > 1:
             parts.append(f"{self.num_finished + len(self._under_way)} searches, {len(self._under_way)} under way")
         return ", ".join([*parts, f"{self.elapsed_s:.0f} s"])
+
+
+@contextmanager
+def repeated(show: Callable[[], None], interval_s: float = SECONDS_BETWEEN_LINES) -> Iterator[None]:
+    """Has ``show`` called now and then, in a thread of its own, while the block runs."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(interval_s):
+            show()
+
+    thread = threading.Thread(target=run, name="llmprog-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

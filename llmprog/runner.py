@@ -14,6 +14,7 @@ from uuid import uuid4
 from llmprog.backends.recording import Recorder
 from llmprog.background_loop import run_sync
 from llmprog.compile import compile_program
+from llmprog.display import check_choice, run_display
 from llmprog.errors import LLMProgError, OptionError, StoreError
 from llmprog.events import Event
 from llmprog.joined import CUT_SHORT
@@ -53,6 +54,7 @@ async def arun(
     cache: CacheChoice = False,
     stop: threading.Event | None = None,
     labels: Mapping[str, Any] | None = None,
+    progress: bool = False,
 ) -> Result:
     """Run a program to its end.
 
@@ -79,6 +81,8 @@ async def arun(
             own cache, or a file.
         stop: Once set, the search begins nothing new, takes in what is under way and ends with its best so far.
         labels: JSON values that are kept with the run.
+        progress: Show how far it is: below the cell of a notebook, else on stderr. On a terminal lines are redrawn;
+            elsewhere, and with ``NO_COLOR``, a line comes every ten seconds.
 
     Raises:
         CompileError: The program's declaration has faults.
@@ -90,8 +94,12 @@ async def arun(
     """
     compiled = compile_program(program)
     _check_options(seed, max_in_flight, resume, fork)
+    check_choice(progress)
     start_state(program, input)  # what it refuses is refused before anything is opened
-    with nullcontext() if record is None else Recorder(record) as recorder:
+    with (
+        nullcontext() if record is None else Recorder(record) as recorder,
+        run_display(program, on_event, enabled=progress) as observe,
+    ):
         backends = ChosenBackends(compiled, backend, recorder)
         config: dict[str, Any] = {"backend": backends.label, "max_in_flight": max_in_flight}
         if resume is None:
@@ -113,7 +121,7 @@ async def arun(
                 backends=backends,
                 seed=cast("int", seed),
                 context=context,
-                on_event=on_event,
+                on_event=observe,
                 max_in_flight=max_in_flight,
                 stream=stream,
             )
@@ -210,7 +218,9 @@ def run(
     program: Program,
     input: Any,  # noqa: A002 - the word users expect
     *,
+    on_event: Callable[[Event], None] | None = None,
     on_interrupt: Callable[[], None] | None = None,
+    progress: bool = False,
     **options: Any,
 ) -> Result:
     """``arun`` for callers without an event loop, and for notebooks, whose loop is already running.
@@ -218,7 +228,12 @@ def run(
     Args:
         program: What to run.
         input: What the program's ``start`` takes.
+        on_event: As for ``arun``.
         on_interrupt: Called at the first Ctrl-C, which otherwise cancels the run; ``stop.set`` has it come to its end.
+        progress: As for ``arun``.
         options: As for ``arun``.
     """
-    return run_sync(arun(program, input, **options), on_interrupt)
+    check_choice(progress)
+    # Shown by this thread, which Ctrl-C interrupts: it gives the terminal back even where a node does not let go.
+    with run_display(program, on_event, enabled=progress) as observe:
+        return run_sync(arun(program, input, on_event=observe, **options), on_interrupt)

@@ -88,10 +88,10 @@ def run_job(
         as_json: Print one JSON object.
         quiet: Print nothing but errors.
     """
-    from llmprog import job_terminal
     from llmprog.background_loop import run_sync
     from llmprog.errors import LLMProgError
     from llmprog.jobs.output import Output, refuse_data, refuse_used
+    from llmprog.jobs.terminal import live_job
     from llmprog.runs.store import default_store, open_store
 
     refuse_data(command.out, command.data)
@@ -104,7 +104,7 @@ def run_job(
         job.on_begin = functools.partial(_begin, command, store, output, overwrite=overwrite, quiet=quiet)
         failure = None
         try:
-            with draining(job.stop), job_terminal.job_display(job.progress, enabled=not quiet):
+            with draining(job.stop), live_job(job.progress, enabled=not quiet):
                 run_sync(_write_all(job, output))
         except KeyboardInterrupt:
             job.stopped = "interrupted"
@@ -195,7 +195,7 @@ async def _write_all(job: Job, output: Output) -> None:
 
 
 def _report(command: JobCommand, job: Job, failure: LLMProgError | None, *, as_json: bool, quiet: bool) -> None:
-    from llmprog import job_terminal
+    from llmprog.jobs.terminal import print_summary
 
     if as_json:
         report = job.progress.to_json() | {
@@ -206,7 +206,7 @@ def _report(command: JobCommand, job: Job, failure: LLMProgError | None, *, as_j
         }
         typer.echo(json.dumps(report))
     elif not quiet and job.stopped is not None:
-        job_terminal.print_summary(job.progress, command.out)
+        print_summary(job.progress, command.out)
     if job.stopped is not None and job.stopped != "finished":
         _say(_how_to_go_on(job))
     elif job.unasked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -71,7 +72,7 @@ class LocalExecutor:
         backends: Its backends.
         context: The job's journal, budget and cache.
         max_in_flight: Actions that the search of one row may have under way at once.
-        on_event: Called with every event of every row; it must not block.
+        on_event: Called with a row's place and each of its events; it must not block.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class LocalExecutor:
         context: RunContext[Journal],
         *,
         max_in_flight: int,
-        on_event: Callable[[Event], None] | None = None,
+        on_event: Callable[[int, Event], None],
     ) -> None:
         self._compiled = compiled
         self._backends = backends
@@ -100,7 +101,7 @@ class LocalExecutor:
                 seed=task.seed,
                 context=self._context,
                 path=str(task.index),
-                on_event=self._on_event,
+                on_event=functools.partial(self._on_event, task.index),
                 max_in_flight=self._max_in_flight,
             )
         except BudgetExceededError:

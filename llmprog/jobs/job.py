@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sized
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmprog.background_loop import run_sync
 from llmprog.compile import compile_program
+from llmprog.display import check_choice
 from llmprog.errors import InputError, OptionError
 from llmprog.jobs.executor import Executor, LocalExecutor
 from llmprog.jobs.inputs import InputOf
@@ -63,11 +64,12 @@ class Job:
         max_in_flight: Actions that the search of one row may have under way at once.
         executor: Where rows are worked on: ``local`` is this process, ``ray`` the processes of a Ray on this machine, a
             ``RayOptions`` those of any Ray cluster.
-        on_begin: Called with ``progress`` once the job's store and budget are open, before any row is worked on; an
-            error that it raises ends the job.
+        on_begin: Called with the attribute ``progress`` once the job's store and budget are open, before any row is
+            worked on; an error that it raises ends the job.
         key: Finds the job again in its store; two commands that are the same job have the same.
         labels: JSON values that are kept with the job.
-        on_progress: Called with ``progress`` after every row; it must not block.
+        on_progress: Called with the attribute ``progress`` after every row; it must not block.
+        progress: Show how far the job is, as for ``arun``.
 
     Attributes:
         progress: How far the job has come; brought up to date all the time.
@@ -100,6 +102,7 @@ class Job:
         labels: Mapping[str, Any] | None = None,
         on_begin: Callable[[JobProgress], None] | None = None,
         on_progress: Callable[[JobProgress], None] | None = None,
+        progress: bool = False,
     ) -> None:
         if seed is not None and not isinstance(seed, int):
             raise OptionError(f"seed={seed!r}; allowed is a whole number, or None")
@@ -117,8 +120,9 @@ class Job:
             refuse_without_ray()
         if isinstance(rows, str | Mapping):
             raise OptionError(f"rows={rows!r:.100}; allowed is an iterable of rows: mappings by column name, or texts")
+        check_choice(progress)
         self.compiled = compile_program(program)
-        self.progress = JobProgress()
+        self.progress = JobProgress(total=len(rows) if isinstance(rows, Sized) else None)
         self.stopped: str | None = None
         self.shortfall: str | None = None
         self.num_rows: int | None = None
@@ -141,6 +145,7 @@ class Job:
         self._labels = labels or {}
         self.on_begin = on_begin
         self._on_progress = on_progress
+        self._is_shown = progress
         self._stop = threading.Event()
 
     def __aiter__(self) -> AsyncIterator[RowResult]:
@@ -165,6 +170,10 @@ class Job:
         backends = ChosenBackends(self.compiled, self._backend)
         rows = await self._resolved(rows_of(self._rows))
         with ExitStack() as stack:
+            if self._is_shown:
+                from llmprog.jobs.display import job_display
+
+                stack.enter_context(job_display(self.progress, name=self.compiled.name))
             store = self._opened_store(stack)
             seed, open_journal = self._job_seed(store), None
             if store is not None:
@@ -297,10 +306,27 @@ amap = Job
 """A ``Job``, to be iterated over; called like a function, it reads as what it does."""
 
 
-def map(program: Program, rows: Iterable[Any] | AsyncIterable[Any], **options: Any) -> list[RowResult]:  # noqa: A001
-    """``amap`` for callers without an event loop, and for notebooks: all results at once, in the order of the rows."""
+def map(  # noqa: A001 - it maps a program over rows
+    program: Program, rows: Iterable[Any] | AsyncIterable[Any], *, progress: bool = False, **options: Any
+) -> list[RowResult]:
+    """``amap`` for callers without an event loop, and for notebooks: all results at once, in the order of the rows.
+
+    Args:
+        program: What to run.
+        rows: As for ``amap``.
+        progress: As for ``amap``.
+        options: As for ``amap``.
+    """
+    check_choice(progress)
+    job = Job(program, rows, **{"in_order": True, **options})
 
     async def collect() -> list[RowResult]:
-        return [result async for result in Job(program, rows, **{"in_order": True, **options})]
+        return [result async for result in job]
 
-    return run_sync(collect())
+    if not progress:
+        return run_sync(collect())
+    from llmprog.jobs.display import job_display
+
+    # Shown by this thread, which Ctrl-C interrupts.
+    with job_display(job.progress, name=job.compiled.name):
+        return run_sync(collect())

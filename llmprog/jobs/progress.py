@@ -10,6 +10,7 @@ from typing import Any
 
 from llmprog.events import CallSettled, Event
 from llmprog.jobs.result import RowResult
+from llmprog.jobs.votes import JobVotes
 from llmprog.types import Usage
 
 
@@ -30,6 +31,7 @@ class JobProgress:
         usage: What was spent, in earlier sessions, too, whether the row came to an end or not.
         num_calls: Calls that came back in this session.
         earlier_s: Seconds that earlier sessions took.
+        votes: How the votes of its rows stand, of a program that votes.
     """
 
     run_id: str | None = None
@@ -44,6 +46,7 @@ class JobProgress:
     usage: Usage = field(default_factory=Usage)
     num_calls: int = 0
     earlier_s: float = 0.0
+    votes: JobVotes = field(default_factory=JobVotes)
     clock: Callable[[], float] = time.monotonic
     begun: float = field(init=False)
 
@@ -58,16 +61,25 @@ class JobProgress:
         self.num_failed += result.error is not None
         self.num_judged += result.correct is not None
         self.num_correct += bool(result.correct)
+        self.votes.take_row(result)
 
-    def take_event(self, event: Event) -> None:
-        """Count a call that was sent in this session."""
-        if isinstance(event, CallSettled) and not event.is_recalled:
-            self.take_usage(event.usage)
+    def take_event(self, row: int, event: Event) -> None:
+        """Take note of what happened in the search of a row."""
+        if isinstance(event, CallSettled):
+            if not event.is_recalled:
+                self.take_usage(event.usage)
+        else:
+            self.votes.take_event(row, event)
 
     def take_usage(self, usage: Usage) -> None:
         """Count what calls that were sent in this session have cost."""
         self.usage += usage
         self.num_calls += usage.calls
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a row is done, or a call has come back."""
+        return self.num_rows > 0 or self.num_calls > 0
 
     @property
     def session_s(self) -> float:

@@ -55,6 +55,7 @@ class RowResult:
         stopped: Why the search ended, as in ``Result``; ``error`` where an error ended it.
         votes: ``(answer, votes)``, most votes first; ``None`` where nothing was put to the vote.
         num_samples: Samples drawn for the vote, those without a valid answer included; ``None`` where there was none.
+        num_allowed: Samples that the vote might have drawn; ``None`` where there was none.
         confidence: Of the vote, where there was one.
         correct: Whether the row is solved and its answer is the right one; ``None`` where no right one is known.
         usage: What the row's run spent.
@@ -70,6 +71,7 @@ class RowResult:
     stopped: str
     votes: tuple[tuple[str, float], ...] | None = None
     num_samples: int | None = None
+    num_allowed: int | None = None
     confidence: float | None = None
     correct: bool | None = None
     usage: Usage = Usage()
@@ -100,6 +102,7 @@ class RowResult:
             "stopped": self.stopped,
             "votes": None if self.votes is None else [{"answer": a, "votes": n} for a, n in self.votes],
             "num_samples": self.num_samples,
+            "num_allowed": self.num_allowed,
             "confidence": self.confidence,
             "correct": self.correct,
             "usage": {name: getattr(self.usage, name) for name in _USAGE},
@@ -115,7 +118,8 @@ class RowResult:
         return cls(
             **given,
             votes=None if votes is None else tuple((entry["answer"], entry["votes"]) for entry in votes),
-            num_samples=value.get("num_samples"),  # rows of older versions have none
+            num_samples=value.get("num_samples"),  # rows of older versions have neither
+            num_allowed=value.get("num_allowed"),
             usage=Usage(**value["usage"]),
             error=None if error is None else RowError(**error),
             is_recalled=True,
@@ -143,6 +147,7 @@ def result_of_run(task: RowTask, result: Result, canonical: Callable[[Any], str 
         stopped=result.stopped,
         votes=None if votes is None else tuple((redact(format_value(a)), n) for a, n in votes.histogram),
         num_samples=None if votes is None else votes.num_samples,
+        num_allowed=None if votes is None else votes.num_allowed,
         confidence=None if votes is None else votes.confidence,
         correct=None if task.gold is None else result.solved and is_correct(result.answer, task.gold, canonical),
         usage=result.usage,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from llmprog.pictures.svg import FONT, Picture
+from llmprog.pictures.svg import FONT, GREEN, Picture
 from llmprog.pictures.text import escaped
 
 _LONGEST = 4000  # characters of a value
@@ -48,6 +48,13 @@ def folded(summary: str, content: str) -> str:
     """``content``, which is HTML, out of sight until ``summary`` is clicked."""
     head = f'<summary style="cursor:pointer">{escaped(summary)}</summary>'
     return f'<details style="margin:.3em 0">{head}<div style="padding-left:1.1em">{content}</div></details>'
+
+
+def bar(share: float) -> str:
+    """A bar of which ``share``, from 0 to 1, is filled."""
+    done = f"width:{100 * min(1.0, max(0.0, share)):.1f}%;height:6px;border-radius:3px;background:{GREEN}"
+    ground = "max-width:420px;border-radius:3px;background:rgba(128,128,128,.25);margin:.3em 0"
+    return f'<div style="{ground}"><div style="{done}"></div></div>'
 
 
 def listed(items: Iterable[str]) -> str:

@@ -3,69 +3,69 @@
 from __future__ import annotations
 
 import os
-import threading
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.live import Live
+from rich.console import Console
 from rich.spinner import Spinner
 from rich.text import Text
 
 from llmprog.events import CallSettled, CompletionDelta, Event
-from llmprog.progress import Glance, RunProgress, SeenThought
+from llmprog.progress import Glance, RunProgress, SeenThought, repeated
 from llmprog.search.controller import VoteResult
 from llmprog.templates import format_value
-from llmprog.terminal.text import fit, most_columns, plain, plain_lines, wrapped
+from llmprog.terminal.area import shown_on
+from llmprog.terminal.text import most_columns, plain, plain_lines, wrapped
 
-_SECONDS_BETWEEN_LINES = 10.0
-_MAX_LINES = 24
 _MAX_FRONTIER, _MAX_VOTES, _MAX_WRITTEN = 6, 6, 12  # lines of each
 _BAR = 16
 
 
 @contextmanager
-def live_progress(console: Console, *, enabled: bool) -> Iterator[Callable[[Event], None]]:
+def live_progress(console: Console, *, enabled: bool, name: str | None = None) -> Iterator[Callable[[Event], None]]:
     """An observer whose run is shown on ``console`` while the block runs.
 
     On a terminal a few lines are redrawn, and gone at the end. Elsewhere, and with ``NO_COLOR`` or a terminal that can
     not go back in its text, streamed text is printed as it comes; without any, a line says every ten seconds how far
-    the run is. Nothing is shown unless ``enabled``.
+    the run is.
+
+    Args:
+        console: Where it is shown.
+        enabled: Whether anything is shown at all.
+        name: Of the program: a line that says how its run ended stays on stderr. ``None`` leaves nothing.
     """
     progress = RunProgress()
     if not enabled:
         yield progress
-    elif redraws(console):
-        with Live(LiveLines(progress), console=console, transient=True, refresh_per_second=10):
-            yield progress
-    else:
-        printed = PrintedText(console, progress)
-        with repeated(printed.print_line):
-            yield printed
+        return
+    try:
+        if redraws(console):
+            with shown_on(console, LiveLines(progress)):
+                yield progress
+        else:
+            printed = PrintedText(console, progress)
+            try:
+                with repeated(printed.print_line):
+                    yield printed
+            finally:
+                printed.close()
+    finally:
+        if name is not None and progress.has_begun:  # what goes wrong before that is told by its error alone
+            sys.stderr.write(f"{plain(name)}: {plain(outcome(progress))}\n")
+
+
+def outcome(progress: RunProgress) -> str:
+    """How a run ended, in words."""
+    seen = progress.glance(max_frontier=0)
+    return f"ended early; {seen.line}" if seen.stopped is None else f"ended: {seen.stopped}; {seen.line}"
 
 
 def redraws(console: Console) -> bool:
     """Whether lines on ``console`` can, and may, be redrawn."""
-    return console.is_terminal and not console.is_dumb_terminal and not os.environ.get("NO_COLOR")
-
-
-@contextmanager
-def repeated(show: Callable[[], None], interval_s: float = _SECONDS_BETWEEN_LINES) -> Iterator[None]:
-    """Has ``show`` called now and then, in a thread of its own, while the block runs."""
-    ended = threading.Event()
-
-    def run() -> None:
-        while not ended.wait(interval_s):
-            show()
-
-    thread = threading.Thread(target=run, name="llmprog-progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    can = console.is_terminal and not console.is_dumb_terminal and not console.legacy_windows
+    return can and not os.environ.get("NO_COLOR")
 
 
 @dataclass
@@ -75,6 +75,7 @@ class PrintedText:
     console: Console
     progress: RunProgress
     _has_text: bool = False
+    _is_in_line: bool = False
 
     def __call__(self, event: Event) -> None:
         written = self.progress.written
@@ -82,12 +83,13 @@ class PrintedText:
             self._print(written.add(event))
         elif isinstance(event, CallSettled) and written.settle(event):
             self.console.print()
+            self._is_in_line = False
             self.progress(event)
         else:
             self.progress(event)
 
     def _print(self, piece: str | None) -> None:
-        self._has_text = True
+        self._has_text = self._is_in_line = True
         if piece is None:  # a terminal redraws; a file gets the text anew
             self.console.print()
             piece = self.progress.written.text
@@ -97,6 +99,11 @@ class PrintedText:
         """Say how far the run is, unless that is nowhere yet, or would be in the midst of a text."""
         if not self._has_text and (self.progress.num_calls or self.progress.num_thoughts > 1):
             self.console.print(Text(self.progress.line()), soft_wrap=True)
+
+    def close(self) -> None:
+        """End the line of a text that was cut off, so that what comes next has a line of its own."""
+        if self._is_in_line:
+            self.console.print()
 
 
 @dataclass
@@ -109,21 +116,20 @@ class LiveLines:
     progress: RunProgress
     spinner: Spinner = field(default_factory=lambda: Spinner("dots"))
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width = options.max_width - 1  # some terminals go on to the next line once the last column is full
-        room = max(1, min(_MAX_LINES, console.size.height - 1))
+    def lines(self, console: Console, width: int, room: int) -> list[Text]:
+        """The lines, ``room`` at most."""
         seen = self.progress.glance(max_frontier=_MAX_FRONTIER)
-        lines = [Text.assemble(self._turning(console), " ", seen.line), *_search_lines(seen, width)]
+        lines = [Text.assemble(turning(self.spinner, console), " ", seen.line), *_search_lines(seen, width)]
         if left := max(0, min(_MAX_WRITTEN, room - len(lines))):
-            written = plain_lines(seen.written[-left * options.max_width :]).strip()
+            written = plain_lines(seen.written[-left * (width + 1) :]).strip()
             lines += [Text(line, style="dim") for line in list(wrapped(written, width))[-left:] if line]
-        for line in lines[:room]:
-            line.no_wrap = True
-            yield fit(line, width)
+        return lines[:room]
 
-    def _turning(self, console: Console) -> str:
-        frame = self.spinner.render(console.get_time())
-        return frame.plain if isinstance(frame, Text) else ""
+
+def turning(spinner: Spinner, console: Console) -> str:
+    """The sign that a spinner shows now."""
+    frame = spinner.render(console.get_time())
+    return frame.plain if isinstance(frame, Text) else ""
 
 
 def _search_lines(seen: Glance, width: int) -> Iterator[Text]:

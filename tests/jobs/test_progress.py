@@ -63,6 +63,6 @@ def test_recalled_calls_cost_nothing_now():
     progress = JobProgress()
     progress.usage = Usage(10, 0, 100, 0.5)  # of earlier sessions
     usage = Usage(1, 5, 10, 0.25)
-    progress.take_event(CallSettled("think", None, usage, 0.1))
-    progress.take_event(CallSettled("think", None, usage, 0.0, is_recalled=True))
+    progress.take_event(0, CallSettled("think", None, usage, 0.1))
+    progress.take_event(0, CallSettled("think", None, usage, 0.0, is_recalled=True))
     assert (progress.usage.calls, progress.usage.usd, progress.num_calls) == (11, 0.75, 1)

@@ -10,16 +10,16 @@ from emulated_screen import Screen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from rich.live import Live
 
 from llmprog import Program, Prompt, Usage, checker, generator
 from llmprog.backends import ScriptedBackend
 from llmprog.events import CallSettled, CompletionDelta, ThoughtChecked, ThoughtExpanded, VotesChanged
 from llmprog.nodes import Verdict
-from llmprog.progress import RunProgress
+from llmprog.progress import RunProgress, repeated
 from llmprog.search import BeamSearch, SelfConsistency, VoteResult
 from llmprog.search.thought_graph import ThoughtGraph
-from llmprog.terminal.live import LiveLines, PrintedText, live_progress, repeated
+from llmprog.terminal.area import shown_on
+from llmprog.terminal.live import LiveLines, PrintedText, live_progress
 from llmprog.types import Delta, Request
 
 ASKED = Request(prompt=Prompt.from_text("q"))
@@ -53,8 +53,8 @@ def vote(*answers):
 
 def drawn(progress, width=80, height=24):
     screen = Screen(width, height)
-    screen.console.print(LiveLines(progress))
-    return screen.lines
+    with shown_on(screen.console, LiveLines(progress)):
+        return screen.lines
 
 
 def test_the_frontier_is_shown_best_first_with_the_way_to_the_best():
@@ -94,9 +94,9 @@ def test_it_fits_any_terminal(width, height):
     progress = progress_with(["漢字 " * 50, "x" * 300], written="y " * 300, votes=vote("漢" * 100, "n" * 100))
     screen = Screen(width, height)
     screen.console.print("above"[:width], end="" if height == 1 else "\n")
-    with Live(LiveLines(progress), console=screen.console, transient=True, auto_refresh=False) as live:
+    with shown_on(screen.console, LiveLines(progress)) as live:
         for _ in range(3):
-            live.refresh()
+            live.draw()
     assert "".join(screen.lines) in ("above"[:width], "")
 
 
@@ -124,9 +124,9 @@ def test_no_text_breaks_the_terminal(states, written, answers, width):
     progress = progress_with(states, written=written, votes=vote(*answers) if len(written) % 2 else None)
     screen = Screen(width, 24)
     screen.console.print("above")
-    with Live(LiveLines(progress), console=screen.console, transient=True, auto_refresh=False) as live:
+    with shown_on(screen.console, LiveLines(progress)) as live:
         for _ in range(2):
-            live.refresh()
+            live.draw()
             assert screen.lines[0] == "above", "what was there before is still there"
     assert screen.lines == ["above"], "nothing is left behind"
     rest = OWN.sub("", screen.written)
@@ -148,11 +148,11 @@ def test_a_run_is_drawn_while_it_goes_on_and_gone_at_its_end():
 
     program = Program(generators=[step], checkers=[rule], controller=BeamSearch(beam_width=2, max_depth=5))
     progress = RunProgress()
-    with Live(LiveLines(progress), console=screen.console, transient=True, auto_refresh=False) as live:
+    with shown_on(screen.console, LiveLines(progress)) as live:
 
         def watch(event):
             progress(event)
-            live.refresh()
+            live.draw()
 
         backend = ScriptedBackend(lambda p, i: "abc"[i % 3] + "\x1b[2J")
         program.run("s", backend=backend, seed=1, on_event=watch, stream=True)
@@ -166,11 +166,11 @@ def test_a_vote_is_drawn_as_it_comes():
     program = Program(generators=[say], controller=SelfConsistency(num_samples=6))
     shown = []
     progress = RunProgress()
-    with Live(LiveLines(progress), console=screen.console, transient=True, auto_refresh=False) as live:
+    with shown_on(screen.console, LiveLines(progress)) as live:
 
         def watch(event):
             progress(event)
-            live.refresh()
+            live.draw()
             shown.append("\n".join(screen.lines))
 
         program.run("s", backend=ScriptedBackend(lambda p, i: "ab"[i % 2]), seed=1, on_event=watch)

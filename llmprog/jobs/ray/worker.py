@@ -139,7 +139,7 @@ class _Rows:
         self._tell_spent()
         self.mailbox.tell(RowDone(work.number, result, failure, asked))
 
-    def _count(self, event: Event) -> None:
+    def _count(self, _row: int, event: Event) -> None:
         if isinstance(event, CallSettled) and not event.is_recalled:
             self._spent += event.usage
             if self._telling is None:

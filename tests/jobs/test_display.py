@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from llmprog.job_terminal import duration, job_display, print_summary, progress_line
+from llmprog.jobs.display import duration, progress_line
 from llmprog.jobs.progress import JobProgress
 from llmprog.jobs.result import RowResult
+from llmprog.jobs.terminal import live_job, print_summary
 from llmprog.types import Usage
 
 
@@ -62,7 +63,7 @@ def test_the_summary_says_what_came_of_it_and_shows_no_control_characters(progre
 
 
 def test_nothing_is_shown_where_nothing_is_wanted(progress, capsys):
-    with job_display(progress, enabled=False):
+    with live_job(progress, enabled=False):
         pass
     assert capsys.readouterr() == ("", "")
 
@@ -72,7 +73,7 @@ def test_a_terminal_gets_a_bar_that_is_gone_in_the_end(progress, capsys, monkeyp
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
-    with job_display(progress, enabled=True):
+    with live_job(progress, enabled=True):
         pass
     shown = capsys.readouterr().err
     assert "30 of 40 rows" in shown
@@ -82,6 +83,6 @@ def test_a_terminal_gets_a_bar_that_is_gone_in_the_end(progress, capsys, monkeyp
 def test_with_no_color_a_terminal_gets_no_bar(progress, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("NO_COLOR", "1")
-    with job_display(progress, enabled=True):
+    with live_job(progress, enabled=True):
         pass
     assert capsys.readouterr().err == ""
