@@ -30,7 +30,7 @@ _CHUNK = 256
 _NUMBER = re.compile(r"\d+")
 
 _RUN = (
-    "SELECT number, status, created_at, updated_at, elapsed_s, owner, forked_from, result, "  # noqa: S608 - constants only
+    "SELECT number, status, created_at, updated_at, elapsed_s, owner, forked_from, result, sessions, "  # noqa: S608 - constants only
     f"{INFO_COLUMNS} FROM run WHERE id = ?"
 )
 _BOUND = ["calls", "prompt_tokens", "completion_tokens", "usd"]
@@ -153,6 +153,7 @@ class Run:
         owner: The process at work on it: ``pid``, ``host``, ``since``, ``command``.
         result: What came of it, as JSON values.
         forked_from: Id of the run that it was forked from.
+        num_sessions: How often work on it has begun: 1, and 1 more each time that it is resumed.
     """
 
     def __init__(self, id: str, database: Database, is_owned: Callable[[Connection, int], bool]) -> None:  # noqa: A002
@@ -186,7 +187,8 @@ class Run:
                     self.status = "interrupted"
             self.forked_from: str | None = row[6]
             self.result: Any = None if row[7] is None else decode(bytes(row[7]))
-            self.info = RunInfo.from_row(row[8:])
+            self.num_sessions = int(row[8])
+            self.info = RunInfo.from_row(row[9:])
         except self._database.errors as error:
             self.close()
             raise self._database.failure(error) from error
@@ -199,6 +201,7 @@ class Run:
         """A run of which no more can be said than why it cannot be read."""
         run = cls.__new__(cls)
         run.id, run.number, run.status, run.problem = id, 0, "unreadable", problem
+        run.num_sessions = 0
         run.created_at = run.updated_at = run.elapsed_s = 0.0
         run.owner = run.forked_from = run.result = run._reader = None
         empty: dict[str, Any] = {"program": "", "program_hash": "", "program_text": ""}

@@ -75,6 +75,9 @@ def make_app(viewed: Viewed) -> Gate:
         options["limit"] = _number(asked.get("limit", str(MOST_RUNS)), "limit")
         return await _answer(lambda: run_list.page(**options))
 
+    async def state(request: Request) -> Response:
+        return await _answer(lambda: _of_run(store, request.path_params["run"], _state))
+
     async def call(request: Request) -> Response:
         asked = request.path_params
         return await _answer(lambda: _of_run(store, asked["run"], lambda run: call_details(run, asked["call"])))
@@ -95,6 +98,7 @@ def make_app(viewed: Viewed) -> Gate:
             Route(LOGIN, login),
             Route("/api/runs", runs),
             Route("/api/runs/{run}/feed", _Feed(store, viewed.followers), methods=["GET", "HEAD"]),
+            Route("/api/runs/{run}/state", state),
             Route("/api/runs/{run}/calls/{call:int}", call),
             Route("/api/runs/{run}/canvases/{question:int}/{sample:int}", canvas),
         ],
@@ -139,6 +143,11 @@ def _of_run(store: RunStore, run_id: str, look: Callable[[Run], Any]) -> Any:
             return look(run)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # a file may hold anything
             raise StoreError(f"run {run.id}: it cannot be shown: {type(error).__name__}: {error}") from error
+
+
+def _state(run: Run) -> dict[str, Any]:
+    """By what a page sees that a run that was over goes on: another session, or another status."""
+    return {"sessions": run.num_sessions, "status": run.status}
 
 
 def _number(given: str, name: str) -> int:

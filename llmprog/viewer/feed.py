@@ -70,15 +70,16 @@ class RunFeed:
         self._waiting: list[EventRecord] = []
         self._left_out = {"searches": 0, "thoughts": 0, "calls": 0}
         self._num_searches = self._num_thoughts = self._num_calls = 0
-        self._has_begun = self._has_ended = False
+        self._has_begun = self._is_current = self._has_ended = False
         self._told: dict[str, Any] = {}
         self._told_at = -math.inf
 
     def read(self, at_once: int = 20) -> list[dict[str, Any]]:
         """What is new, in a few batches; read again until there is nothing.
 
-        The first batch of all has ``begin``. Once the run is over and all of it has been told, the last has ``end``,
-        and nothing comes after it.
+        The first batch of all has ``begin``. Of a run under way, the first that tells the last of what there was has
+        ``is_current``. Once the run is over and all of it has been told, the last has ``end``, and nothing comes after
+        it.
 
         Args:
             at_once: How many batches are taken together: few take less memory, many less time.
@@ -107,6 +108,9 @@ class RunFeed:
         if is_drained and not is_live:
             self._has_ended = True
             batches.append({"end": True})
+        elif is_drained and not self._is_current:
+            self._is_current = True
+            batches.append({"is_current": True})
         return batches
 
     def _next(self) -> dict[str, Any]:
@@ -280,6 +284,7 @@ def summary_of(run: Run) -> dict[str, Any]:
     return {
         "id": run.id,
         "status": run.status,
+        "sessions": run.num_sessions,
         "problem": run.problem,
         "is_live": run.status == "running",
         "kind": info.kind,

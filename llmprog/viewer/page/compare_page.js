@@ -1,6 +1,7 @@
 // Two runs side by side: what they are, what they cost, their votes and graphs, and the thoughts that both have.
 
 import { compareFacts } from "./compare_facts.js";
+import { createConnectionLine } from "./follow.js";
 import { createGraphView } from "./graph_view.js";
 import { RunModel } from "./model.js";
 import { runStatus } from "./run_header.js";
@@ -166,7 +167,7 @@ function scoreText(thought) {
 function createSide({ source, id, onChange, onSelect }) {
   const model = new RunModel();
   const head = el("header", { class: "compare-head" });
-  const connection = el("p", { class: "connection", role: "status", hidden: true });
+  const connection = createConnectionLine();
   const votes = el("div", { class: "compare-votes", hidden: true });
   const said = el("p", { class: "compare-said", role: "status", "data-testid": "compare-said" });
   const graph = el("div", { class: "compare-graph" }, said);
@@ -174,16 +175,12 @@ function createSide({ source, id, onChange, onSelect }) {
   let graphView = null;
   let path = null;
 
-  const onState = (state) => {
-    connection.hidden = state.kind === "live" || state.kind === "over";
-    fill(connection, state.why);
-  };
   model.onChange(onChange);
-  const stop = source.follow(id, (batch) => model.apply(batch), onState);
+  const stop = source.follow(id, (batch) => model.apply(batch), connection.show);
 
   return {
     model,
-    head: el("div", {}, head, connection),
+    head: el("div", {}, head, connection.element),
     votes,
     graph,
     show(common) {

@@ -1,6 +1,7 @@
 // The page of a run: its head, its views in tabs, and beside them what is selected.
 
 import { createCallPane } from "./call_pane.js";
+import { createConnectionLine } from "./follow.js";
 import { createGraphView } from "./graph_view.js";
 import { RunModel } from "./model.js";
 import { createPlaybackView } from "./playback_view.js";
@@ -26,7 +27,7 @@ export function createRunPage({ source, id, params, onPlace }) {
   const model = new RunModel();
   const place = placeOf(params);
   const header = createRunHeader({ model });
-  const connection = el("p", { class: "connection", role: "status", "data-testid": "connection", hidden: true });
+  const connection = createConnectionLine();
   const chooser = createPathChooser((path) => showPath(path));
   const views = new Map();
   const tabs = createTabs((tab) => showTab(tab));
@@ -37,7 +38,7 @@ export function createRunPage({ source, id, params, onPlace }) {
     "article",
     { class: "run-page", "data-testid": "run-page" },
     header.element,
-    connection,
+    connection.element,
     el("div", { class: "run-bar" }, tabs.element, chooser.element),
     body,
   );
@@ -211,15 +212,7 @@ export function createRunPage({ source, id, params, onPlace }) {
   }
 
   const onState = (state) => {
-    const sentence = {
-      live: "",
-      over: "",
-      lost: `Connection lost: ${state.why} Trying again.`,
-      refused: state.why,
-    }[state.kind];
-    connection.hidden = sentence === "";
-    connection.className = `connection ${state.kind}`;
-    fill(connection, sentence);
+    connection.show(state);
     element.dataset.connection = state.kind;
   };
   const refresh = () => {

@@ -5,18 +5,11 @@
 //   data-calls="K"          the details of the calls whose number divided by 100 is K, as a list
 //   data-canvas="Q/S/PATH"  the canvas of question Q, sample S, of the search at PATH
 
-const FIRST_RETRY_MS = 500;
-const LONGEST_RETRY_MS = 8000;
+import { askJson } from "./ask.js";
+import { ConnectionState, followRun } from "./follow.js";
+
 const CALLS_PER_BLOCK = 100;
 const KEPT_CALLS = 300;
-
-/** What the page is told of its connection: `live`, `lost` (it tries again), `refused`, or `over`. */
-class ConnectionState {
-  constructor(kind, why = "") {
-    this.kind = kind;
-    this.why = why;
-  }
-}
 
 /** Runs of a store, from the server that gave this page. */
 export class LiveSource {
@@ -25,87 +18,29 @@ export class LiveSource {
   /** A page of the runs list: `{total, store, runs}`. */
   runs({ query = "", status = "", program = "", offset = 0, limit = 100 } = {}) {
     const asked = new URLSearchParams({ query, status, program, offset: String(offset), limit: String(limit) });
-    return fetchJson(`api/runs?${asked}`);
+    return askJson(`api/runs?${asked}`);
   }
 
   /** The details of a call. */
   call(id, number) {
-    return fetchJson(`api/runs/${encodeURIComponent(id)}/calls/${number}`);
+    return askJson(`api/runs/${encodeURIComponent(id)}/calls/${number}`);
   }
 
   /** A recorded denoising. */
   canvas(id, path, question, sample) {
     const asked = new URLSearchParams({ path });
-    return fetchJson(`api/runs/${encodeURIComponent(id)}/canvases/${question}/${sample}?${asked}`);
+    return askJson(`api/runs/${encodeURIComponent(id)}/canvases/${question}/${sample}?${asked}`);
   }
 
   /**
-   * Follow a run from its beginning; a lost connection is taken up again, from the beginning, too. While the page is
-   * hidden it has none: a browser keeps few at a time to one server, and the pages in view need them.
+   * Follow a run from its beginning, and on for as long as the page is in view.
    * @param {string} id
    * @param {function(object)} onBatch
    * @param {function(ConnectionState)} onState
    * @returns {function()} what ends it
    */
   follow(id, onBatch, onState) {
-    const url = `api/runs/${encodeURIComponent(id)}/feed`;
-    let events = null;
-    let timer = 0;
-    let wait = FIRST_RETRY_MS;
-
-    const leave = () => {
-      clearTimeout(timer);
-      events?.close();
-      events = null;
-    };
-    const connect = () => {
-      const mine = new EventSource(url);
-      events = mine;
-      mine.onopen = () => {
-        wait = FIRST_RETRY_MS;
-        onState(new ConnectionState("live"));
-      };
-      mine.onmessage = (message) => {
-        const batch = JSON.parse(message.data);
-        onBatch(batch);
-        if (batch.problem) {
-          stop();
-          onState(new ConnectionState("refused", batch.problem));
-        } else if (batch.end) {
-          stop();
-          onState(new ConnectionState("over"));
-        }
-      };
-      mine.onerror = async () => {
-        mine.close();
-        const refusal = await refusalOf(url);
-        if (events !== mine) {
-          return;
-        }
-        const isFinal = refusal !== null && refusal.status < 500;
-        const why = refusal === null ? NO_ANSWER : refusal.why;
-        if (isFinal) {
-          stop();
-        } else {
-          timer = setTimeout(connect, wait);
-          wait = Math.min(2 * wait, LONGEST_RETRY_MS);
-        }
-        onState(new ConnectionState(isFinal ? "refused" : "lost", why));
-      };
-    };
-    const onVisibility = () => {
-      leave();
-      if (!document.hidden) {
-        connect();
-      }
-    };
-    const stop = () => {
-      leave();
-      document.removeEventListener("visibilitychange", onVisibility);
-    };
-    document.addEventListener("visibilitychange", onVisibility);
-    onVisibility();
-    return stop;
+    return followRun(`api/runs/${encodeURIComponent(id)}`, onBatch, onState);
   }
 }
 
@@ -184,43 +119,6 @@ export function remembered(load, isFinal) {
 /** Where this page has its data from. */
 export function pageSource() {
   return document.querySelector("script[data-batches]") === null ? new LiveSource() : new FileSource();
-}
-
-const NO_ANSWER = "The server does not answer. Is `llmprog view` still running?";
-
-async function fetchJson(url) {
-  let response;
-  try {
-    response = await fetch(url, { headers: { Accept: "application/json" } });
-  } catch {
-    throw new Error(NO_ANSWER);
-  }
-  if (!response.ok) {
-    throw new Error(await whyRefused(response));
-  }
-  return response.json();
-}
-
-/** Why the server refuses `url`: its status and what it says; null where it does not answer, or does not refuse. */
-async function refusalOf(url) {
-  const leave = new AbortController();
-  try {
-    const response = await fetch(url, { signal: leave.signal });
-    return response.ok ? null : { status: response.status, why: await whyRefused(response) };
-  } catch {
-    return null;
-  } finally {
-    leave.abort();
-  }
-}
-
-async function whyRefused(response) {
-  const text = await response.text();
-  try {
-    return JSON.parse(text).error ?? text;
-  } catch {
-    return text || `The server answered ${response.status}.`;
-  }
 }
 
 async function unpacked(block) {
