@@ -30,7 +30,6 @@ from torch import nn
 
 from llmprog.backends.local.decoders.base import Decoder, Row, Written
 from llmprog.backends.local.decoders.making import make_decoder
-from llmprog.backends.local.models import FURTHER_WEIGHTS
 from llmprog.backends.local.networks.weights import load_weights
 from llmprog.backends.local.options import LocalOptions
 from llmprog.backends.local.puzzles.data import ExampleStream, random_question, sudoku_grids
@@ -41,6 +40,7 @@ from llmprog.backends.local.sampling import stream_key
 from llmprog.bench.measures import Estimate, mean_of
 from llmprog.errors import OptionError
 from llmprog.types import SamplingParams
+from llmprog_puzzles import FURTHER_WEIGHTS
 
 MASKED = "decoder=masked_diffusion"
 TARGET = 24

@@ -42,7 +42,6 @@ from llmprog.backends.local.decoders.hybrid import HybridDecoder
 from llmprog.backends.local.decoders.masked_diffusion import MaskedDiffusionDecoder
 from llmprog.backends.local.decoders.uniform_diffusion import UniformDiffusionDecoder
 from llmprog.backends.local.decoders.unmask import UnmaskOptions
-from llmprog.backends.local.models import PUZZLES_WEIGHTS
 from llmprog.backends.local.networks import attention_masks
 from llmprog.backends.local.networks.preparing import prepare
 from llmprog.backends.local.networks.transformer import Transformer, TransformerConfig
@@ -51,6 +50,7 @@ from llmprog.backends.local.options import LocalOptions
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
 from llmprog.backends.local.sampling import Sampler, stream_key
 from llmprog.types import Prompt, SamplingParams
+from llmprog_puzzles import WEIGHTS
 
 QUESTIONS = (
     "What is the capital of France?", "Name three animals.", "Write one sentence about rain.", "What is 2 + 2?",
@@ -217,7 +217,7 @@ def hosted() -> Iterator[Result]:
 def caches() -> Iterator[Result]:
     tokenizer = PuzzleTokenizer()
     vocabulary = tokenizer.vocabulary
-    model = load_weights(PUZZLES_WEIGHTS, backend="local:puzzles")
+    model = load_weights(WEIGHTS, backend="local:puzzles")
     model = prepare(model, LocalOptions())
     texts = ("Input: 4 9 10 13\nPossible next steps:", "Evaluate if these can reach 24.\n4 6 7", "Input: 1 2 3\nSteps:")
 

@@ -356,7 +356,7 @@ async def test_cancelling_a_caller_leaves_the_others_alone(opened: Opener) -> No
 
 
 def test_ids_open_models_and_errors_name_what_is_known(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "PUZZLES_WEIGHTS", weights)
+    monkeypatch.setattr(local, "puzzles_weights", lambda further: weights)
     with pytest.raises(OptionError, match=r"unknown local model 'sudoku'; known: local:PATH, local:puzzles"):
         open_backend("sudoku", {})
     with pytest.raises(OptionError, match="known: alpha0"):
@@ -372,7 +372,7 @@ def test_ids_open_models_and_errors_name_what_is_known(weights: Path, monkeypatc
 def test_corrupted_weights_are_one_clear_line(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "puzzles.safetensors"
     broken.write_bytes(weights.read_bytes()[:-100])
-    monkeypatch.setattr(local, "PUZZLES_WEIGHTS", broken)
+    monkeypatch.setattr(local, "puzzles_weights", lambda further: broken)
     with pytest.raises(ModelFileError) as caught:
         open_backend("puzzles", {})
     assert "\n" not in str(caught.value)

@@ -9,7 +9,6 @@ import pytest
 
 from llmprog.backends.local.decoders.base import Row, Written
 from llmprog.backends.local.decoders.making import make_decoder
-from llmprog.backends.local.models import FURTHER_WEIGHTS, PUZZLES_WEIGHTS
 from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.networks.weights import load_weights
 from llmprog.backends.local.options import LocalOptions
@@ -19,6 +18,7 @@ from llmprog.backends.local.puzzles.moves import legal_moves
 from llmprog.backends.local.puzzles.split import held_out_states, split_of_text
 from llmprog.backends.local.sampling import stream_key
 from llmprog.types import SamplingParams
+from llmprog_puzzles import FURTHER_WEIGHTS, WEIGHTS
 
 COUNT = 20
 SETTINGS: dict[str, tuple[dict[str, str], float]] = {  # options, and the most steps a sudoku of 20 tokens may take
@@ -42,7 +42,7 @@ SETTINGS: dict[str, tuple[dict[str, str], float]] = {  # options, and the most s
 @pytest.fixture(scope="module")
 def models() -> dict[bool, Transformer]:
     """The embedded weights, and those that know blocks."""
-    return {own: load_weights(PUZZLES_WEIGHTS if own else FURTHER_WEIGHTS, backend="test") for own in (True, False)}
+    return {own: load_weights(WEIGHTS if own else FURTHER_WEIGHTS, backend="test") for own in (True, False)}
 
 
 def write(

@@ -228,7 +228,7 @@ def test_where_memory_runs_out_recordings_are_forgotten_and_made_anew(model, cap
     for _ in range(2):
         graphed(*arguments)
     assert graphed.num_recordings == 1
-    hook = model.register_forward_pre_hook(fill_up)
+    hook = model.embedding.register_forward_pre_hook(fill_up)
     try:
         is_full = True
         with pytest.raises(torch.OutOfMemoryError):

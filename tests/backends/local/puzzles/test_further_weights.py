@@ -12,7 +12,6 @@ from llmprog.backends import open_backend
 from llmprog.backends.local.backend import LocalBackend
 from llmprog.backends.local.decoders.base import Row, write_all
 from llmprog.backends.local.decoders.uniform_diffusion import UniformDiffusionDecoder
-from llmprog.backends.local.models import FURTHER_WEIGHTS, PUZZLES_WEIGHTS
 from llmprog.backends.local.networks.weights import load_weights
 from llmprog.backends.local.options import LocalOptions
 from llmprog.backends.local.puzzles.data import ExampleStream, sudoku_grids
@@ -21,6 +20,7 @@ from llmprog.backends.local.puzzles.moves import legal_moves
 from llmprog.backends.local.puzzles.split import held_out_states, split_of_text
 from llmprog.errors import CapabilityError, OptionError
 from llmprog.types import Blank, Prompt, Request, SamplingParams, Template
+from llmprog_puzzles import FURTHER_WEIGHTS, WEIGHTS
 
 NEW = (
     "decoder=uniform_diffusion",
@@ -89,7 +89,7 @@ def test_scores_tell_right_from_wrong_or_are_refused() -> None:
 
 
 def test_the_first_weights_do_not_know_the_new_modes() -> None:
-    backend = LocalBackend.open(LocalOptions(decoder="uniform_diffusion"), weights=PUZZLES_WEIGHTS)
+    backend = LocalBackend.open(LocalOptions(decoder="uniform_diffusion"), weights=WEIGHTS)
     request = Request(prompt=STEPS, params=SamplingParams(seed=1))
     with pytest.raises(OptionError, match="not trained on the mode 'uniform'"):
         asyncio.run(backend.generate(request))

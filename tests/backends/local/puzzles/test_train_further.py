@@ -11,14 +11,15 @@ import torch
 from llmprog.backends.local.networks.weights import load_weights
 from llmprog.backends.local.puzzles.objectives import OBJECTIVES
 from llmprog.backends.local.puzzles.train import Trainer
-from llmprog.backends.local.puzzles.train_further import FIRST_WEIGHTS, FURTHER, OPTIONS
+from llmprog.backends.local.puzzles.train_further import FURTHER, OPTIONS
+from llmprog_puzzles import WEIGHTS
 
 SMALL = replace(FURTHER, batch_tokens=dict.fromkeys(FURTHER.batch_tokens, 60))
 
 
 def test_it_starts_from_the_first_weights_and_takes_turns_in_the_old_modes(tmp_path: Path) -> None:
     trainer = Trainer(OPTIONS, 0, SMALL)
-    first = load_weights(FIRST_WEIGHTS, backend="local:puzzles")
+    first = load_weights(WEIGHTS, backend="local:puzzles")
     known = first.embedding.weight.shape[0]
     assert torch.equal(trainer.model.embedding.weight[:known], first.embedding.weight)
     assert trainer.model.embedding.weight.shape[0] == known + 3
