@@ -6,25 +6,42 @@ import random
 
 import pytest
 
+from llmprog.viewer import bundle
+
 EPSILON_S = 0.002  # times are kept to the millisecond
 
 
-def span(number, start, end):
-    return {"id": number, "start": start, "end": end, "isOpen": False}
+def span(number, start, end, session=1):
+    return {"id": number, "start": start, "end": end, "session": session}
+
+
+LAID = """
+  const calls = new Map();
+  const model = { calls, run: { elapsed_s: given.wall } };
+  for (const { id, start, end, session } of given.spans) {
+    const outcome = { state: "settled", source: "model", duration_s: end - start };
+    calls.set(id, { id, node: "n", session, sent_at: start, outcome, attempts: [] });
+  }
+  const timeline = new m.Timeline(model);
+  timeline.take();
+"""
 
 
 @pytest.fixture
-def critical(module):
-    return module("critical_path.js")
+def laid(module):
+    """Spans laid by a timeline, which the code that is given finds as ``timeline``."""
+    loaded = module("timeline_layout.js")
+    return lambda code, spans, wall_s=0: loaded(LAID + code, {"spans": spans, "wall": wall_s})
 
 
-def path_of(critical, spans, wall_s):
-    return critical("return m.criticalPath(given.spans, given.wall);", {"spans": spans, "wall": wall_s})
+def path_of(laid, spans, wall_s):
+    """The critical path through spans, and what it says of the time."""
+    return laid("return { ids: timeline.path.spans.map((bar) => bar.id), ...timeline.times };", spans, wall_s)
 
 
-def test_the_critical_path_goes_back_to_what_ended_last_before(critical):
+def test_the_critical_path_goes_back_to_what_ended_last_before(laid):
     spans = [span(1, 0.5, 2), span(2, 0.5, 3), span(3, 3.25, 5), span(4, 3.25, 4), span(5, 5.5, 6)]
-    path = path_of(critical, spans, 6.5)
+    path = path_of(laid, spans, 6.5)
     assert path["ids"] == [2, 3, 5]
     assert path["gaps"] == [
         {"start": 0, "end": 0.5, "isIdle": True},
@@ -34,60 +51,66 @@ def test_the_critical_path_goes_back_to_what_ended_last_before(critical):
     assert (path["callsS"], path["waitingS"], path["workS"]) == (4.75, 1.25, 6.5)
 
 
-def test_a_gap_is_not_idle_while_another_call_is_under_way(critical):
-    path = path_of(critical, [span(1, 0, 1), span(2, 0, 3), span(3, 1.5, 4)], 4)
+def test_a_gap_is_not_idle_while_another_call_is_under_way(laid):
+    path = path_of(laid, [span(1, 0, 1), span(2, 0, 3), span(3, 1.5, 4)], 4)
     assert path["ids"] == [1, 3]
     assert path["gaps"] == [{"start": 1, "end": 1.5, "isIdle": False}]
 
 
-def test_times_that_were_rounded_do_not_break_the_path(critical):
-    path = path_of(critical, [span(1, 0, 1.251), span(2, 1.25, 2)], 2)
+def test_times_that_were_rounded_do_not_break_the_path(laid):
+    path = path_of(laid, [span(1, 0, 1.251), span(2, 1.25, 2)], 2)
     assert path["ids"] == [1, 2]
     assert path["gaps"] == []
     assert path["callsS"] == pytest.approx(2)
 
 
-def test_calls_that_took_no_time_are_not_waited_for_by_those_beside_them(critical):
-    path = path_of(critical, [span(1, 0, 1), *(span(n, 1.5, 1.5) for n in range(2, 7))], 2)
+def test_calls_that_took_no_time_are_not_waited_for_by_those_beside_them(laid):
+    path = path_of(laid, [span(1, 0, 1), *(span(n, 1.5, 1.5) for n in range(2, 7))], 2)
     assert path["ids"] == [1, 6]
 
 
-def test_a_run_without_calls_has_no_path(critical):
+def test_a_run_without_calls_has_no_path(laid):
     nothing = {"ids": [], "gaps": [], "callsS": 0, "waitingS": 0, "pauses": []}
-    assert path_of(critical, [], 2.5) == {**nothing, "workS": 2.5}
+    assert path_of(laid, [], 2.5) == {**nothing, "workS": 2.5}
 
 
-def test_the_pause_of_a_resumed_run_is_neither_waiting_nor_part_of_its_time(critical):
+def test_the_pause_of_a_resumed_run_is_neither_waiting_nor_part_of_its_time(laid):
     first = [span(1, 0.5, 2), span(2, 1, 3)]
-    second = [{**span(3, 103, 104), "session": 2}, {**span(4, 104.5, 106), "session": 2}]
-    path = path_of(critical, [*first, *second], 107)
+    second = [span(3, 103, 104, 2), span(4, 104.5, 106, 2)]
+    path = path_of(laid, [*first, *second], 107)
     assert path["ids"] == [2, 3, 4]
     assert path["pauses"] == [{"start": 3, "end": 103}]
     assert path["gaps"] == [{"start": 0, "end": 1, "isIdle": False}, {"start": 104, "end": 104.5, "isIdle": True}]
     assert (path["callsS"], path["waitingS"], path["workS"]) == (4.5, 1.5, 7)
 
 
-def test_what_a_session_waits_for_after_a_pause_is_waiting(critical):
+def test_what_a_session_waits_for_after_a_pause_is_waiting(laid):
     later = [span(2, 50, 53), span(3, 52, 58)]
-    path = path_of(critical, [span(1, 0, 3), *({**one, "session": 2} for one in later)], 58)
+    path = path_of(laid, [span(1, 0, 3), *({**one, "session": 2} for one in later)], 58)
     assert path["ids"] == [1, 3]
     assert path["pauses"] == [{"start": 3, "end": 50}]
     assert path["gaps"] == [{"start": 50, "end": 52, "isIdle": False}]
     assert (path["callsS"], path["waitingS"], path["workS"]) == (9, 2, 11)
 
 
-def test_calls_go_into_the_first_free_lane(critical):
+def test_calls_go_into_the_first_free_lane(laid):
     spans = [span(1, 0, 2), span(2, 0, 1), span(3, 0.5, 4), span(4, 1, 3), span(5, 2, 3), span(6, 3.5, 5)]
-    lanes = critical("const { lanes, count } = m.lanesOf(given); return [[...lanes], count];", spans)
+    lanes = laid("return [timeline.bars.map((bar) => bar.lane), timeline.lanes.count];", spans)
     assert lanes == [[0, 1, 2, 1, 0, 0], 3]
 
 
-def test_the_calls_under_way_are_counted_from_moment_to_moment(critical):
-    steps = critical("return m.concurrencyOf(given);", [span(1, 0.5, 2), span(2, 0.5, 1), span(3, 1, 2), span(4, 1, 1)])
-    assert steps == [{"at": 0, "count": 0}, {"at": 0.5, "count": 2}, {"at": 1, "count": 2}, {"at": 2, "count": 0}]
+def test_the_calls_under_way_are_counted_from_moment_to_moment(laid):
+    spans = [span(1, 0.5, 2), span(2, 0.5, 1), span(3, 1, 2), span(4, 1, 1)]
+    counted = laid("const { moments, counts, most } = timeline.concurrency; return [moments, counts, most];", spans)
+    assert counted == [[0, 0.5, 1, 2], [0, 2, 2, 0], 2]
 
 
-def test_a_call_lasts_as_long_as_is_known_of_it(critical):
+@pytest.fixture
+def spans_of(module):
+    return lambda code, calls: module("call_spans.js")(f"return m.spansOf(given, {code}", calls)
+
+
+def test_a_call_lasts_as_long_as_is_known_of_it(spans_of):
     outcome = {"state": "settled", "duration_s": 0.5}
     calls = [
         {"id": 3, "sent_at": 1, "outcome": outcome},
@@ -95,32 +118,86 @@ def test_a_call_lasts_as_long_as_is_known_of_it(critical):
         {"id": 2, "sent_at": 0, "outcome": {"state": "unknown", "duration_s": None}},
         {"id": 4, "sent_at": 2, "outcome": {"state": "failed", "duration_s": None}},
     ]
-    spans = critical("return m.spansOf(given, 9);", calls)
+    spans = spans_of("9);", calls)
     assert [(one["id"], one["start"], one["end"], one["isOpen"]) for one in spans] == [
         (1, 0, 9, True), (2, 0, 9, False), (3, 1, 1.5, False), (4, 2, 2, False),
     ]  # fmt: skip
 
 
-def test_a_call_that_was_cut_off_ended_as_its_session_is_last_heard_of(critical):
+def test_a_call_that_was_cut_off_ended_as_its_session_is_last_heard_of(spans_of):
     calls = [
         {"id": 1, "sent_at": 0, "session": 1, "outcome": {"state": "unknown", "duration_s": None}},
         {"id": 2, "sent_at": 1, "session": 1, "outcome": {"state": "settled", "duration_s": 2}},
         {"id": 3, "sent_at": 50, "session": 2, "outcome": None},
     ]
-    assert critical("return m.spansOf(given, 60).map((span) => span.end);", calls) == [3, 3, 60]
+    assert spans_of("60).map((span) => span.end);", calls) == [3, 3, 60]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_paths_and_lanes_are_those_of_their_definitions(critical, seed):
+def test_paths_and_lanes_are_those_of_their_definitions(laid, seed):
     chance = random.Random(seed)
-    cases = [random_spans(chance) for _ in range(60)]
-    found = critical(
-        "return given.map((spans) => [m.criticalPath(spans, 0).ids, [...m.lanesOf(spans).lanes]]);",
-        cases,
-    )
-    for spans, (path, lanes) in zip(cases, found, strict=True):
+    for spans in [random_spans(chance) for _ in range(60)]:
+        code = "return [timeline.path.spans.map((bar) => bar.id), timeline.bars.map((bar) => bar.lane)];"
+        path, lanes = laid(code, spans)
         assert path == slow_path(spans)
         assert lanes == slow_lanes(spans)
+
+
+GROWN = """
+  const model = new models.RunModel();
+  const timeline = new m.Timeline(model);
+  return given.map((batch) => {
+    model.apply(batch);
+    timeline.take();
+    const anew = new m.Timeline(model);
+    anew.take();
+    const told = ({ bars, concurrency, lanes, path, times, wallS, numAttempts, nodes }) => JSON.stringify([
+      bars.map(({ id, start, end, lane, kind, color, isOpen, isCritical }) =>
+        [id, start, end, lane, kind, color, isOpen, isCritical]),
+      concurrency, lanes.count, path.spans.map((bar) => bar.id), times, wallS, numAttempts, [...nodes],
+      ["running", "settled", "failed", "cut off"].map((kind) => timeline.has(kind)),
+    ]);
+    return told(timeline) === told(anew);
+  });
+"""
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_was_laid_bit_by_bit_is_as_if_laid_at_once(page, module, seed):
+    loaded = module("timeline_layout.js")
+    page.evaluate(f"window.models = {bundle.script('model.js')}; 0")
+    batches = random_batches(random.Random(seed))
+    assert loaded(GROWN, batches) == [True] * len(batches)
+
+
+def random_batches(chance):
+    """A run of two sessions as it is told, in an order that is not quite that of its calls."""
+    told, now, session, open_calls = [], 0.0, 1, {}
+    for number in range(1, 161):
+        now += chance.choice([0, 0.1, 0.3])
+        if number == 120 and chance.random() < 0.5:
+            session, now = 2, now + 50
+        sent = call(number, f"node {number % 3}", round(now - chance.choice([0, 0, 0.2]), 3), state=None)
+        told.append(sent | {"calls": [{**sent["calls"][0], "session": session}]})
+        open_calls[number] = sent["calls"][0]["sent_at"]
+        while open_calls and chance.random() < 0.5:
+            ended = chance.choice(list(open_calls))
+            state = chance.choice(["settled", "settled", "failed", "unknown"])
+            lasted = None if state == "unknown" else round(max(0, now - open_calls.pop(ended) - 0.1), 3)
+            open_calls.pop(ended, None)
+            told.append({"outcomes": call(ended, "", 0, lasted, state=state)["outcomes"]})
+            told.append(attempt(ended, now, chance.choice(["429", None])))
+        told.append({"run": {"id": "r", "elapsed_s": now, "began_at": 0, "updated_at": now}})
+    batches, at = [], 0
+    while at < len(told):
+        size = chance.randrange(1, 12)
+        some = told[at : at + size]
+        keys = ("calls", "outcomes", "attempts")
+        run_told = [part["run"] for part in some if "run" in part]
+        batch = {key: [record for part in some for record in part.get(key, ())] for key in keys}
+        batches.append(batch | ({"run": run_told[-1]} if run_told else {}))
+        at += size
+    return [batches[0] | {"begin": True, "run": {"id": "r", "elapsed_s": 0.0}}, *batches[1:]]
 
 
 def random_spans(chance):

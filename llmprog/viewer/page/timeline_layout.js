@@ -1,54 +1,199 @@
 // A run's calls as a picture of time: lanes, marks, how many at a time, and the critical path.
 
-import { concurrencyOf, criticalPath, lanesOf, spansOf } from "./critical_path.js";
+import { Concurrency, byEnd, byStart, countBefore, endOf, isCutOff, spansOf } from "./call_spans.js";
+import { CriticalPath } from "./critical_path.js";
+import { Lanes } from "./call_lanes.js";
 import { isTakenOver } from "./model.js";
 
 // The colours of nodes, by their numbers; that of rate limits comes last.
 const NODE_SERIES = [1, 3, 5, 4, 7, 6, 8, 2];
 
 /**
- * The timeline of a model as it is now.
- * @param {object} model a `RunModel`
- * @returns {object} `wallS`; `numTakenOver`: calls of the run that this one was forked from, which have no time in it;
- *   `bars`: another call, its span and lane each, in the order of sending; of these `plain` by colour,
- *   `marked` (all that are not simply settled), `critical` (on the critical path) and `retried`; `laneCount`; `nodes`:
- *   names with the number of their colour; `steps` and `most`: the calls under way; `path`: of `criticalPath`
+ * The timeline of a model. It is taken in again whenever the model has changed; what came before the earliest change is
+ * not laid anew.
+ *
+ * Bars are spans of calls, of which each knows its `call`, `lane`, `kind` (see `kindOf`), `color` and whether it
+ * `isCritical`.
  */
-export function layTimeline(model) {
-  const calls = [...model.calls.values()].filter((call) => !isTakenOver(call));
-  let wallS = model.run?.elapsed_s ?? 0;
-  let isResumed = false;
-  for (const call of calls) {
-    wallS = Math.max(wallS, call.sent_at + (call.outcome?.duration_s ?? 0));
-    isResumed ||= (call.session ?? 1) !== (calls[0].session ?? 1);
+export class Timeline {
+  /** All bars, in the order of sending. */
+  bars = [];
+  /** Seconds from the run's begin to its end, or to now. */
+  wallS = 0;
+  /** How many calls are of the run that this one was forked from, which have no time in it. */
+  numTakenOver = 0;
+  /** How many failed attempts were followed by others, and how many of them were rate limits. */
+  numAttempts = 0;
+  numRateLimits = 0;
+  /** Names of nodes with the numbers of their colours. */
+  nodes = new Map();
+  lanes = new Lanes();
+  concurrency = new Concurrency();
+  path = new CriticalPath();
+  /** What `CriticalPath` says of the time. */
+  times = { gaps: [], callsS: 0, waitingS: 0, pauses: [], workS: 0 };
+  #model;
+  #ended = [];
+  #unended = new Set();
+  #byId = new Map();
+  #kinds = new Map();
+  #first;
+  #numTaken = 0;
+  #numSessions = 0;
+  #latest = 1;
+  #lastS = 0;
+
+  constructor(model) {
+    this.#model = model;
   }
-  if (isResumed) {
-    // The seconds that it took are those of its sessions; what is under way now is later by their pauses.
-    wallS = Math.max(wallS, (model.run?.updated_at ?? 0) - (model.run?.began_at ?? 0));
+
+  /** The bar of a call, or undefined. */
+  bar(id) {
+    return this.#byId.get(id);
   }
-  const spans = spansOf(calls, wallS);
-  const { lanes, count } = lanesOf(spans);
-  const path = criticalPath(spans, wallS);
-  const steps = concurrencyOf(spans);
-  const nodes = new Map();
-  const bars = spans.map((span, index) => {
-    const call = model.calls.get(span.id);
-    if (!nodes.has(call.node)) {
-      nodes.set(call.node, NODE_SERIES[nodes.size % NODE_SERIES.length]);
+
+  /** The bar `step` places after that of a call, in the order of sending, or undefined; the first where there is none. */
+  neighbour(id, step) {
+    const bar = this.bar(id);
+    return this.bars[bar === undefined ? 0 : countBefore(this.bars, (other) => byStart(other, bar) >= 0) + step];
+  }
+
+  /** Whether there are bars of a kind. */
+  has(kind) {
+    return this.#kinds.get(kind) > 0;
+  }
+
+  /** Take in what is new in the model. */
+  take() {
+    const { calls, run } = this.#model;
+    const [first] = calls.values();
+    if (first !== this.#first || calls.size < this.#numTaken) {
+      this.#forget();
     }
-    return { ...span, call, lane: lanes[index], kind: kindOf(call), color: nodes.get(call.node) };
-  });
-  const most = steps.reduce((high, step) => Math.max(high, step.count), 0);
-  const onPath = new Set(path.ids);
-  const plain = new Map([...nodes.values()].map((color) => [color, []]));
-  const marked = [];
-  for (const bar of bars) {
-    (bar.kind === "settled" ? plain.get(bar.color) : marked).push(bar);
+    let fresh = this.#scan();
+    if (this.bars.length > 0 && this.#isOtherwise(fresh)) {
+      this.#forget();
+      fresh = this.#scan();
+    }
+    [this.#first, this.#numTaken] = [first, calls.size];
+    const before = this.wallS;
+    this.wallS = Math.max(before, run?.elapsed_s ?? 0, this.#lastS);
+    if (this.#numSessions > 1) {
+      // The seconds that it took are those of its sessions; what is under way now is later by their pauses.
+      this.wallS = Math.max(this.wallS, (run.updated_at ?? 0) - (run.began_at ?? 0));
+    }
+    this.#lay(spansOf(fresh, this.wallS), before);
   }
-  const critical = bars.filter((bar) => onPath.has(bar.id));
-  const retried = bars.filter((bar) => bar.call.attempts.length > 0);
-  const numTakenOver = model.calls.size - calls.length;
-  return { wallS, numTakenOver, bars, plain, marked, critical, retried, laneCount: count, nodes, steps, most, path };
+
+  #forget() {
+    this.bars = [];
+    this.wallS = 0;
+    this.nodes = new Map();
+    [this.lanes, this.concurrency, this.path] = [new Lanes(), new Concurrency(), new CriticalPath()];
+    this.#ended = [];
+    this.#unended.clear();
+    this.#byId.clear();
+    this.#kinds.clear();
+    this.#numTaken = 0;
+  }
+
+  /** Count what is counted of all calls, and find those that have no bar yet. */
+  #scan() {
+    const fresh = [];
+    const sessions = new Set();
+    let index = 0;
+    this.numTakenOver = this.numAttempts = this.numRateLimits = this.#lastS = 0;
+    for (const call of this.#model.calls.values()) {
+      if (isTakenOver(call)) {
+        this.numTakenOver += 1;
+      } else {
+        sessions.add(call.session ?? 1);
+        this.#lastS = Math.max(this.#lastS, call.sent_at + (call.outcome?.duration_s ?? 0));
+        this.numAttempts += call.attempts.length;
+        for (const attempt of call.attempts) {
+          this.numRateLimits += Number(isRateLimit(attempt));
+        }
+        if (index >= this.#numTaken) {
+          fresh.push(call);
+          this.#name(call.node);
+        }
+      }
+      index += 1;
+    }
+    this.#numSessions = sessions.size;
+    this.#latest = Math.max(...sessions);
+    return fresh;
+  }
+
+  /** Whether more is new than calls and what became of the latest: that may change what is laid of any time. */
+  #isOtherwise(fresh) {
+    const { session } = this.bars.at(-1);
+    const isOld = (bar) => isTakenOver(bar.call) || (bar.session !== session && !isCutOff(bar.call));
+    return fresh.some((call) => (call.session ?? 1) !== session) || [...this.#unended].some(isOld);
+  }
+
+  /** Lay what is new, and what may be otherwise for it: all that was under way at its earliest moment, or is later. */
+  #lay(fresh, before) {
+    const changed = [...this.#unended].filter((bar) => !isCutOff(bar.call));
+    const since = Math.min(before, fresh[0]?.start ?? before, ...changed.map((bar) => endOf(bar.call, 0)));
+    const ended = this.#ended.splice(countBefore(this.#ended, (bar) => bar.end >= since));
+    const bars = this.bars.splice(countBefore(this.bars, (bar) => bar.start >= since));
+    for (const bar of this.#unended) {
+      this.#update(bar);
+    }
+    for (const bar of fresh) {
+      this.#add(bar);
+      ended.push(bar);
+      bars.push(bar);
+    }
+    this.#ended = this.#ended.concat(ended.sort(byEnd));
+    this.bars = this.bars.concat(bars.sort(byStart));
+    this.lanes.lay(this.bars, since);
+    this.concurrency.lay(this.bars, this.#ended, since);
+    this.path.lay(this.#ended, since);
+    this.times = this.path.timesOf(this.bars, this.concurrency, this.wallS);
+  }
+
+  /** Give a node its colour. */
+  #name(node) {
+    if (!this.nodes.has(node)) {
+      this.nodes.set(node, NODE_SERIES[this.nodes.size % NODE_SERIES.length]);
+    }
+  }
+
+  #add(bar) {
+    bar.color = this.nodes.get(bar.call.node);
+    bar.kind = kindOf(bar.call);
+    bar.isCritical = false;
+    this.#count(bar.kind, 1);
+    this.#byId.set(bar.id, bar);
+    if (isCutOff(bar.call)) {
+      this.#unended.add(bar);
+    }
+  }
+
+  /** What has become of a bar that had not ended; one of a session before this one keeps its end. */
+  #update(bar) {
+    if (!isCutOff(bar.call)) {
+      bar.end = endOf(bar.call, 0);
+      this.#unended.delete(bar);
+    } else if (bar.session === this.#latest) {
+      bar.end = endOf(bar.call, this.wallS);
+    }
+    this.#count(bar.kind, -1);
+    bar.isOpen = bar.call.outcome === null;
+    bar.kind = kindOf(bar.call);
+    this.#count(bar.kind, 1);
+  }
+
+  #count(kind, change) {
+    this.#kinds.set(kind, (this.#kinds.get(kind) ?? 0) + change);
+  }
+}
+
+/** Whether an attempt was turned away because there were too many. */
+export function isRateLimit(attempt) {
+  return attempt.status === "429";
 }
 
 /** What became of a call: `running`, `cut off`, `failed`, `recalled` (from a cache), or `settled`. */
@@ -82,18 +227,4 @@ export function axisMoments(from, to, most) {
     moments.push(index * step);
   }
   return { moments, step };
-}
-
-/** The bar at a moment in a lane, or the nearest within `slackS` seconds; null if there is none. */
-export function barAt(bars, lane, moment, slackS) {
-  let [found, least] = [null, slackS];
-  for (const bar of bars) {
-    if (bar.lane === lane) {
-      const distance = Math.max(bar.start - moment, moment - bar.end, 0);
-      if (distance < least || (distance === 0 && least === 0)) {
-        [found, least] = [bar, distance];
-      }
-    }
-  }
-  return found;
 }

@@ -1,8 +1,9 @@
 // The calls of a run in time: what ran beside what, what was tried again, and what the run's time went into.
 
-import { TIMELINE_TOP, drawTimeline, isRateLimit, laneHeight, readTimelineTheme } from "./timeline_draw.js";
-import { barAt, layTimeline } from "./timeline_layout.js";
+import { TIMELINE_TOP, drawTimeline, laneHeight, readTimelineTheme } from "./timeline_draw.js";
+import { Timeline } from "./timeline_layout.js";
 import { listenToGraph } from "./graph_input.js";
+import { rankOf } from "./timeline_bars.js";
 import { el, fill, formatCount, formatDuration, formatPlural, formatShare, shorten } from "./text.js";
 
 const MARGIN_PX = 12;
@@ -29,9 +30,9 @@ export function createTimelineView({ model, onSelectCall }) {
 class TimelineView {
   #model;
   #onSelectCall;
-  #lines = null;
+  #timeline;
   #theme = null;
-  #view = { from: 0, perSecond: 1, scroll: 0, lane: 20, width: 1, height: 1 };
+  #view = { from: 0, perSecond: 1, scroll: 0, lane: 20, width: 1, height: 1, top: TIMELINE_TOP };
   #focus = { selected: null, hovered: null };
   #isFollowing = true;
   #frame = 0;
@@ -54,6 +55,7 @@ class TimelineView {
 
   constructor(model, onSelectCall) {
     [this.#model, this.#onSelectCall] = [model, onSelectCall];
+    this.#timeline = new Timeline(model);
     this.#tip.hidden = true;
     this.#stage = el("div", { class: "timeline-stage" }, this.#canvas, this.#tip);
     const button = (label, name, testid, click) =>
@@ -101,10 +103,10 @@ class TimelineView {
       return;
     }
     const begun = performance.now();
-    this.#lines = layTimeline(this.#model);
-    this.#view.lane = laneHeight(this.#lines.laneCount, this.#room());
+    this.#timeline.take();
+    this.#view.lane = laneHeight(this.#timeline.lanes.count, this.#room());
     if (this.#isFollowing) {
-      this.#show(0, this.#lines.wallS);
+      this.#show(0, this.#timeline.wallS);
     }
     this.#showFacts();
     this.#showLegend();
@@ -115,7 +117,7 @@ class TimelineView {
   /** Select a call as the page asks for it, and bring it into view; `null` selects none. */
   select(id) {
     this.#focus.selected = id;
-    const bar = this.#lines.bars.find((other) => other.id === id);
+    const bar = this.#timeline.bar(id);
     if (bar !== undefined) {
       this.#reveal(bar);
     }
@@ -147,9 +149,9 @@ class TimelineView {
     const view = this.#view;
     view.perSecond *= clientWidth / view.width;
     [view.width, view.height] = [clientWidth, clientHeight];
-    view.lane = laneHeight(this.#lines.laneCount, this.#room());
+    view.lane = laneHeight(this.#timeline.lanes.count, this.#room());
     if (this.#isFollowing) {
-      this.#show(0, this.#lines.wallS);
+      this.#show(0, this.#timeline.wallS);
     }
     this.#clamp();
     // At once: a canvas that waits for the next frame would be seen stretched.
@@ -176,8 +178,8 @@ class TimelineView {
       [this.#canvas.width, this.#canvas.height] = [width, height];
     }
     this.#theme ??= readTimelineTheme(this.#canvas);
-    drawTimeline(this.#canvas, this.#lines, view, this.#theme, this.#focus);
-    this.#canvas.dataset.drawn = String(this.#lines.bars.length);
+    drawTimeline(this.#canvas, this.#timeline, view, this.#theme, this.#focus);
+    this.#canvas.dataset.drawn = String(this.#timeline.bars.length);
   }
 
   #show(from, to) {
@@ -189,19 +191,19 @@ class TimelineView {
   #fit() {
     this.#isFollowing = true;
     this.#view.scroll = 0;
-    this.#show(0, this.#lines.wallS);
+    this.#show(0, this.#timeline.wallS);
     this.#draw();
   }
 
   /** Keep the run in sight: neither zoomed out beyond it nor moved away from it. */
   #clamp() {
     const view = this.#view;
-    const { wallS, laneCount } = this.#lines;
+    const { wallS, lanes } = this.#timeline;
     const least = Math.max(1, view.width - 2 * MARGIN_PX) / Math.max(wallS, SHORTEST_VIEW_S);
     view.perSecond = Math.min(Math.max(view.perSecond, least), view.width / SHORTEST_VIEW_S);
     const margin = MARGIN_PX / view.perSecond;
     view.from = Math.max(-margin, Math.min(view.from, wallS + margin - view.width / view.perSecond));
-    view.scroll = Math.max(0, Math.min(view.scroll, laneCount * view.lane - this.#room()));
+    view.scroll = Math.max(0, Math.min(view.scroll, lanes.count * view.lane - this.#room()));
   }
 
   #zoom(factor, x) {
@@ -240,7 +242,8 @@ class TimelineView {
     const view = this.#view;
     const lane = Math.floor((y - TIMELINE_TOP + view.scroll) / view.lane);
     const moment = view.from + x / view.perSecond;
-    return y < TIMELINE_TOP ? null : barAt(this.#lines.bars, lane, moment, HIT_PX / view.perSecond);
+    const perPixel = 1 / view.perSecond;
+    return y < TIMELINE_TOP ? null : this.#timeline.lanes.at(lane, moment, HIT_PX * perPixel, perPixel, rankOf);
   }
 
   #hover(x, y) {
@@ -268,9 +271,7 @@ class TimelineView {
     const middle = this.#view.width / 2;
     const step = { ArrowLeft: -1, ArrowRight: 1 }[key];
     if (step !== undefined) {
-      const { bars } = this.#lines;
-      const at = bars.findIndex((bar) => bar.id === this.#focus.selected);
-      const next = bars[at < 0 ? 0 : at + step];
+      const next = this.#timeline.neighbour(this.#focus.selected, step);
       if (next !== undefined) {
         this.#choose(next.id);
       }
@@ -289,27 +290,25 @@ class TimelineView {
   }
 
   #showFacts() {
-    const { bars, most, numTakenOver, path, wallS } = this.#lines;
-    const pausedS = wallS - path.workS;
-    const attempts = bars.flatMap((bar) => bar.call.attempts);
-    const limits = attempts.filter(isRateLimit).length;
+    const { bars, concurrency, numAttempts, numRateLimits, numTakenOver, path, times, wallS } = this.#timeline;
+    const pausedS = wallS - times.workS;
     const facts = [
-      ["Time", formatDuration(path.workS) + (pausedS > 0 ? `, and paused for ${formatDuration(pausedS)}` : "")],
-      ["Calls", `${formatCount(bars.length)}, up to ${formatCount(most)} at a time`],
+      ["Time", formatDuration(times.workS) + (pausedS > 0 ? `, and paused for ${formatDuration(pausedS)}` : "")],
+      ["Calls", `${formatCount(bars.length)}, up to ${formatCount(concurrency.most)} at a time`],
       [
         "Critical path",
-        `${formatPlural(path.ids.length, "call")}, ${formatDuration(path.callsS)}` +
-          (path.workS > 0 ? ` (${formatShare(path.callsS / path.workS)} of the time)` : "") +
-          `, waiting ${formatDuration(path.waitingS)}`,
+        `${formatPlural(path.spans.length, "call")}, ${formatDuration(times.callsS)}` +
+          (times.workS > 0 ? ` (${formatShare(times.callsS / times.workS)} of the time)` : "") +
+          `, waiting ${formatDuration(times.waitingS)}`,
       ],
     ];
     if (numTakenOver > 0) {
       const source = this.#model.run?.forked_from ?? "another run";
       facts.push(["Taken over", `${formatPlural(numTakenOver, "call")} of ${source}, not shown here`]);
     }
-    if (attempts.length > 0) {
-      const others = attempts.length - limits;
-      facts.push(["Tried again", `${formatPlural(others, "failure")}, ${formatPlural(limits, "rate limit")}`]);
+    if (numAttempts > 0) {
+      const others = formatPlural(numAttempts - numRateLimits, "failure");
+      facts.push(["Tried again", `${others}, ${formatPlural(numRateLimits, "rate limit")}`]);
     }
     fill(
       this.#facts,
@@ -318,24 +317,22 @@ class TimelineView {
   }
 
   #showLegend() {
-    const { bars, nodes } = this.#lines;
+    const timeline = this.#timeline;
     const item = (kind, color, label) => {
       const patch = el("span", { class: `graph-patch ${kind}` });
       patch.style.setProperty("--patch", `var(--${color})`);
       return el("li", {}, patch, label);
     };
-    const kinds = new Set(bars.map((bar) => bar.kind));
-    const attempts = bars.flatMap((bar) => bar.call.attempts);
     fill(
       this.#legend,
-      [...nodes].map(([node, color]) => item("", `series-${color}`, node)),
+      [...timeline.nodes].map(([node, color]) => item("", `series-${color}`, node)),
       item("is-framed", "ink", "on the critical path"),
-      kinds.has("failed") && item("is-hatched", "invalid", "failed"),
-      kinds.has("recalled") && item("is-hollow", "quiet", "from a cache"),
-      kinds.has("running") && item("is-faint", "quiet", "under way"),
-      kinds.has("cut off") && item("is-hatched", "quiet", "cut off"),
-      attempts.some(isRateLimit) && item("is-thin", "rate-limit", "rate limit, tried again"),
-      attempts.some((attempt) => !isRateLimit(attempt)) && item("is-thin", "invalid", "failed, tried again"),
+      timeline.has("failed") && item("is-hatched", "invalid", "failed"),
+      timeline.has("recalled") && item("is-hollow", "quiet", "from a cache"),
+      timeline.has("running") && item("is-faint", "quiet", "under way"),
+      timeline.has("cut off") && item("is-hatched", "quiet", "cut off"),
+      timeline.numRateLimits > 0 && item("is-thin", "rate-limit", "rate limit, tried again"),
+      timeline.numAttempts > timeline.numRateLimits && item("is-thin", "invalid", "failed, tried again"),
     );
   }
 
