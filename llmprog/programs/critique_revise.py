@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmprog.errors import InputError
+from llmprog.errors import InputError, SpecError
 from llmprog.program import Program
 from llmprog.programs.revision import Draft, commenting, drafting, parse_task, revising, rounds, text_of
 
@@ -135,12 +135,12 @@ def read_principles(path: str | Path) -> tuple[Principle, ...]:
 
 
 def _yaml(text: str, path: Path) -> Any:
-    import yaml
+    from llmprog.documents import read_values
 
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"the principles {str(path)!r}: {' '.join(str(error).split())}") from error
+        return read_values(text, path.name)
+    except SpecError as error:
+        raise InputError(f"the principles {str(path)!r}: {'; '.join(error.faults)}") from error
 
 
 def _named(given: Any, path: Path) -> tuple[Principle, ...]:

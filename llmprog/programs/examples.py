@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmprog.errors import InputError, OptionError
+from llmprog.errors import InputError, OptionError, SpecError
 
 _MAX_BYTES = 1_000_000  # all of it stands in every prompt
 _FORMATS = (".jsonl", ".csv", ".yaml", ".yml")
@@ -111,12 +111,13 @@ def _json_objects(text: str) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
 
 
 def _yaml_objects(text: str) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
-    import yaml
+    from llmprog.documents import read_values
 
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        yield "YAML", " ".join(str(error).split())
+        value = read_values(text, "YAML")
+    except SpecError as error:
+        # Each fault begins with the place that it is at.
+        yield from ((place, fault) for place, _, fault in (fault.partition(": ") for fault in error.faults))
         return
     items: Iterable[Any] = value if isinstance(value, list) else [value]
     for number, item in enumerate(items, 1):

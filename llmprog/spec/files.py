@@ -11,11 +11,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from llmprog.compile import compile_program
+from llmprog.documents import MAX_CHARACTERS, Document, read_document
+from llmprog.documents import Path as Place
 from llmprog.errors import CompileError, LLMProgError, SpecError
 from llmprog.program import Program
 from llmprog.programs.catalog import ProgramEntry
-from llmprog.spec.documents import MAX_CHARACTERS, Document, read_document
-from llmprog.spec.documents import Path as Place
 from llmprog.spec.headings import Named, checked_values, put_in, read_parameters
 from llmprog.spec.joins import AnyProgram, ReferenceForm
 from llmprog.spec.outside import Outside

@@ -7,8 +7,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
-import yaml
-
 from llmprog import combinators
 from llmprog.compile import compile_program
 from llmprog.errors import LLMProgError, OptionError, SpecError
@@ -19,13 +17,13 @@ from llmprog.programs import catalog
 from llmprog.search import canonical_answer
 from llmprog.spec.checkers import WRITTEN_COMPARERS, Judge, KeepsRule
 from llmprog.spec.controllers import controller_form, form_of, stopping_form
-from llmprog.spec.documents import UNLIKE_YAML, plain_value
 from llmprog.spec.generators import ParseInto
 from llmprog.spec.outside import name_of
 from llmprog.spec.prompts import WrittenPrompt
 from llmprog.spec.searches import KeepsGoal, KeyFields, OfState
 from llmprog.spec.states import Start
 from llmprog.spec.tools import HoldsOf, JoinAnswers, KeyOf, UseTool
+from llmprog.spec.writing import yaml_text
 from llmprog.types import Choices, Guided, JsonSchema, Regex, SamplingParams
 
 Format = Literal["yaml", "json"]
@@ -67,32 +65,7 @@ def form_text(form: Any, format: Format) -> str:  # noqa: A002 - what it is
     """A form as text, which is read back as the same."""
     if format == "json":
         return json.dumps(form, indent=2, ensure_ascii=False) + "\n"
-    return yaml.dump(form, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100, default_flow_style=False)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes texts so that they are read back as texts, and those of several lines as such."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
-    style = None
-    if UNLIKE_YAML.search(value):
-        style = '"'
-    elif "\n" in value.rstrip("\n") or (value.endswith("\n") and value.strip()):
-        style = "|"
-    else:
-        try:
-            is_text = isinstance(plain_value(value), str)
-        except ValueError:
-            is_text = False
-        style = None if is_text else '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-_Dumper.add_representer(str, _text)
+    return yaml_text(form)
 
 
 class _Writer:

@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from llmprog.documents import Document, Path
 from llmprog.errors import OptionError
 from llmprog.program import Program
 from llmprog.programs.catalog import Parameter, parse_setting
-from llmprog.spec.documents import Document, Path
 from llmprog.spec.outside import Outside
 from llmprog.spec.reading import Part, Scalar, Scope, Text, as_tuple
 

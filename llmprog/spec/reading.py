@@ -27,8 +27,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError
 
+from llmprog.documents import Document, Path
 from llmprog.errors import DeclarationError
-from llmprog.spec.documents import Document, Path
 from llmprog.templates import field_names
 
 if TYPE_CHECKING:

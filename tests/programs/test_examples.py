@@ -54,7 +54,7 @@ def test_every_format_gives_the_same_examples(tmp_path: Path, suffix: str) -> No
         ("a.jsonl", "[1]", "is no object with a question and an answer"),
         ("a.jsonl", "", "are 0, wanted are at least 1"),
         ("a.csv", "question,answer\na\n", "line 2: no answer"),
-        ("a.yaml", "a: [", "YAML: "),
+        ("a.yaml", "a: [", "YAML:1:5: no YAML: while parsing a flow node"),
         ("a.txt", "", "allowed are files that end with .jsonl, .csv, .yaml, .yml"),
     ],
 )

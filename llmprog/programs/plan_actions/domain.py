@@ -15,9 +15,8 @@ from importlib import resources
 from itertools import permutations
 from typing import Any, TypeAlias
 
-import yaml
-
-from llmprog.errors import InputError
+from llmprog.documents import read_values
+from llmprog.errors import InputError, SpecError
 
 Fact: TypeAlias = tuple[str, ...]
 Situation: TypeAlias = tuple[Fact, ...]
@@ -141,7 +140,7 @@ def bundled() -> Mapping[str, Problem]:
 @cache
 def _data() -> Any:
     text = resources.files(__package__ or __name__).joinpath("domains.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)
+    return read_values(text, "domains.yaml")
 
 
 def parse_problem(given: Any) -> Problem:
@@ -158,11 +157,9 @@ def parse_problem(given: Any) -> Problem:
         if len(given) > _MAX_INPUT:
             raise InputError(f"plan_actions: a problem of {len(given)} characters; allowed are {_MAX_INPUT}")
         try:
-            given = yaml.safe_load(given)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise InputError(
-                f"plan_actions: the text cannot be read: {' '.join(str(error).split())}; {_FORM}"
-            ) from error
+            given = read_values(given, "problem")
+        except SpecError as error:
+            raise InputError(f"plan_actions: the text cannot be read: {'; '.join(error.faults)}; {_FORM}") from error
     return _problem(given)
 
 

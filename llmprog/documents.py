@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import yaml
+from ruamel.yaml import YAML, events
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.reader import ReaderError
 
 from llmprog.errors import SpecError
 
@@ -34,6 +36,7 @@ _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 _MAX_DIGITS = 18
+_ONE_IN_A_TUPLE = re.compile(r"\(('.*'),\)")  # as some of ruamel.yaml's messages show what they found
 UNLIKE_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
 """Characters that YAML refuses or changes where they are not written as escapes."""
 
@@ -119,12 +122,12 @@ def read_document(text: str, file: str) -> Document:
         text = UNLIKE_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\t", " "))
     try:
         document.value = _Composer(document).compose(text)
-    except yaml.MarkedYAMLError as error:
+    except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Mark(1, 1) if mark is None else Mark(mark.line + 1, mark.column + 1)
-        said = ", ".join(filter(None, (error.context, error.problem)))
+        said = _ONE_IN_A_TUPLE.sub(r"\1", ", ".join(filter(None, (error.context, error.problem))))
         document.faults.append(Fault(place, f"no YAML: {said}; quote texts that hold : # {{ [ or begin with @ ` % & *"))
-    except yaml.reader.ReaderError as error:
+    except ReaderError as error:
         before = text[: error.position]
         place = Mark(before.count("\n") + 1, error.position - before.rfind("\n"))
         document.faults.append(
@@ -134,9 +137,20 @@ def read_document(text: str, file: str) -> Document:
         document.faults.append(Fault(error.mark, str(error)))
     if document.value is None:
         if not document.faults:
-            document.faults.append(Fault(Mark(1, 1), "the file is empty; docs/yaml.md shows what goes into one"))
+            document.faults.append(Fault(Mark(1, 1), "the file is empty; docs/yaml.md shows how YAML is read here"))
         document.refuse()
     return document
+
+
+def read_values(text: str, file: str) -> Any:
+    """What a YAML or JSON text holds, for whom its places are of no use.
+
+    Raises:
+        SpecError: It is no YAML (of a file ``*.json``: no JSON), beyond the limits, or has other faults.
+    """
+    document = read_document(text, file)
+    document.refuse()
+    return document.value
 
 
 def plain_value(text: str) -> Any:
@@ -170,10 +184,22 @@ class _BeyondLimitError(Exception):
         super().__init__(message)
 
 
+class _AnyVersion(YAML):
+    """Reads ``%YAML 1.0`` and ``%YAML 1.3`` as well, which are the same here."""
+
+    @property
+    def version(self) -> Any:
+        return None
+
+    @version.setter
+    def version(self, version: Any) -> None:
+        """Not kept: plain words are read by our own rules."""
+
+
 class _Composer:
     """Makes values of YAML's events: each value of an alias is made anew, so that every container has one place."""
 
-    # Events are Any: the stubs of PyYAML do not say what each kind of them holds.
+    # Events are Any: ruamel.yaml's types do not say what each kind of them holds.
 
     def __init__(self, document: Document) -> None:
         self._document = document
@@ -183,25 +209,25 @@ class _Composer:
         self._is_expanding = False
 
     def compose(self, text: str) -> Any:
-        events = self._recording(yaml.parse(text, Loader=yaml.SafeLoader))
+        found = self._recording(_AnyVersion(typ="safe", pure=True).parse(text))
         value: Any = None
         num_documents = 0
-        for event in events:
-            if isinstance(event, yaml.DocumentStartEvent):
+        for event in found:
+            if isinstance(event, events.DocumentStartEvent):
                 num_documents += 1
                 if num_documents > 1:
                     self._document.faults.append(Fault(_mark(event), "a second document; a file holds one program"))
                     return value
-                value = self._value(next(events), events, (), 0)
+                value = self._value(next(found), found, (), 0)
         return value
 
-    def _recording(self, events: Iterator[Any]) -> Iterator[Any]:
-        for event in events:
+    def _recording(self, following: Iterator[Any]) -> Iterator[Any]:
+        for event in following:
             for recorded in self._recorded:
                 recorded.append(event)
             yield event
 
-    def _value(self, event: Any, events: Iterator[Any], path: Path, depth: int) -> Any:
+    def _value(self, event: Any, following: Iterator[Any], path: Path, depth: int) -> Any:
         mark = _mark(event)
         self._num_values += 1
         if self._num_values > MAX_VALUES:
@@ -209,14 +235,14 @@ class _Composer:
         if depth > MAX_DEPTH:
             raise _BeyondLimitError(mark, f"nested deeper than {MAX_DEPTH}")
         self._document.marks.setdefault(path, mark)
-        if isinstance(event, yaml.AliasEvent):
+        if isinstance(event, events.AliasEvent):
             return self._alias(event, path, depth)
         if event.anchor is None or self._is_expanding:
-            return self._content(event, events, path, depth)
+            return self._content(event, following, path, depth)
         self._anchors[event.anchor] = None
         recorded: list[Any] = [event]
         self._recorded.append(recorded)
-        value = self._content(event, events, path, depth)
+        value = self._content(event, following, path, depth)
         # By identity: two anchors may have recorded the same so far.
         self._recorded = [other for other in self._recorded if other is not recorded]
         self._anchors[event.anchor] = recorded
@@ -237,15 +263,15 @@ class _Composer:
         self._is_expanding = was_expanding
         return value
 
-    def _content(self, event: Any, events: Iterator[Any], path: Path, depth: int) -> Any:
+    def _content(self, event: Any, following: Iterator[Any], path: Path, depth: int) -> Any:
         if event.tag is not None:
             self._document.report(path, f"the tag {event.tag}: there are no tags here; nothing is made of them")
-        if isinstance(event, yaml.MappingStartEvent):
-            return self._mapping(events, path, depth)
-        if isinstance(event, yaml.SequenceStartEvent):
+        if isinstance(event, events.MappingStartEvent):
+            return self._mapping(following, path, depth)
+        if isinstance(event, events.SequenceStartEvent):
             items: list[Any] = []
-            while not isinstance(event := next(events), yaml.SequenceEndEvent):
-                items.append(self._value(event, events, (*path, len(items)), depth + 1))
+            while not isinstance(event := next(following), events.SequenceEndEvent):
+                items.append(self._value(event, following, (*path, len(items)), depth + 1))
             return items
         if event.style is not None:
             return _joined_surrogates(event.value)
@@ -255,14 +281,14 @@ class _Composer:
             self._document.report(path, str(error))
             return 0
 
-    def _mapping(self, events: Iterator[Any], path: Path, depth: int) -> dict[str, Any]:
+    def _mapping(self, following: Iterator[Any], path: Path, depth: int) -> dict[str, Any]:
         content: dict[str, Any] = {}
-        while not isinstance(event := next(events), yaml.MappingEndEvent):
+        while not isinstance(event := next(following), events.MappingEndEvent):
             mark = _mark(event)
-            if not isinstance(event, yaml.ScalarEvent):
+            if not isinstance(event, events.ScalarEvent):
                 self._document.faults.append(Fault(mark, "a key that is no text"))
-                self._value(event, events, (*path, "?"), depth + 1)
-                self._value(next(events), events, (*path, "?"), depth + 1)
+                self._value(event, following, (*path, "?"), depth + 1)
+                self._value(next(following), following, (*path, "?"), depth + 1)
                 continue
             key = event.value
             inner = (*path, key)
@@ -273,7 +299,7 @@ class _Composer:
                 self._document.faults.append(Fault(mark, f"{key!r} is given twice; first in line {first.line}"))
                 inner = (*path, f"{key} (again)")
             self._document.key_marks.setdefault(inner, mark)
-            value = self._value(next(events), events, inner, depth + 1)
+            value = self._value(next(following), following, inner, depth + 1)
             if key != "<<":
                 content.setdefault(key, value)
         return content

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
+from llmprog.documents import MAX_CHARACTERS, MAX_DEPTH, Mark, read_document
 from llmprog.errors import SpecError
 from llmprog.spec import form_text
-from llmprog.spec.documents import MAX_CHARACTERS, MAX_DEPTH, Mark, read_document
 
 
 def value_of(text: str, file: str = "x.yaml") -> object:
@@ -54,6 +54,11 @@ def test_plain_words_are_those_of_yaml_1_2(text: str, value: object) -> None:
     assert type(found["key"]) is type(value)  # a mapping, as was just seen
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1", "1.2", "1.3"])
+def test_a_file_may_say_which_version_it_is_of_and_is_read_by_the_same_rules(version: str) -> None:
+    assert value_of(f"%YAML {version}\n---\nkey: no\nalso: 1:20") == {"key": "no", "also": "1:20"}
+
+
 def test_keys_are_texts_whatever_they_look_like() -> None:
     assert value_of("yes: 1\n24: 2\ntrue: 3") == {"yes": 1, "24": 2, "true": 3}
 
@@ -83,6 +88,8 @@ def test_every_value_and_key_knows_its_line_and_column() -> None:
         ("a: b: c", "x.yaml:1:5: no YAML: mapping values are not allowed here"),
         ("a: @x", "x.yaml:1:4: no YAML: while scanning for the next token"),
         ("a: 'x", "x.yaml:1:6: no YAML: while scanning a quoted scalar"),
+        ("'a':1", "x.yaml:1:4: no YAML: expected '<document start>', but found '<scalar>'; quote"),
+        ("%YAML 2.0\n---\na: 1", "x.yaml:1:1: no YAML: found incompatible YAML document"),
         ("a: b\x00c", "x.yaml:1:5: the character"),
         ("", "x.yaml:1:1: the file is empty"),
         ("# nothing but a comment", "x.yaml:1:1: the file is empty"),
@@ -163,5 +170,5 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 def test_values_agree_with_another_reader_where_the_versions_of_yaml_agree() -> None:
     text = "a: [1, -2.5, x, 'y z', null, {b: c}]\nd: |\n  two\n  lines\ne: >\n  folded\n  text\nf: \"\\u00e9\"\n"
-    assert value_of(text) == yaml.safe_load(text)
-    assert json.loads(form_text(value_of(text), "json")) == yaml.safe_load(text)
+    assert value_of(text) == YAML(typ="safe", pure=True).load(text)
+    assert json.loads(form_text(value_of(text), "json")) == YAML(typ="safe", pure=True).load(text)
