@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmprog import map as run_map
+from llmprog import run
 from llmprog.backends import ScriptedBackend
 from llmprog.programs import arithmetic
 
@@ -126,16 +127,85 @@ def test_a_run_that_is_not_there_is_said_and_the_other_is_not_lost(open_page, pu
         page.get_by_text("20200101-000000-none").first.wait_for()
 
 
-def test_another_search_has_twins_of_its_own(open_page, store):
-    inputs = [{"input": f"{number} + 25", "right": "42"} for number in (16, 17)]
-    for _ in range(2):
+@pytest.fixture
+def jobs(store):
+    """Ids of two jobs: rows 0 and 1 are of both, row 2 of the first only."""
+    ids = []
+    for numbers in ((16, 17, 18), (16, 17)):
+        inputs = [{"input": f"{number} + 25", "right": "42"} for number in numbers]
         model = ScriptedBackend(lambda *_: "Answer: 42")
         run_map(arithmetic(num_samples=2), inputs, gold="right", backend=model, seed=1, store=store)
-    one, other = store.list()
-    with open_page(store, f"#/compare/{one.id}/{other.id}") as page:
+        ids.append(store.list()[0].id)
+    return ids
+
+
+def shown(page):
+    return [page.get_by_test_id(f"compare-{side}").input_value() for side in ("left", "right")]
+
+
+def test_another_search_has_twins_of_its_own(open_page, store, jobs):
+    with open_page(store, f"#/compare/{jobs[0]}/{jobs[1]}") as page:
         first = page.get_by_test_id("twins-row").first
         first.get_by_text("16 + 25").wait_for()
-        page.get_by_test_id("compare-paths").select_option(index=1)
+        assert page.get_by_test_id("compare-counts").inner_text() == (
+            "2 searches in both runs, 1 only left, 0 only right."
+        )
+        page.get_by_test_id("compare-left").select_option("1")
         first.get_by_text("17 + 25").wait_for()
+        assert shown(page) == ["1", "1"]
         first.click()
         assert all("17 + 25" in said for said in page.get_by_test_id("compare-said").all_inner_texts())
+        page.wait_for_url("**?path=1")
+
+
+def test_each_run_shows_a_search_of_its_own_where_that_is_chosen_by_keys_and_the_address_keeps_it(
+    open_page, store, jobs
+):
+    with open_page(store, f"#/compare/{jobs[0]}/{jobs[1]}") as page:
+        page.get_by_test_id("twins-row").first.wait_for()
+        join = page.get_by_test_id("compare-join")
+        join.focus()
+        page.keyboard.press("Space")
+        assert not join.is_checked()
+        page.keyboard.press("Tab")
+        page.keyboard.press("Tab")
+        page.keyboard.press("ArrowDown")
+        assert shown(page) == ["0", "1"]
+        page.get_by_text("1 thought in both runs").wait_for()
+        page.wait_for_url("**?each=yes&left=0&right=1")
+        page.reload()
+        page.get_by_text("1 thought in both runs").wait_for()
+        assert shown(page) == ["0", "1"]
+        assert not join.is_checked()
+        join.check()
+        page.get_by_test_id("twins-row").first.get_by_text("16 + 25").wait_for()
+        assert shown(page) == ["0", "0"]
+        page.wait_for_url("**?path=0")
+
+
+def test_a_search_that_one_run_has_alone_is_said_and_shown_beside_another(open_page, store, jobs):
+    with open_page(store, f"#/compare/{jobs[0]}/{jobs[1]}?path=1") as page:
+        page.get_by_test_id("twins-row").first.get_by_text("17 + 25").wait_for()
+        left = page.get_by_test_id("compare-left")
+        assert left.locator("option").all_inner_texts() == ["row 0", "row 1", "row 2 (only left)"]
+        left.select_option("2")
+        page.get_by_text("1 thought in both runs").wait_for()
+        assert shown(page) == ["2", "1"]
+        assert not page.get_by_test_id("compare-join").is_checked()
+
+
+def test_runs_of_one_search_each_leave_no_choice(compared):
+    assert not compared.get_by_test_id("compare-left").is_visible()
+
+
+def test_runs_without_a_search_in_common_show_each_its_own(open_page, store, jobs):
+    model = ScriptedBackend(lambda *_: "Answer: 42")
+    whole = run(arithmetic(num_samples=2), "16 + 25", backend=model, seed=1, store=store).run_id
+    with open_page(store, f"#/compare/{whole}/{jobs[1]}") as page:
+        page.get_by_test_id("twins-row").first.get_by_text("16 + 25").wait_for()
+        assert page.get_by_test_id("compare-join").is_disabled()  # they have no search in common
+        page.get_by_test_id("compare-right").select_option("1")
+        page.wait_for_url("**?each=yes&right=1")
+        page.reload()
+        page.get_by_text("1 thought in both runs").wait_for()
+        assert shown(page) == ["", "1"]

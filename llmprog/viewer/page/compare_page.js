@@ -3,6 +3,7 @@
 import { compareFacts } from "./compare_facts.js";
 import { createConnectionLine } from "./follow.js";
 import { createGraphView } from "./graph_view.js";
+import { commonPaths, createSearchChoice } from "./compare_searches.js";
 import { RunModel } from "./model.js";
 import { runStatus } from "./run_header.js";
 import { statusChip } from "./thought_pane.js";
@@ -15,14 +16,14 @@ import { createVoteView, votesOf } from "./vote_view.js";
  * @param {object} options
  * @param {LiveSource} options.source
  * @param {string[]} options.ids the two runs
- * @param {URLSearchParams} options.params `path`: the search that is compared
+ * @param {URLSearchParams} options.params `path`: the search of both that is compared; or `left` and `right`, each its own
  * @param {function(object)} options.onPlace called with the params of the place that is shown
  * @returns {{element: HTMLElement, goTo: function(URLSearchParams), destroy: function()}}
  */
 export function createComparePage({ source, ids, params, onPlace }) {
   const facts = el("div", { class: "compare-facts", "data-testid": "compare-facts" });
   const shared = el("p", { class: "quiet", role: "status", "data-testid": "compare-shared" });
-  const place = { path: params.get("path") };
+  const place = placeOf(params);
   const sides = ids.map((id, index) =>
     createSide({ source, id, onChange: refresh, onSelect: (thought) => select(index, thought) }),
   );
@@ -41,16 +42,7 @@ export function createComparePage({ source, ids, params, onPlace }) {
     signature: ({ twins }) => twins.map((thought) => `${thought.id} ${thought.status} ${thought.score}`).join(),
     onSelect: ({ twins }) => select(0, twins[0].id),
   });
-  const paths = el("select", {
-    "aria-label": "Search",
-    "data-testid": "compare-paths",
-    change: () => {
-      place.path = paths.value;
-      onPlace(place);
-      refresh();
-    },
-  });
-  const chooser = el("label", { class: "path-chooser", hidden: true }, el("span", { class: "quiet" }, "Search"), paths);
+  const choice = createSearchChoice({ onChoose: choosePath, onJoin: joinPaths });
   const element = el(
     "article",
     { class: "compare-page", "data-testid": "compare-page" },
@@ -60,7 +52,7 @@ export function createComparePage({ source, ids, params, onPlace }) {
       sides.map((side) => side.head),
     ),
     facts,
-    chooser,
+    choice.element,
     el(
       "div",
       { class: "compare-sides" },
@@ -83,16 +75,15 @@ export function createComparePage({ source, ids, params, onPlace }) {
       return;
     }
     document.title = `${shorten(one.run.program, 20)} and ${shorten(other.run.program, 20)} · llmprog`;
-    const common = one.paths().filter((path) => other.search(path) !== undefined);
-    place.path ??= common[0] ?? null;
-    showPaths(common);
-    sides.forEach((side) => side.show(place.path));
+    const paths = shownPaths();
+    choice.show([one, other], paths, !place.isEach);
+    sides.forEach((side, index) => side.show(paths[index]));
     const sign = JSON.stringify([one.run, other.run]);
     if (sign !== factsSign) {
       factsSign = sign;
       fill(facts, compareFacts(one.run, other.run));
     }
-    const searches = sides.map((side) => side.model.search(place.path ?? side.model.paths()[0]));
+    const searches = sides.map((side, index) => side.model.search(paths[index]));
     // By the searches themselves: another one, or the same told anew, may be as old as the one that is shown.
     const next = searches.flatMap((search) => [search, search?.revision]);
     if (next.some((part, index) => part !== shownTwins[index]) && searches.every((search) => search !== undefined)) {
@@ -106,15 +97,41 @@ export function createComparePage({ source, ids, params, onPlace }) {
     }
   }
 
-  function showPaths(common) {
-    chooser.hidden = common.length < 2;
-    if (paths.children.length !== common.length) {
-      fill(
-        paths,
-        common.map((path) => el("option", { value: path }, shorten(path, 60) || "the whole")),
-      );
+  /** The paths of the searches that are shown: as chosen, else the whole, else the first of both, else of each its own. */
+  function shownPaths() {
+    const models = sides.map((side) => side.model);
+    const common = commonPaths(models);
+    const of = (model, chosen) => (model.search(chosen) === undefined ? (model.paths()[0] ?? "") : chosen);
+    if (!place.isEach && common.length > 0) {
+      const both = common.includes(place.path) ? place.path : common[0];
+      return [both, both];
     }
-    paths.value = place.path ?? "";
+    return [of(models[0], place.left ?? place.path), of(models[1], place.right ?? place.path)];
+  }
+
+  /** Show another search of one run, and of the other the same if they go together and it has that. */
+  function choosePath(index, path) {
+    const paths = shownPaths();
+    const isOfBoth = sides[1 - index].model.search(path) !== undefined;
+    const isJoined = !place.isEach && isOfBoth;
+    paths[index] = path;
+    settle(isJoined, isJoined ? [path, path] : paths);
+  }
+
+  /** Let both runs show the same search from now on, or each its own. */
+  function joinPaths(isOn) {
+    const paths = shownPaths();
+    const common = commonPaths(sides.map((side) => side.model));
+    const both = paths.find((path) => common.includes(path)) ?? common[0];
+    settle(isOn, isOn ? [both, both] : paths);
+  }
+
+  function settle(isJoined, [left, right]) {
+    Object.assign(place, isJoined ? { path: left, left: null, right: null } : { path: null, left, right });
+    place.isEach = !isJoined;
+    // Said besides: of the paths in an address that of the whole, which is empty, is left out.
+    onPlace({ each: isJoined ? null : "yes", path: place.path, left: place.left, right: place.right });
+    refresh();
   }
 
   /** Select a thought of one run, and its twin in the other. */
@@ -129,13 +146,18 @@ export function createComparePage({ source, ids, params, onPlace }) {
   return {
     element,
     goTo(given) {
-      place.path = given.get("path") ?? place.path;
+      Object.assign(place, placeOf(given));
       refresh();
     },
     destroy() {
       sides.forEach((side) => side.destroy());
     },
   };
+}
+
+function placeOf(params) {
+  const [path, left, right] = ["path", "left", "right"].map((name) => params.get(name));
+  return { path, left, right, isEach: params.has("each") || left !== null || right !== null };
 }
 
 /** Thoughts with the same state in two searches, each in one pair, in the order of the first search. */
@@ -183,8 +205,7 @@ function createSide({ source, id, onChange, onSelect }) {
     head: el("div", {}, head, connection.element),
     votes,
     graph,
-    show(common) {
-      const next = common ?? model.paths()[0] ?? "";
+    show(next) {
       const link = el("a", { href: `#/run/${encodeURIComponent(model.run.id)}` }, model.run.id);
       fill(head, el("h1", {}, shorten(model.run.program, 60)), runStatus(model.run.status), el("code", {}, link));
       if (graphView === null) {

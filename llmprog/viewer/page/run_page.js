@@ -4,6 +4,7 @@ import { createCallPane } from "./call_pane.js";
 import { createConnectionLine } from "./follow.js";
 import { createGraphView } from "./graph_view.js";
 import { RunModel } from "./model.js";
+import { createPathChooser } from "./path_chooser.js";
 import { createPlaybackView } from "./playback_view.js";
 import { createRunHeader } from "./run_header.js";
 import { createCallsTable, createRowsTable, createThoughtsTable } from "./run_tables.js";
@@ -28,7 +29,7 @@ export function createRunPage({ source, id, params, onPlace }) {
   const place = placeOf(params);
   const header = createRunHeader({ model });
   const connection = createConnectionLine();
-  const chooser = createPathChooser((path) => showPath(path));
+  const chooser = createPathChooser({ label: "Search", testid: "paths", onChoose: (path) => showPath(path) });
   const views = new Map();
   const tabs = createTabs((tab) => showTab(tab));
   const stage = el("div", { class: "stage", role: "tabpanel", "data-testid": "stage" });
@@ -124,6 +125,7 @@ export function createRunPage({ source, id, params, onPlace }) {
     place.tab ??= model.run.kind === "map" ? "rows" : "graph";
     const tab = available.includes(place.tab) ? place.tab : available[0];
     tabs.show(available, tab);
+    chooser.element.hidden = model.paths().length < 2;
     chooser.show(model, place.path);
     const view = viewOf(tab);
     if (shown !== tab) {
@@ -278,33 +280,4 @@ function availableTabs(model, path) {
   }
   found.push("calls");
   return found;
-}
-
-/** The choice among the searches of a run, where there are several. */
-function createPathChooser(onChoose) {
-  const select = el("select", { "aria-label": "Search", "data-testid": "paths", change: () => onChoose(select.value) });
-  const element = el(
-    "label",
-    { class: "path-chooser", hidden: true },
-    el("span", { class: "quiet" }, "Search"),
-    select,
-  );
-  let known = null;
-  return {
-    element,
-    show(model, path) {
-      const paths = model.paths();
-      element.hidden = paths.length < 2;
-      if (known !== paths && paths.length > 1) {
-        known = paths;
-        const name = (one) =>
-          one === "" ? "the whole" : model.run.kind === "map" && !one.includes("/") ? `row ${one}` : one;
-        fill(
-          select,
-          paths.map((one) => el("option", { value: one }, shorten(name(one), 60))),
-        );
-      }
-      select.value = path ?? "";
-    },
-  };
 }
