@@ -74,6 +74,8 @@ def test_a_constitution_is_a_file(tmp_path: Path, name: str, text: str, principl
         ("p.txt", "a: b\na: c\n", "are called a, a; give each its own name"),
         ("p.yaml", "a: [b]\n", "allowed are texts, and texts by name"),
         ("p.yaml", "a: [", "while parsing a flow"),
+        ("p.yaml", "a: x\na: !y z\n", "p.yaml:2:1: 'a' is given twice; first in line 1; p.yaml:2:4: the tag !y"),
+        ("p.yaml", "", "p.yaml:1:1: the file is empty"),
         ("p.csv", "a,b", r"allowed are files that end with \.txt, \.yaml, \.yml"),
         ("none.txt", None, "cannot be read"),
     ],

@@ -55,6 +55,7 @@ def test_every_format_gives_the_same_examples(tmp_path: Path, suffix: str) -> No
         ("a.jsonl", "", "are 0, wanted are at least 1"),
         ("a.csv", "question,answer\na\n", "line 2: no answer"),
         ("a.yaml", "a: [", "YAML:1:5: no YAML: while parsing a flow node"),
+        ("a.yaml", "answer: 007\nanswer: 1", r"YAML:1:9: 007 begins with 0; .*; YAML:2:1: 'answer' is given twice"),
         ("a.txt", "", "allowed are files that end with .jsonl, .csv, .yaml, .yml"),
     ],
 )

@@ -136,7 +136,8 @@ def test_problems_as_yaml():
     ("given", "words"),
     [
         ("blocks-9", "known are blocks-1"),
-        ("a: [", "cannot be read"),
+        ("a: [", "cannot be read: problem:1:5: no YAML"),
+        ("goal: 2024-13-41", "goal is '2024-13-41'; allowed is a list of facts"),
         ({}, "the goal is empty"),
         ({"goal": ["on a b"]}, "has no actions"),
         ({"goal": ["on a b"], "domain": "chess"}, "'chess' has no actions"),
