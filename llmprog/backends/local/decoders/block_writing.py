@@ -29,6 +29,7 @@ from llmprog.backends.local.decoders.base import (
 )
 from llmprog.backends.local.decoders.watching import PROBABILITY, seen_of, unknown
 from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.forward_pass import ForwardPass
 from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.sampling import Sampler
 
@@ -342,7 +343,7 @@ class BlockWriting(JoiningWriting):
         mask = attention_masks.block_causal(torch.where(offset < 0, -1, offset // length), valid)
         cache = self.model.make_cache(len(shapes), width)
         positions = torch.arange(width, device=self.device).expand_as(tokens)
-        self.model.hidden(tokens, positions, mask, cache, output=slice(0, 0))
+        self.model.hidden(ForwardPass(tokens, positions, mask, cache, output=slice(0, 0)))
         return cache.expand(index), valid[index]
 
 

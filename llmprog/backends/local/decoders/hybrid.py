@@ -38,6 +38,7 @@ from llmprog.backends.local.decoders.base import (
 )
 from llmprog.backends.local.decoders.watching import PROBABILITY, note_written, seen_of, unknown
 from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.forward_pass import ForwardPass
 from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.sampling import Sampler, token_logprobs, uniform
 
@@ -414,5 +415,5 @@ def _prefill(
     cache = model.make_cache(len(starts), tokens.shape[1])
     if use_cache:
         mask = attention_masks.causal(tokens.shape[1], 0, valid)
-        model.hidden(tokens, positions, mask, cache, output=slice(0, 0))
+        model.hidden(ForwardPass(tokens, positions, mask, cache, output=slice(0, 0)))
     return cache, positions, tokens, valid

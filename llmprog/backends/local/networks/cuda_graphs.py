@@ -18,8 +18,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from llmprog.backends.local.caches.kv_cache import Cache
 from llmprog.backends.local.caches.recordable_feed import FixedPlace, RecordableFeed, bucket
+from llmprog.backends.local.networks.forward_pass import ForwardPass
 from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.log import Log
 
@@ -146,66 +146,40 @@ class GraphedTransformer(Transformer):
         self._met.clear()
 
     @torch.inference_mode()
-    def forward(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        mask: Tensor,
-        cache: Cache | None = None,
-        store: int | None = None,
-        output: Tensor | slice | None = None,
-        added: Tensor | None = None,
-    ) -> Tensor:
+    def logits(self, given: ForwardPass) -> Tensor:
         """See ``Transformer``. Where memory runs out, the recordings are forgotten, and the error goes on."""
         try:
-            return self._forward(tokens, positions, mask, cache, store, output, added)
+            return self._logits(given)
         except torch.OutOfMemoryError:
             self.clear()
             raise
 
-    def _forward(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        mask: Tensor,
-        cache: Cache | None,
-        store: int | None,
-        output: Tensor | slice | None,
-        added: Tensor | None,
-    ) -> Tensor:
+    def _logits(self, given: ForwardPass) -> Tensor:
+        tokens, cache = given.tokens, given.cache
         rows, length = tokens.shape
         feed = cache if isinstance(cache, RecordableFeed) else None
-        is_short = rows * length <= MOST_TOKENS and added is None and self._capture is not None
+        is_short = rows * length <= MOST_TOKENS and given.added is None and self._capture is not None
         place = feed.stay_in_place() if feed is not None and is_short else None
         if not is_short or (cache is not None and place is None):
-            return self.inner(tokens, positions, mask, cache, store, output, added)  # type: ignore[no-any-return]
-        places = _indices(output, length, rows, tokens.device)
+            return self.inner.logits(given)
+        places = _indices(given.output, length, rows, tokens.device)
         key = self._key(tokens, places, place)
         if key not in self._recordings and not self._recurs(key):
-            return self.inner(tokens, positions, mask, cache, store, output, added)  # type: ignore[no-any-return]
+            return self.inner.logits(given)
         buffers = self._recordings[key].buffers if key in self._recordings else _Buffers.of(key, tokens.device)
         # Filled before recording, too: the runs before it write into the cache what the replay will.
-        buffers.fill(tokens, positions, mask, places, None if feed is None else feed.columns)
+        buffers.fill(tokens, given.positions, given.mask, places, None if feed is None else feed.columns)
         replay = self._recorded(key, buffers, feed)
         if replay is None:
-            return self.inner(tokens, positions, mask, cache, store, output, added)  # type: ignore[no-any-return]
+            return self.inner.logits(given)
         logits = replay()[:rows, : places.shape[1]].clone()
         if cache is not None:
-            cache.advance(length if store is None else store)
+            cache.advance(given.num_stored)
         return logits
 
-    def hidden(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        mask: Tensor,
-        cache: Cache | None = None,
-        store: int | None = None,
-        output: Tensor | slice | None = None,
-        added: Tensor | None = None,
-    ) -> Tensor:
+    def hidden(self, given: ForwardPass) -> Tensor:
         """See ``Transformer``; it is not recorded."""
-        return self.inner.hidden(tokens, positions, mask, cache, store, output, added)
+        return self.inner.hidden(given)
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """See ``Transformer``; it is not recorded."""

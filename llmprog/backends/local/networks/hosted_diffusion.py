@@ -17,9 +17,10 @@ from torch import Tensor
 from transformers import Cache as LibraryCache
 from transformers import DiffusionGemmaForBlockDiffusion
 
-from llmprog.backends.local.caches.kv_cache import Cache, KVCache
+from llmprog.backends.local.caches.kv_cache import KVCache
 from llmprog.backends.local.networks import attention_masks
-from llmprog.backends.local.networks.hosted_model import FULL, HostedModel, selected, within
+from llmprog.backends.local.networks.forward_pass import ForwardPass
+from llmprog.backends.local.networks.hosted_model import FULL, HostedModel, within
 from llmprog.backends.local.networks.transformer import TransformerConfig
 
 
@@ -31,16 +32,8 @@ class HostedDiffusion(HostedModel):
         super().__init__(model, config)
         self._decoder = model.model.decoder
 
-    def hidden(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        mask: Tensor,
-        cache: Cache | None = None,
-        store: int | None = None,
-        output: Tensor | slice | None = None,
-        added: Tensor | None = None,
-    ) -> Tensor:
+    def hidden(self, given: ForwardPass) -> Tensor:
+        tokens, cache, store, output = given.tokens, given.cache, given.store, given.output
         length = tokens.shape[1]
         if cache is None:
             # Without a cache the outputs that are asked for are the canvas.
@@ -49,16 +42,16 @@ class HostedDiffusion(HostedModel):
         if not isinstance(cache, KVCache):
             raise TypeError(f"a canvas reads from a KVCache, not from a {type(cache).__name__}")
         kept = length if store is None else store
-        positions, mask = positions.expand(len(tokens), -1), mask.expand(len(tokens), -1, -1)
+        positions, mask = given.positions.expand(len(tokens), -1), given.mask.expand(len(tokens), -1, -1)
         parts = []
         if kept:
             seen = mask[:, :kept, : cache.length + kept]
             seen = seen & attention_masks.causal(kept, cache.length, device=mask.device)
-            parts.append(super().hidden(tokens[:, :kept], positions[:, :kept], seen, cache))
+            parts.append(super().hidden(ForwardPass(tokens[:, :kept], positions[:, :kept], seen, cache)))
         if kept < length:
-            shown = None if added is None else added[:, kept:]
+            shown = None if given.added is None else given.added[:, kept:]
             parts.append(self._canvas(tokens[:, kept:], positions[:, kept:], mask[:, kept:], cache, shown))
-        return selected(torch.cat(parts, dim=1), output)
+        return given.selected(torch.cat(parts, dim=1))
 
     def _canvas(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: KVCache, shown: Tensor | None) -> Tensor:
         """The last layer of a canvas [B, L] whose tokens see what ``mask`` [B, L, S] shows of cache and canvas."""

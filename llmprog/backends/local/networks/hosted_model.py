@@ -24,6 +24,7 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 from llmprog.backends.local.caches.kv_cache import Cache, KVShape
 from llmprog.backends.local.faults import FaultyFileError
 from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.forward_pass import ForwardPass
 from llmprog.backends.local.networks.transformer import Transformer, TransformerConfig
 
 DIFFUSION = "diffusion_gemma"
@@ -72,32 +73,20 @@ class HostedModel(Transformer):
         self._widths = self._probed()
         self._refuse_other_results()
 
-    def hidden(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        mask: Tensor,
-        cache: Cache | None = None,
-        store: int | None = None,
-        output: Tensor | slice | None = None,
-        added: Tensor | None = None,
-    ) -> Tensor:
-        length = tokens.shape[1]
-        kept = 0 if cache is None else length if store is None else store
-        if not 0 <= kept <= length:
-            raise ValueError(f"store={store!r}: allowed is 0..{length}, the number of tokens fed")
+    def hidden(self, given: ForwardPass) -> Tensor:
+        tokens, cache, stored = given.tokens, given.cache, given.num_stored
         bridge = None if cache is None else _Bridge(cache, self._widths)
-        fed = {"input_ids": tokens} if added is None else {"inputs_embeds": self.embedding(tokens) + added}
+        fed = {"input_ids": tokens} if given.added is None else {"inputs_embeds": self.embedding(tokens) + given.added}
         x: Tensor = self._body(
             **fed,
-            attention_mask=self._masks(mask.expand(len(tokens), -1, -1)),
-            position_ids=positions.expand(len(tokens), -1),
+            attention_mask=self._masks(given.mask.expand(len(tokens), -1, -1)),
+            position_ids=given.positions.expand(len(tokens), -1),
             past_key_values=bridge,
             use_cache=cache is not None,
         ).last_hidden_state
         if cache is not None:
-            cache.advance(kept)
-        return selected(x, output)
+            cache.advance(stored)
+        return given.selected(x)
 
     def unembed(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self._head(inputs_embeds=hidden).logits
@@ -147,22 +136,14 @@ class HostedModel(Transformer):
         for start in (0, half):
             positions = torch.arange(start, start + half, device=tokens.device).unsqueeze(0)
             mask = attention_masks.causal(half, start, device=tokens.device)
-            parts.append(HostedModel.hidden(self, tokens[:, start : start + half], positions, mask, cache))
+            given = ForwardPass(tokens[:, start : start + half], positions, mask, cache)
+            parts.append(HostedModel.hidden(self, given))
         difference = (torch.cat(parts, dim=1) - expected).norm() / expected.norm()
         if not difference < _MOST_DIFFERENT:
             raise FaultyFileError(
                 "its network gives other results when it is fed in parts, with explicit masks: they differ by "
                 f"{difference:.2f} of what it computes by itself; it cannot be run here"
             )
-
-
-def selected(x: Tensor, output: Tensor | slice | None) -> Tensor:
-    """The outputs [B, O, d_model] that are asked for of x [B, L, d_model]; see ``Transformer.forward``."""
-    if isinstance(output, slice):
-        return x[:, output]
-    if output is None:
-        return x
-    return x[:, output] if output.dim() == 1 else x.gather(1, output[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def within(mask: Tensor, window: int) -> Tensor:

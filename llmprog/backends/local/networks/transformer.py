@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from llmprog.backends.local.caches.kv_cache import Cache, KVCache, KVShape
 from llmprog.backends.local.caches.slot_cache import SlotFeed
+from llmprog.backends.local.networks.forward_pass import ForwardPass
 from llmprog.errors import OptionError
 
 
@@ -186,41 +187,19 @@ class Transformer(nn.Module):
         output: Tensor | slice | None = None,
         added: Tensor | None = None,
     ) -> Tensor:
-        """Logits for the tokens fed.
+        """Logits [B, O, V] for the tokens fed; the arguments are a ``ForwardPass``'s."""
+        return self.logits(ForwardPass(tokens, positions, mask, cache, store=store, output=output, added=added))
 
-        Args:
-            tokens: int64 [B, L].
-            positions: int64 [B, L] (or [1, L]), each token's own position, independent of the order of feeding.
-            mask: bool [B or 1, L, S], True where the query may attend the key; keys are the cached tokens in the order
-                they were appended, then the L tokens fed. Every query needs at least one key (itself will do).
-            cache: Holds the tokens fed earlier and takes the leading ``store`` of these.
-            store: How many leading tokens are appended to the cache; ``None`` is all of them.
-            output: Which of the L positions get logits: a slice, indices [O], indices [B, O], or ``None`` for all.
-            added: Float [B, L, d_model], added to the embeddings (self-conditioning); ``None`` adds nothing.
+    def logits(self, given: ForwardPass) -> Tensor:
+        """Logits, float [B, O, V]."""
+        return self.unembed(self.hidden(given))
 
-        Returns:
-            Float [B, O, V].
-        """
-        return self.unembed(self.hidden(tokens, positions, mask, cache, store, output, added))
-
-    def hidden(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        mask: Tensor,
-        cache: Cache | None = None,
-        store: int | None = None,
-        output: Tensor | slice | None = None,
-        added: Tensor | None = None,
-    ) -> Tensor:
-        """The normalised last layer [B, O, d_model] for the same arguments as ``forward``."""
-        length = tokens.shape[1]
-        kept = 0 if cache is None else length if store is None else store
-        if not 0 <= kept <= length:
-            raise ValueError(f"store={store!r}: allowed is 0..{length}, the number of tokens fed")
-        x = self.embedding(tokens)
-        if added is not None:
-            x = x + added
+    def hidden(self, given: ForwardPass) -> Tensor:
+        """The normalised last layer, float [B, O, d_model]."""
+        positions, cache, stored = given.positions, given.cache, given.num_stored
+        x = self.embedding(given.tokens)
+        if given.added is not None:
+            x = x + given.added
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         rotary = (
             self.rope_cos[positions].unsqueeze(1).to(dtype),
@@ -229,16 +208,12 @@ class Transformer(nn.Module):
         groups = self.config.num_heads // self.config.num_kv_heads
         # What is fed to empty slots sees what is fed before it: attention knows that without being shown.
         is_causal = isinstance(cache, SlotFeed) and cache.begins and not torch.is_grad_enabled()
-        shown = None if is_causal else shared_mask(mask, groups, dtype)
+        shown = None if is_causal else shared_mask(given.mask, groups, dtype)
         for index, layer in enumerate(self.layers):
             x = layer(x, rotary, shown, cache, index)
         if cache is not None:
-            cache.advance(kept)
-        if isinstance(output, slice):
-            x = x[:, output]
-        elif output is not None:
-            x = x[:, output] if output.dim() == 1 else x.gather(1, output[..., None].expand(-1, -1, x.shape[-1]))
-        return self.norm(x)  # type: ignore[no-any-return]
+            cache.advance(stored)
+        return self.norm(given.selected(x))  # type: ignore[no-any-return]
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of normalised hidden states [..., d_model]."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.forward_pass import ForwardPass
 from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
 from llmprog.backends.local.puzzles.objectives import Batch, Objective, TrainingInput, fixed_signs, sequence
@@ -40,7 +41,7 @@ class SelfConditionedInput(TrainingInput):
                 mask = self.mask[rows] if self.mask.shape[0] > 1 else self.mask
                 first = model(self.tokens[rows], self.positions[rows], mask, output=self.output)
                 added[rows, self.output] = expected_embedding(model, first).float()
-        hidden = model.hidden(self.tokens, self.positions, self.mask, output=self.output, added=added)
+        hidden = model.hidden(ForwardPass(self.tokens, self.positions, self.mask, output=self.output, added=added))
         used = self.weights > 0
         logits = model.unembed(hidden[used])
         return F.cross_entropy(logits.float(), self.targets[used], reduction="none").mul(self.weights[used]).sum()

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmprog.backends.local.networks import attention_masks
+from llmprog.backends.local.networks.forward_pass import ForwardPass
 from llmprog.backends.local.networks.transformer import Transformer
 from llmprog.backends.local.puzzles.language import PuzzleTokenizer
 
@@ -52,7 +53,7 @@ class TrainingInput:
 
     def loss(self, model: Transformer) -> Tensor:
         """The weighted cross-entropy of ``model``, in float32."""
-        hidden = model.hidden(self.tokens, self.positions, self.mask, output=self.output)
+        hidden = model.hidden(ForwardPass(self.tokens, self.positions, self.mask, output=self.output))
         used = self.weights > 0
         logits = model.unembed(hidden[used])
         return F.cross_entropy(logits.float(), self.targets[used], reduction="none").mul(self.weights[used]).sum()
