@@ -12,18 +12,16 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from llmprog.accounting import Spending
 from llmprog.compile import CompiledProgram
-from llmprog.errors import BudgetExceededError, DeclarationError, LLMProgError
+from llmprog.errors import BudgetExceededError, DeclarationError
 from llmprog.events import (
     ControllerEvent,
     Event,
-    Questions,
     RunFinished,
     SearchStarted,
     ThoughtChecked,
@@ -32,8 +30,8 @@ from llmprog.events import (
     ThoughtsPruned,
     VotesChanged,
 )
-from llmprog.nodes import Generator, Verdict
-from llmprog.search.calls import Caller, Calls, ModelHandle, derive_seed, noted_questions
+from llmprog.nodes import Verdict
+from llmprog.search.calls import Caller, Calls, derive_seed
 from llmprog.search.controller import (
     Action,
     Compare,
@@ -45,13 +43,13 @@ from llmprog.search.controller import (
     Stop,
     VoteResult,
 )
-from llmprog.search.generating import as_states, named, question, states_of
+from llmprog.search.expanding import Candidate, Expander
+from llmprog.search.generating import named
 from llmprog.search.judges import Judges
-from llmprog.search.judging import apply_rules, call_function, run_function
+from llmprog.search.judging import call_function
 from llmprog.search.thought_graph import ThoughtGraph
-from llmprog.tasks import gather_or_cancel
-from llmprog.templates import NO_HINT, Hint
-from llmprog.types import Completion, Prompt, Request, Template
+from llmprog.templates import NO_HINT
+from llmprog.types import Completion
 
 _COMMITS_BETWEEN_YIELDS = 256
 _BALLOTS_PER_REPORT = 50  # of a vote that has heard n samples, the next report comes after n / 50 more
@@ -75,21 +73,6 @@ class SearchOutcome:
     reached_goal: bool
     stopped: str
     votes: VoteResult | None
-
-
-class _Candidate(NamedTuple):
-    """A generated state that is not in the graph yet."""
-
-    state: Any
-    key: Hashable
-    generator: int
-    sample: int
-    completion: Completion | None
-    request: Request | None
-    verdicts: list[tuple[str, Verdict]]
-    is_valid: bool
-    is_goal: bool
-    asked: Questions
 
 
 class _Check(NamedTuple):
@@ -145,15 +128,14 @@ class Search:
         self._stop = stop
         self._is_ending = False  # nothing new is begun any more
         self._out_of_budget = False
-        self._goal = declared.goal
         self._generators = [(self.graph.add_generator(g.name), g) for g in program.generators]
         self._names = {number: generator.name for number, generator in self._generators}
-        self._expanders = [(i, g) for i, g in self._generators if not g.aggregates]
-        self._mergers = [(i, g) for i, g in self._generators if g.aggregates]
+        self._generators_of_one = [(i, g) for i, g in self._generators if not g.aggregates]
+        self._generators_of_several = [(i, g) for i, g in self._generators if g.aggregates]
         self._pending: deque[_Pending] = deque()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._judges = Judges(program, self.calls, self._spawn)
-        self._questions: dict[tuple[int, int], tuple[Any, Prompt | Template]] = {}
+        self._expander = Expander(program, self.calls, self.graph, self._start_judging)
         self._num_dispatched = 0
         self._goal_thought: int | None = None
         self._ballots_told = 0
@@ -189,7 +171,7 @@ class Search:
         return SearchOutcome(
             graph=self.graph,
             thought=thought,
-            reached_goal=thought is not None and self._is_goal(self.graph.states[thought]),
+            reached_goal=thought is not None and self._expander.is_goal(self.graph.states[thought]),
             stopped=stopped,
             votes=self.controller.votes(self.graph),
         )
@@ -216,16 +198,17 @@ class Search:
             await self._take_in(pending.popleft())
             if self._goal_thought is not None:
                 return "goal"
-            if self._out_of_budget or self._was_stopped():
-                return await self._end("budget" if self._out_of_budget else "interrupted")
+            is_out_of_budget = self._out_of_budget or self._expander.is_out_of_budget
+            if is_out_of_budget or self._was_stopped():
+                return await self._end("budget" if is_out_of_budget else "interrupted")
             commits += 1
             if commits % _COMMITS_BETWEEN_YIELDS == 0:
                 await asyncio.sleep(0)  # a search without model calls must stay cancellable
 
     def _begin(self, start: Any) -> bool:
         """Enter the first state; returns whether it is a goal already."""
-        self.graph.add(start, self._key(start))
-        is_goal = self._is_goal(start)
+        self.graph.add(start, self._expander.key(start))
+        is_goal = self._expander.is_goal(start)
         if is_goal:
             self.graph.mark_goal(0)
             self._goal_thought = 0
@@ -290,7 +273,7 @@ class Search:
             return self._spawn(self._judges.compare(states, occasion))
         if isinstance(action, Merge):
             subject: Any = tuple(self.graph.states[t] for t in action.thoughts)
-            generators, hint, thought = self._mergers, NO_HINT, -1
+            generators, hint, thought = self._generators_of_several, NO_HINT, -1
             if not generators:
                 raise DeclarationError(
                     f"{self.controller.name} merges thoughts, but no generator of program {self.program.name!r} "
@@ -298,114 +281,16 @@ class Search:
                 )
         else:
             subject = self.graph.states[action.thought]
-            generators, hint, thought = self._expanders, action.hint, action.thought
+            generators, hint, thought = self._generators_of_one, action.hint, action.thought
         generators = named(generators, action.generator, self.program.name)
         if all(generator.takes == "nothing" for _, generator in generators):
-            made: list[_Candidate] = []
-            for number, generator in generators:
-                made.extend(self._candidate(state, number) for state in self._moves(generator, subject))
-            return made
-        requests = [
-            self.calls.next_samples(
-                generator, self._question(generator, number, subject, thought, hint), action.num_samples
-            )
-            if generator.prompt is not None
-            else None
-            for number, generator in generators
-        ]
-        return self._spawn(self._generate(subject, generators, requests, occasion, hint))
-
-    def _question(self, generator: Generator, number: int, subject: Any, thought: int, hint: Hint) -> Prompt | Template:
-        """The prompt for a thought, remembered while the thought is expanded again and again."""
-        if hint is not NO_HINT:
-            return question(generator, subject, hint)
-        known = self._questions.get((number, thought))
-        if known is not None and known[0] is subject:
-            return known[1]
-        asked = question(generator, subject, hint)
-        if len(self._questions) >= 64:
-            self._questions.clear()
-        self._questions[number, thought] = (subject, asked)
-        return asked
-
-    async def _generate(
-        self,
-        subject: Any,
-        generators: Sequence[tuple[int, Generator]],
-        requests: Sequence[Request | None],
-        occasion: int,
-        hint: Hint,
-    ) -> list[_Candidate]:
-        jobs = [
-            self._run_generator(number, generator, subject, request, occasion, hint)
-            for (number, generator), request in zip(generators, requests, strict=True)
-        ]
-        if len(jobs) == 1:
-            return await jobs[0]
-        return [candidate for made in await gather_or_cancel(jobs) for candidate in made]
-
-    async def _run_generator(
-        self, number: int, generator: Generator, subject: Any, request: Request | None, occasion: int, hint: Hint
-    ) -> list[_Candidate]:
-        if request is None and generator.takes != "nothing":
-            return await self._run_async_generator(number, generator, subject, occasion, hint)
-        if request is None:
-            made = [self._candidate(state, number) for state in self._moves(generator, subject)]
-        else:
-            try:
-                completions = await self.calls.caller.generate(generator.name, request)
-            except BudgetExceededError as error:
-                if not error.completions:
-                    raise
-                completions = error.completions
-                self._out_of_budget = True
-            parsed = run_function(
-                generator,
-                lambda: [(i, as_states(generator, r)) for i, r in generator.parse_each((subject,), completions)],
-            )
-            made = [
-                self._candidate(state, number, request.first_sample + i, completions[i], request)
-                for i, states in parsed
-                for state in states
-            ]
-        self._start_judging(made)
-        return made
-
-    async def _run_async_generator(
-        self, number: int, generator: Generator, subject: Any, occasion: int, hint: Hint
-    ) -> list[_Candidate]:
-        candidates: list[_Candidate] = []
-        handle = ModelHandle(self.calls, generator, occasion, hint)
-        with noted_questions() as asked:
-            async with aclosing(states_of(generator, subject, handle)) as states:
-                async for state in states:
-                    candidates.append(self._candidate(state, number, asked=tuple(asked)))
-                    self._start_judging(candidates[-1:])  # while the node still thinks of the next one
-        return candidates
-
-    def _moves(self, generator: Generator, subject: Any) -> list[Any]:
-        return cast("list[Any]", run_function(generator, lambda: as_states(generator, generator.function(subject))))
-
-    def _candidate(
-        self,
-        state: Any,
-        generator: int,
-        sample: int = 0,
-        completion: Completion | None = None,
-        request: Request | None = None,
-        asked: Questions = (),
-    ) -> _Candidate:
-        key = self._key(state)
-        if self.graph.find(key) is not None:
-            return _Candidate(state, key, generator, sample, completion, request, [], True, False, asked)
-        verdicts = apply_rules(self.program.rules, state)
-        valid = not verdicts or verdicts[-1][1].valid
-        is_goal = valid and self._is_goal(state)
-        return _Candidate(state, key, generator, sample, completion, request, verdicts, valid, is_goal, asked)
+            return self._expander.made_by_moves(generators, subject)
+        requests = self._expander.requests(generators, subject, thought, action.num_samples, hint)
+        return self._spawn(self._expander.generate(subject, generators, requests, occasion, hint))
 
     # -- judging
 
-    def _start_judging(self, made: Iterable[_Candidate]) -> None:
+    def _start_judging(self, made: Iterable[Candidate]) -> None:
         if not self._judges or self._is_ending or self._was_stopped():
             return
         for candidate in made:
@@ -431,7 +316,7 @@ class Search:
             parents = action.thoughts if isinstance(action, Merge) else (action.thought,)
             self._commit_children(parents, action.tag, result)
 
-    def _commit_children(self, parents: tuple[int, ...], tag: int, made: Sequence[_Candidate]) -> None:
+    def _commit_children(self, parents: tuple[int, ...], tag: int, made: Sequence[Candidate]) -> None:
         graph = self.graph
         self._start_judging(made)  # those of plain Python moves; the others are under way
         children: list[int] = []
@@ -495,22 +380,6 @@ class Search:
         self.controller.tell(event)
         if self._observe is not None:
             self._observe(event)
-
-    # -- the program's own functions
-
-    def _key(self, state: Any) -> Hashable:
-        try:
-            return self.graph.key_of(state)
-        except LLMProgError:
-            raise
-        except Exception as error:  # any error of a user's function: named and raised again
-            raise DeclarationError(
-                f"program {self.program.name!r}: no key for {state!r} ({type(error).__name__}: {error}); "
-                "states must be hashable (a frozen dataclass is), or the program's key= must return something that is"
-            ) from error
-
-    def _is_goal(self, state: Any) -> bool:
-        return self._goal is not None and bool(call_function("goal", self._goal, state))
 
     def answer(self, state: Any) -> Any:
         """What ``state`` is reported as."""
