@@ -300,8 +300,7 @@ class _Composer:
                 inner = (*path, f"{key} (again)")
             self._document.key_marks.setdefault(inner, mark)
             value = self._value(next(following), following, inner, depth + 1)
-            if key != "<<":
-                content.setdefault(key, value)
+            content.setdefault(key, value)
         return content
 
 
