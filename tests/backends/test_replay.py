@@ -1,36 +1,29 @@
-"""Recording a backend's answers and replaying them: exactness, misses, damaged files, secrets."""
+"""Recording a backend's answers and replaying them: exactness, whole programs, misses."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import math
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from structlog.testing import capture_logs
+from recordings import PARAMS, Able, ask, record, replayed
 
-from llmprog.backends import Capabilities, ScriptedBackend, StreamingBackend
-from llmprog.backends.base import Backend
+from llmprog.backends import ScriptedBackend, StreamingBackend
 from llmprog.backends.replay import (
     Recorder,
     RecordingBackend,
     ReplayBackend,
-    describe_options,
-    list_backends,
-    open_backend,
 )
-from llmprog.errors import BackendError, CapabilityError, OptionError, ReplayMissError
+from llmprog.errors import CapabilityError, ReplayMissError
 from llmprog.json_values import completion_from_json, completion_to_json, request_from_json, request_to_json
 from llmprog.programs import arithmetic, game24
-from llmprog.redaction import register_secret
 from llmprog.types import (
     Blank,
     Choices,
@@ -47,71 +40,12 @@ from llmprog.types import (
     Usage,
 )
 
-ROOT = Path(__file__).parents[2]
 PROMPT = Prompt.from_text("What is 2 + 2?", system="Be brief.")
-PARAMS = SamplingParams(seed=7)
-
-
-def ask(text: str = "What is 2 + 2?", *, n: int = 1, first: int = 0, **params: object) -> Request:
-    given_params = replace(PARAMS, **params)
-    return Request(prompt=Prompt.from_text(text), params=given_params, num_samples=n, first_sample=first)
-
-
-class Able(ScriptedBackend):
-    """A scripted backend that also streams, scores and fills blanks."""
-
-    def __init__(self, script: Callable[[str, int], str | Completion] = lambda prompt, sample: f"{prompt} {sample}"):
-        super().__init__(script)
-        self.capabilities = Capabilities(
-            n=True,
-            seed=True,
-            score=True,
-            infill=True,
-            logprobs=True,
-            context_length=99,
-            stream="append",
-            guided=frozenset({"json", "regex"}),
-        )
-
-    async def stream(self, request: Request, on_delta: Callable[[Delta], None]) -> Sequence[Completion]:
-        completions = await self.generate(request)
-        for sample, completion in enumerate(completions):
-            for letter in completion.text:
-                on_delta(Delta(sample=sample, text=letter))
-        return completions
-
-    async def score(self, prompt: Prompt, continuations: Sequence[str]) -> Sequence[Logprobs]:
-        return [Logprobs(tokens=tuple(text), logprobs=(-0.1,) * len(text), is_bound=True) for text in continuations]
-
-    async def infill(self, template: Template, params: SamplingParams, num_samples: int = 1) -> Sequence[Completion]:
-        texts = ["".join("_" if isinstance(part, Blank) else part for part in template.parts)] * num_samples
-        return [Completion(text=f"{text}{i}") for i, text in enumerate(texts)]
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "run.jsonl"
-
-
-def record(path: Path, backend: Backend, *requests: Request) -> list[Sequence[Completion]]:
-    async def run() -> list[Sequence[Completion]]:
-        with Recorder(path) as recorder:
-            recording = RecordingBackend(backend, recorder)
-            return [await recording.generate(request) for request in requests]
-
-    return asyncio.run(run())
-
-
-def replayed(path: Path, *requests: Request) -> list[Sequence[Completion]]:
-    async def run() -> list[Sequence[Completion]]:
-        backend = ReplayBackend(path)
-        return [await backend.generate(request) for request in requests]
-
-    return asyncio.run(run())
-
-
-def content_of(path: Path) -> str:
-    return path.read_text()
 
 
 def miss(path: Path, request: Request) -> str:
@@ -168,6 +102,8 @@ def test_a_backend_that_returns_too_few_or_too_many(path: Path) -> None:
 
 
 _texts = st.text(st.characters() | st.characters(categories=["Cs"]) | st.sampled_from("\0\u2028\u2029\x85\x1b\n\r"))
+
+
 _completions = st.builds(
     Completion,
     text=_texts,
@@ -179,14 +115,20 @@ _completions = st.builds(
     ),
     usage=st.builds(Usage, st.integers(0), st.integers(0), usd=st.none() | st.floats(0, 1e6)),
 )
+
+
 _prompts = st.builds(
     Prompt,
     st.lists(st.builds(Message, st.sampled_from(["system", "user", "assistant"]), _texts)).map(tuple),
     _texts,
 )
+
+
 _templates = st.builds(
     Template, _prompts, st.lists(_texts).map(lambda texts: (Blank(2), *texts, Blank(1)) if texts else (Blank(3),))
 )
+
+
 _requests = st.builds(
     Request,
     prompt=_prompts | _templates,
@@ -367,180 +309,3 @@ def test_misses_stay_cheap_in_a_large_recording(path: Path) -> None:
         return time.process_time() - begun
 
     assert asyncio.run(run()) < 5
-
-
-# --------------------------------------------------------------------------------------------------- files
-
-
-def test_a_torn_last_line_is_left_out_with_a_warning(path: Path) -> None:
-    record(path, ScriptedBackend(lambda prompt, sample: "x"), ask("a"), ask("b"))
-    whole = path.read_bytes()
-    for end in range(len(whole) - 1, whole.rindex(b'{"kind"'), -23):
-        path.write_bytes(whole[:end])
-        with capture_logs() as logs:
-            assert replayed(path, ask("a"))[0][0].text == "x"
-        assert [entry["line"] for entry in logs] == ([] if end == len(whole) - 1 else [4])
-
-
-ENDLESS = """
-import asyncio, sys
-from llmprog.backends import ScriptedBackend
-from llmprog.backends.replay import Recorder, RecordingBackend
-from llmprog.types import Prompt, Request
-
-async def main():
-    backend = RecordingBackend(ScriptedBackend(lambda prompt, sample: prompt * 50), Recorder(sys.argv[1]))
-    i = 0
-    while True:
-        await backend.generate(Request(prompt=Prompt.from_text(f"question {i}")))
-        i += 1
-        if i == 20:
-            print("begun", flush=True)
-
-asyncio.run(main())
-"""
-
-
-def test_a_killed_recorder_leaves_a_recording(path: Path) -> None:
-    for _ in range(2):  # the second goes on with what the first left
-        process = subprocess.Popen([sys.executable, "-c", ENDLESS, str(path)], stdout=subprocess.PIPE, cwd=ROOT)
-        with process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            process.kill()
-        with capture_logs() as logs:
-            (found,) = replayed(path, *[Request(prompt=Prompt.from_text("question 7"))])
-        assert found[0].text == "question 7" * 50
-        assert len(logs) <= 2
-
-
-def test_a_recording_is_continued_after_a_torn_line(path: Path) -> None:
-    record(path, ScriptedBackend(lambda prompt, sample: "x"), ask("a"), ask("b"))
-    path.write_bytes(path.read_bytes()[:-40])
-    record(path, ScriptedBackend(lambda prompt, sample: "y"), ask("b"))
-    with capture_logs() as logs:
-        assert [c[0].text for c in replayed(path, ask("a"), ask("b"))] == ["x", "y"]
-    assert len(logs) == 1
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        (b"hello\n", "is no recording: it begins with b'hello'"),
-        (b"[]\n", "is no recording"),
-        (b"[" * 100_000, "is no recording"),
-        (b'{"format": "llmprog-recording", "version": 2}\n', "version 2; this llmprog reads version 1"),
-    ],
-)
-def test_another_file_is_neither_read_nor_written_to(path: Path, content: bytes, complaint: str) -> None:
-    path.write_bytes(content)
-    for use in (Recorder, ReplayBackend):
-        with pytest.raises(OptionError) as caught:
-            use(path)
-        assert complaint in str(caught.value)
-    assert path.read_bytes() == content
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        '{"kind": "sing"}',
-        '{"kind": "generate"}',
-        '{"backend": "x"}',
-        "[1]",
-        '{"kind": "generate", "request": {"messages": 3, "prefix": ""}, "completions": []}',
-    ],
-)
-def test_a_line_that_records_no_call_is_named(path: Path, line: str) -> None:
-    record(path, ScriptedBackend({}))
-    with path.open("a") as file:
-        file.write(f"\n{line}\n")
-    with pytest.raises(OptionError, match=r"line 4: no record of a call"):
-        ReplayBackend(path)
-
-
-def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"no recording at .*--record"):
-        ReplayBackend(tmp_path / "absent.jsonl")
-    with pytest.raises(OptionError, match="no recording at"):
-        ReplayBackend("a\0b")
-    with pytest.raises(OptionError, match="cannot record to"):
-        Recorder(tmp_path / "absent" / "run.jsonl")
-    with pytest.raises(OptionError, match="cannot record to"):
-        Recorder(tmp_path)
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-async def test_a_full_disk_is_said(path: Path) -> None:
-    with pytest.raises(OptionError, match="cannot record to '/dev/full': No space left"):
-        Recorder("/dev/full")
-    recorder = Recorder(path)
-    backend = RecordingBackend(ScriptedBackend(lambda prompt, sample: "x"), recorder)
-    recorder.close()
-    recorder.close()
-    with pytest.raises(BackendError, match=r"could not be recorded.*closed"):
-        await backend.generate(ask())
-
-
-async def test_concurrent_calls_write_whole_lines(path: Path) -> None:
-    with Recorder(path) as one, Recorder(path) as two:
-        backends = [
-            RecordingBackend(ScriptedBackend(lambda p, i: "x" * 9000, shuffle=i), r) for i, r in enumerate((one, two))
-        ]
-        await asyncio.gather(*(backends[i % 2].generate(ask(f"{i}")) for i in range(100)))
-    replay = ReplayBackend(path)
-    found = await asyncio.gather(*(replay.generate(ask(f"{i}")) for i in range(100)))
-    assert all(c[0].text == "x" * 9000 for c in found)
-
-
-async def test_cancelled_and_failed_calls_are_not_recorded(path: Path) -> None:
-    with Recorder(path) as recorder:
-        backend = RecordingBackend(ScriptedBackend({"b": "x"}, latency_s=5), recorder)
-        task = asyncio.create_task(backend.generate(ask("b")))
-        await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        with pytest.raises(BackendError, match="no reply is scripted"):
-            await RecordingBackend(ScriptedBackend({}), recorder).generate(ask("c"))
-    assert "kind" not in content_of(path)
-
-
-async def test_secrets_are_blacked_out_and_their_requests_are_still_found(path: Path) -> None:
-    secret = 'sk-canary-91f3"quoted"'
-    register_secret(secret)
-    spelled = Logprobs(tokens=("a", "sk-canary", '-91f3"quoted"', "b"), logprobs=(-1.0, -1.0, -1.0, -1.0))
-
-    def reply(prompt: str, sample: int) -> Completion:
-        return Completion(text=f"key {secret}", reasoning=secret, logprobs=spelled, model=secret, violation=secret)
-
-    asked = ask(f"My key is {secret}", stop=(secret,))
-    with Recorder(path) as recorder:
-        backend = RecordingBackend(Able(reply), recorder)
-        await backend.generate(asked)
-        scores = await backend.score(asked.prompt, [secret, "x"])
-    written = content_of(path)
-    assert "canary" not in written
-    assert "91f3" not in written
-    replay = ReplayBackend(path)
-    for text in (secret, "[redacted]"):  # the latter where the prompt was made of a replayed completion
-        (completion,) = await replay.generate(ask(f"My key is {text}", stop=(text,)))
-        assert completion.text == "key [redacted]"
-        assert completion.logprobs is not None
-        assert completion.logprobs.tokens == ("a[redacted]b", "", "", "")
-    assert [s.logprobs for s in await replay.score(asked.prompt, ["x", secret])] == [
-        s.logprobs for s in reversed(scores)
-    ]
-    with pytest.raises(ReplayMissError) as caught:
-        await replay.generate(ask(f"My Key is {secret}"))
-    assert "canary" not in str(caught.value)
-
-
-def test_ids_open_recordings(tmp_path: Path) -> None:
-    path = tmp_path / "a folder" / "my run.jsonl"
-    path.parent.mkdir()
-    record(path, ScriptedBackend({}))
-    assert open_backend(str(path), {}).id == f"replay:{path}"
-    with pytest.raises(OptionError, match=r"unknown option of replay.*'speed'; known: none"):
-        open_backend(str(path), {"speed": "2"})
-    assert describe_options() == {}
-    assert [info.id for info in list_backends()] == ["replay:FILE"]

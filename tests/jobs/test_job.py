@@ -1,14 +1,13 @@
-"""Jobs in Python: what rows come to, what ends a job, and what a resumed one does not pay for again."""
+"""Jobs in Python: what rows come to, what goes wrong, what ends a job."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import Counter
 
 import pytest
+from sums import Recorder, answering, collected, one_in_three_fails, questions, until_error, vote, without_recall
 
-from llmprog import Budget, Program, amap, generator, map, open_store  # noqa: A004 - it maps a program over rows
+from llmprog import Program, amap, generator, map, open_store  # noqa: A004 - it maps a program over rows
 from llmprog.backends import ScriptedBackend
 from llmprog.errors import (
     AuthenticationError,
@@ -17,65 +16,10 @@ from llmprog.errors import (
     InputError,
     LLMProgError,
     OptionError,
-    ProgramChangedError,
     QuotaError,
-    StoreError,
 )
-from llmprog.programs.self_consistency import self_consistency
 from llmprog.search import BestOfN
 from llmprog.types import Usage
-
-
-def sum_of(prompt):
-    """The right answer to the rows' questions, ``a plus b``."""
-    words = prompt.rsplit("Question: ", 1)[1].split()
-    return str(int(words[0]) + int(words[2]))
-
-
-def questions(count):
-    return [{"question": f"{n} plus {n + 1}", "sum": 2 * n + 1} for n in range(count)]
-
-
-def answering(prompt, sample):
-    return f"Answer: {sum_of(prompt)}"
-
-
-def vote(**settings):
-    return self_consistency(**{"num_samples": 3, **settings})
-
-
-class Recorder(ScriptedBackend):
-    """Counts what it is asked; ``fails`` may raise for a prompt."""
-
-    def __init__(self, script=answering, fails=lambda prompt: None, **options):
-        super().__init__(script, **options)
-        self.asked = Counter()
-        self.fails = fails
-
-    async def generate(self, request):
-        for sample in range(request.num_samples):
-            self.asked[request.prompt.text, request.first_sample + sample] += 1
-        self.fails(request.prompt.text)
-        return await super().generate(request)
-
-
-async def collected(job):
-    return [result async for result in job]
-
-
-async def until_error(job, kind):
-    """The results that a job gives until it ends with an error of this kind, and the error."""
-    results = []
-    try:
-        async for result in job:
-            results.append(result)  # noqa: PERF401 - what came before the error is wanted
-    except kind as error:
-        return results, error
-    raise AssertionError(f"the job ended without {kind.__name__}")
-
-
-def without_recall(results):
-    return [json.dumps(result.to_json()) for result in sorted(results, key=lambda result: result.index)]
 
 
 def test_every_row_has_a_result_in_order():
@@ -191,11 +135,6 @@ async def test_in_order_one_slow_row_does_not_gather_all_others():
 
 
 # ---------------------------------------------------------------------------------------------------- what goes wrong
-
-
-def one_in_three_fails(prompt):
-    if int(prompt.rsplit("Question: ", 1)[1].split()[0]) % 3 == 0:
-        raise BackendError("this one is too much", backend="test", status=400)
 
 
 def test_a_row_that_fails_is_a_result_and_the_others_go_on():
@@ -336,158 +275,6 @@ async def test_whoever_stops_reading_leaves_nothing_behind():
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-# ---------------------------------------------------------------------------------------------------- going on
-
-
-@pytest.fixture(params=["directory", "memory"])
-def store(request, tmp_path):
-    made = open_store(tmp_path / "runs" if request.param == "directory" else "memory")
-    yield made
-    made.close()
-
-
-async def interrupted(store, num_rows, *, backend=None, **options):
-    """A job of 40 rows of which about ``num_rows`` were done when somebody stopped it."""
-    job = amap(vote(), questions(40), gold="sum", backend=backend or Recorder(), store=store, concurrency=4, **options)
-    done = 0
-    async for _ in job:
-        done += 1
-        if done == num_rows:
-            job.stop()
-    return job
-
-
-async def test_a_job_that_was_stopped_is_gone_on_with_and_pays_for_nothing_twice(store):
-    undisturbed = await collected(amap(vote(), questions(40), gold="sum", backend=Recorder(), seed=3))
-    backend = Recorder()
-    job = await interrupted(store, 11, backend=backend, seed=3)
-    assert job.stopped == "interrupted"
-    assert 11 <= job.progress.num_rows <= 19
-    before = backend.asked.copy()
-    again = amap(vote(), questions(40), gold="sum", backend=backend, store=store, resume=job.progress.run_id)
-    results = await collected(again)
-    assert again.stopped == "finished"
-    assert without_recall(results) == without_recall(undisturbed)
-    assert sum(result.is_recalled for result in results) == job.progress.num_rows
-    assert set(backend.asked.values()) == {1}
-    assert len(before) < len(backend.asked) == 120
-    assert again.progress.usage.calls == 120
-    assert again.unasked == 0
-    with store.open(job.progress.run_id) as run:
-        assert run.status == "finished"
-        assert run.counts().rows == 40
-        assert run.result["correct"] == 40
-
-
-async def test_rows_that_failed_are_tried_again_and_only_those(store):
-    backend = Recorder(fails=one_in_three_fails)
-    job = amap(vote(), questions(9), backend=backend, store=store)
-    await collected(job)
-    assert (job.stopped, job.progress.num_failed) == ("finished", 3)
-    backend = Recorder()
-    again = amap(vote(), questions(9), backend=backend, store=store, resume=job.progress.run_id)
-    results = await collected(again)
-    assert all(result.error is None for result in results)
-    assert {prompt.rsplit("Question: ", 1)[1] for prompt, _ in backend.asked} == {
-        "0 plus 1",
-        "3 plus 4",
-        "6 plus 7",
-    }
-    assert again.progress.run_id == job.progress.run_id
-
-
-async def test_of_rows_that_changed_only_the_changed_are_worked_on(store):
-    rows = questions(9)
-    job = amap(vote(), rows, backend=Recorder(), store=store)
-    await collected(job)
-    rows[4] = {"question": "100 plus 1", "sum": 101}
-    rows.append({"question": "200 plus 1", "sum": 201})
-    backend = Recorder()
-    results = await collected(
-        amap(vote(), rows, backend=backend, store=store, resume=job.progress.run_id, in_order=True)
-    )
-    assert [result.answer for result in results if not result.is_recalled] == ["101", "201"]
-    assert len(backend.asked) == 6
-
-
-async def test_a_row_that_was_cut_short_goes_on_with_the_calls_it_had(store):
-    budget = amap(vote(num_samples=7), questions(3), backend=Recorder(), store=store, budget="calls=10", concurrency=1)
-    done = await collected(budget)
-    assert [result.index for result in done] == [0]
-    assert budget.stopped == "budget"
-    assert "calls: 10 of 10" in budget.shortfall
-    backend = Recorder()
-    again = amap(
-        vote(num_samples=7),
-        questions(3),
-        backend=backend,
-        store=store,
-        budget=Budget(calls=21),
-        resume=budget.progress.run_id,
-        in_order=True,
-    )
-    results = await collected(again)
-    assert [result.answer for result in results] == ["1", "3", "5"]
-    assert again.stopped == "finished"
-    assert len(backend.asked) == 11
-    assert again.progress.usage.calls == 21
-
-
-async def test_a_budget_is_the_jobs_not_each_rows(store):
-    job = amap(vote(), questions(40), backend=Recorder(), store=store, budget=Budget(calls=30))
-    results = await collected(job)
-    assert job.stopped == "budget"
-    assert len(results) <= 10
-    assert job.progress.usage.calls == 30
-
-
-async def test_a_program_that_was_edited_goes_on_only_as_a_fork(store):
-    job = await interrupted(store, 10)
-    run_id = job.progress.run_id
-    with pytest.raises(ProgramChangedError, match="temperature"):
-        await collected(
-            amap(vote(temperature=0.9), questions(40), gold="sum", backend=Recorder(), store=store, resume=run_id)
-        )
-    backend = Recorder()
-    fork = amap(vote(num_samples=5), questions(40), gold="sum", backend=backend, store=store, resume=run_id, fork=True)
-    results = await collected(fork)
-    assert len(results) == 40
-    assert {result.votes[0][1] for result in results} == {5}
-    assert fork.progress.run_id != run_id
-    assert len(backend.asked) == 200 - job.progress.usage.calls
-
-
-@pytest.mark.parametrize(
-    ("changed", "complaint"),
-    [({"input": "{question}"}, "begun with input="), ({"gold": None}, "begun with input="), ({"seed": 99}, "seed=")],
-)
-async def test_what_makes_it_another_job_is_told(store, changed, complaint):
-    job = await interrupted(store, 5, seed=1)
-    options = {"gold": "sum", "seed": 1, **changed}
-    with pytest.raises(OptionError, match=complaint):
-        await collected(
-            amap(vote(), questions(40), backend=Recorder(), store=store, resume=job.progress.run_id, **options)
-        )
-
-
-async def test_in_order_a_job_that_was_stopped_has_given_the_first_rows(store):
-    job = await interrupted(store, 7, in_order=True)
-    backend = Recorder()
-    results = await collected(
-        amap(
-            vote(),
-            questions(40),
-            gold="sum",
-            backend=backend,
-            store=store,
-            resume=job.progress.run_id,
-            in_order=True,
-        )
-    )
-    assert [result.index for result in results] == list(range(40))
-    assert len(backend.asked) == 120 - job.progress.usage.calls
-
-
 async def test_without_a_store_a_stopped_job_finishes_the_rows_it_has_begun():
     backend = Recorder(latency_s=0.002)
     job = amap(vote(), questions(40), backend=backend, concurrency=4)
@@ -498,17 +285,6 @@ async def test_without_a_store_a_stopped_job_finishes_the_rows_it_has_begun():
     assert job.stopped == "interrupted"
     assert 4 <= len(results) <= 9
     assert sum(backend.asked.values()) == 3 * len(results)
-
-
-@pytest.mark.fault("concurrency", "two processes resume one job", "the second is refused by name of the owner")
-async def test_a_job_has_one_owner(store):
-    backend = ScriptedBackend(answering, latency_s=0.005)
-    job = amap(vote(), questions(40), backend=backend, store=store, concurrency=2)
-    results = job.results()
-    await anext(results)
-    with pytest.raises(StoreError, match=job.progress.run_id):
-        await collected(amap(vote(), questions(40), backend=backend, store=store, resume=job.progress.run_id))
-    await results.aclose()
 
 
 async def test_progress_is_told_after_every_row(store):

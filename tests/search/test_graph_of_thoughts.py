@@ -1,16 +1,29 @@
-"""GraphOfThoughts: every operation on worked examples, what runs side by side, what a graph of operations refuses."""
+"""GraphOfThoughts: every operation on worked examples, what runs side by side, what is decided on the way."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 
 import pytest
+from merge_sorting import (
+    LEVEL,
+    REPLIES,
+    Part,
+    digits,
+    few_errors,
+    join,
+    join_by_model,
+    merge_sort,
+    merge_tree,
+    one_by_one,
+    sorting,
+    split,
+)
 from worlds import run_search
 
-from llmprog import Program, Verdict, arun, checker, generator
+from llmprog import Program, arun, checker
 from llmprog.backends import ScriptedBackend
-from llmprog.errors import CompileError, DeclarationError, NodeError, OptionError
+from llmprog.errors import DeclarationError, NodeError
 from llmprog.search import (
     Aggregate,
     Decide,
@@ -19,91 +32,12 @@ from llmprog.search import (
     GroundTruth,
     KeepBest,
     KeepValid,
-    Operation,
     OperationGraph,
     Refine,
     Score,
     Select,
     Status,
 )
-
-
-@dataclass(frozen=True)
-class Part:
-    """Numbers to sort, and how far they have been sorted."""
-
-    numbers: tuple[int, ...]
-    of: tuple[int, ...] = ()
-    place: int = -1
-
-    def __str__(self):
-        return " ".join(map(str, self.numbers))
-
-
-def digits(text):
-    return tuple(int(word) for word in text.split())
-
-
-@generator
-def split(state: Part) -> list[Part]:
-    half = len(state.numbers) // 2
-    return [Part(part, part, i) for i, part in enumerate((state.numbers[:half], state.numbers[half:]))]
-
-
-@generator(prompt="sort {numbers}")
-def sort(state: Part, completion: str) -> Part:
-    return Part(digits(completion), state.of or state.numbers, state.place)
-
-
-@generator(prompt="correct {numbers}")
-def correct(state: Part, completion: str) -> Part:
-    return Part(digits(completion), state.of, state.place)
-
-
-@generator(prompt="merge {candidates}", aggregates=True)
-def merge(states, completion: str) -> Part:
-    return Part(digits(completion), tuple(n for state in states for n in state.of))
-
-
-@checker
-def few_errors(state: Part) -> Verdict:
-    """Besta et al.: numbers out of order, and digits too often or too rarely; negative, so that higher is better."""
-    inversions = sum(a > b for a, b in zip(state.numbers, state.numbers[1:], strict=False))
-    differences = sum(abs(state.numbers.count(d) - state.of.count(d)) for d in range(10)) if state.of else 0
-    return Verdict(score=-float(inversions + differences), valid=len(state.numbers) > 0)
-
-
-def sorting(operations, *, goal=None, checkers=(few_errors,), **options):
-    controller = GraphOfThoughts(operations=OperationGraph(operations), **options)
-    return Program(
-        start=lambda text: Part(digits(text)),
-        generators=[split, sort, correct, merge],
-        checkers=checkers,
-        controller=controller,
-        goal=goal,
-    )
-
-
-REPLIES = {
-    "sort 4 2": ["4 2", "2 4", "2 2"],
-    "sort 3 1": ["1", "1 2", "1 3"],
-    "merge Choice 1:\n2 4\nChoice 2:\n1 3": ["1 2 4 3", "1 2 3 4", "2 1 4 3"],
-}
-
-
-def merge_sort():
-    operations = {"split": Generate(generator="split")}
-    for i in range(2):
-        operations |= {
-            f"part {i}": Select(index=i, after="split"),
-            f"sort {i}": Generate(generator="sort", num_samples=3),
-            f"score {i}": Score(),
-            f"best {i}": KeepBest(),
-        }
-    return operations | {
-        "merge": Aggregate(generator="merge", num_samples=3, after=("best 0", "best 1")),
-        "best": KeepBest(),
-    }
 
 
 def test_merge_sort_keeps_the_best_of_each_half_and_of_the_merges():
@@ -284,42 +218,6 @@ async def test_a_thought_found_by_two_branches_is_one_thought():
 # ------------------------------------------------------------------------------------- decided on the way
 
 
-@generator
-def one_by_one(state: Part) -> list[Part]:
-    return [Part((number,), (number,), place) for place, number in enumerate(state.numbers)]
-
-
-@generator(aggregates=True)
-def join(states) -> Part:
-    return Part(
-        tuple(sorted(n for s in states for n in s.numbers)), tuple(n for s in states for n in s.of), states[0].place
-    )
-
-
-@generator(prompt="merge {candidates}", aggregates=True, name="join")
-def join_by_model(states, completion: str) -> Part:
-    return join(states)
-
-
-def more_than_one(thoughts):
-    return "level" if len(thoughts) > 1 else None
-
-
-LEVEL = OperationGraph({"pairs": Aggregate(size=2), "best": KeepBest(per=lambda state: state.place)})
-
-
-def merge_tree(merge=join, **options):
-    operations = {
-        "split": Generate(generator="one_by_one"),
-        "merge": Decide(choose=more_than_one, plans={"level": LEVEL}, max_rounds=20),
-    }
-    return Program(
-        start=lambda text: Part(digits(text)),
-        generators=[one_by_one, merge],
-        controller=GraphOfThoughts(operations=OperationGraph(operations), **options),
-    )
-
-
 @pytest.mark.parametrize(("given", "levels"), [("7", 0), ("2 1", 1), ("5 4 3 2 1", 3), ("8 7 6 5 4 3 2 1", 3)])
 async def test_a_merge_tree_is_as_high_as_there_are_parts(given, levels):
     search, outcome, _ = await run_search(merge_tree(), Part(digits(given)))
@@ -477,122 +375,6 @@ def test_a_choice_that_cannot_be_made_is_an_error_that_names_it():
         decide(lambda thoughts: thoughts[0].size)
     with pytest.raises(NodeError, match="'best: per': raised AttributeError"):
         run({"sort": Generate(generator="sort"), "best": KeepBest(per=lambda state: state.size)}, {"sort 3 1 2": "1"})
-
-
-# ------------------------------------------------------------------------------------------ graphs of operations
-
-
-def test_a_graph_shows_what_may_be_chosen():
-    graph = merge_tree().controller.operations
-    assert str(graph).splitlines() == [
-        "start → split: Generate(generator='one_by_one')",
-        "split → merge: Decide(choose=more_than_one, max_rounds=20)",
-        "  merge chooses 'level':",
-        "    given → pairs: Aggregate(size=2)",
-        "    pairs → best: KeepBest(per=<lambda>)",
-    ]
-    assert [name for name, _ in graph.all_steps()] == ["split", "merge", "merge: level: pairs", "merge: level: best"]
-    assert '"merge: level: best" -> "merge";' in graph.to_dot()
-    assert '"merge" -> "merge: level: pairs";' in graph.to_dot()
-
-
-def test_what_may_be_chosen_is_checked_when_the_program_is_compiled():
-    plans = {"mend": OperationGraph({"mend": Refine(generator="mend")})}
-    decide = Decide(choose=more_than_one, plans=plans)
-    with pytest.raises(CompileError, match="operation 'second: mend: mend' uses 'mend'"):
-        sorting({"first": Generate(generator="sort"), "second": decide}).run("1")
-
-
-def test_a_graph_of_operations_can_be_read_back():
-    graph = OperationGraph(merge_sort())
-    assert str(graph).splitlines() == [
-        "start → split: Generate(generator='split')",
-        "split → part 0: Select(index=0)",
-        "part 0 → sort 0: Generate(generator='sort', num_samples=3)",
-        "sort 0 → score 0: Score()",
-        "score 0 → best 0: KeepBest()",
-        "split → part 1: Select(index=1)",
-        "part 1 → sort 1: Generate(generator='sort', num_samples=3)",
-        "sort 1 → score 1: Score()",
-        "score 1 → best 1: KeepBest()",
-        "best 0, best 1 → merge: Aggregate(generator='merge', num_samples=3)",
-        "merge → best: KeepBest()",
-    ]
-    assert graph.last == ("best",)
-    assert graph.after("merge") == ("best 0", "best 1")
-    assert "split → part 0: Select(index=0); part 0 → sort 0" in repr(GraphOfThoughts(operations=graph))
-    assert '"best 0" -> "merge";' in graph.to_dot()
-    assert '"" -> "split";' in graph.to_dot()
-
-
-def test_the_hash_of_a_program_depends_on_its_operations():
-    from llmprog import compile_program
-
-    def digest(**changes):
-        return compile_program(sorting(merge_sort() | changes)).hash
-
-    assert digest() == digest()
-    assert digest() != digest(best=KeepBest(num_kept=2))
-    assert digest() != digest(best=KeepBest(after="best 0"))
-
-
-@pytest.mark.parametrize(
-    ("operations", "message"),
-    [
-        ({}, "no operations; give at least one"),
-        ([Generate()], "is no mapping of names to operations"),
-        ({"a": Generate(num_samples=0)}, "operation 'a': num_samples=0; allowed is a whole number >= 1, or None"),
-        ({"a": Generate(), "b": KeepBest(num_kept=0)}, "operation 'b': num_kept=0"),
-        ({"a": Select()}, "operation 'a': give index= or where=, one of the two"),
-        ({"a": Select(index=1, where=bool)}, "one of the two"),
-        ({"a": Select(index=-1)}, "index=-1; allowed is a whole number >= 0"),
-        ({"a": Refine(max_tries=0)}, "max_tries=0"),
-        ({"a": Refine(threshold="high")}, "threshold='high'; allowed is a number, or None"),
-        ({"a": KeepBest(after="b"), "b": Generate()}, "operation 'a' comes after 'b', not declared before it"),
-        ({"": Generate()}, "'' names an operation; allowed is a non-empty text without ': '"),
-        ({"a 1: b": Generate()}, "'a 1: b' names an operation; allowed is a non-empty text without ': '"),
-        ({"a": "generate"}, "operation 'a' is 'generate'; allowed are"),
-        ({"a": Operation()}, "operation 'a' is Operation"),
-        ({"a": Aggregate(size=1)}, "size=1; allowed is a whole number >= 2, or None"),
-        ({"a": KeepBest(per="place")}, "per='place'; allowed is a function of a state"),
-        ({"a": Decide(choose="level", plans={})}, "choose='level'; allowed is a function of a tuple of thoughts"),
-        ({"a": Decide(choose=len, plans={})}, "plans={}; allowed is {name: OperationGraph"),
-        ({"a": Decide(choose=len, plans={"b": {}})}, "allowed is {name: OperationGraph"),
-        ({"a": Decide(choose=len, plans={"b": LEVEL}, max_rounds=0)}, "max_rounds=0"),
-    ],
-)
-def test_a_graph_of_operations_with_faults_is_refused(operations, message):
-    with pytest.raises(OptionError, match=message):
-        OperationGraph(operations)
-
-
-@pytest.mark.parametrize(
-    ("operation", "message"),
-    [
-        (
-            Generate(generator="merge"),
-            "uses 'merge'; allowed is a generator with aggregates=False: split, sort, correct",
-        ),
-        (Aggregate(generator="sort"), "uses 'sort'; allowed is a generator with aggregates=True: merge"),
-        (Refine(generator="mend"), "uses 'mend'"),
-        (Score(checkers=("taste",)), r"counts \['taste'\]; the checkers are: few_errors"),
-        (Score(compare=True), "compares; declare a checker with kind='vote' or 'pairwise'"),
-    ],
-)
-def test_a_program_that_lacks_what_an_operation_needs_does_not_compile(operation, message):
-    with pytest.raises(CompileError, match=message):
-        sorting({"first": Generate(generator="sort"), "second": operation}).run("1")
-
-
-def test_a_program_without_an_aggregating_generator_does_not_compile():
-    program = Program(generators=[sort], controller=GraphOfThoughts(operations=OperationGraph({"a": Aggregate()})))
-    with pytest.raises(CompileError, match="operation 'a' needs a generator with aggregates=True; declare one"):
-        program.run(Part((1,)))
-
-
-def test_operations_that_are_no_graph_are_refused():
-    with pytest.raises(OptionError, match=r"allowed is an OperationGraph\("):
-        GraphOfThoughts(operations={"a": Generate()})
 
 
 async def test_what_a_search_leaves_behind_is_bounded_by_its_thoughts():
