@@ -1,4 +1,4 @@
-// Drawing the bars of a timeline: those in view only, what is narrower than a pixel as one, and what went wrong on top.
+// Painting the bars of a timeline: those in view only, what is narrower than a pixel as one, and what went wrong on top.
 //
 // Of each lane in view the bars in view are found by their times. Bars that settled and touch are one rectangle of their
 // colour. Of the others, of failed attempts and of the critical path, no two rectangles of a kind are drawn at one place,
@@ -6,6 +6,9 @@
 
 import { isRateLimit } from "./timeline_layout.js";
 import { shorten, visible } from "./text.js";
+
+/** How far above the first lane the picture of the lanes begins: what is marked reaches out of its lane. */
+export const EDGE_PX = 4;
 
 const SHORTEST_BAR_PX = 2;
 const LABEL_FROM_PX = 46;
@@ -41,29 +44,60 @@ function laneBox(lane, view) {
 }
 
 /**
- * Draw the bars in view.
- * @param {CanvasRenderingContext2D} context
+ * Paint the bars in view.
+ * @param {Pixels} pixels a picture that has begun, whose upper edge is at `view.top - EDGE_PX`
  * @param {Timeline} timeline
  * @param {object} view as for `drawTimeline`
  * @param {object} theme of `readTimelineTheme`
+ * @returns {object[]} bars that have room for a name
  */
-export function drawBars(context, timeline, view, theme) {
+export function paintBars(pixels, timeline, view, theme) {
   const found = collect(timeline, view);
+  const surface = pixels.color(theme.surface);
+  const paint = (boxes, color) => boxes.each((...box) => pixels.rect(...box, color));
   for (const [color, boxes] of found.plain) {
-    boxes.fill(context, theme.series[color - 1]);
+    paint(boxes, pixels.color(theme.series[color - 1]));
   }
   MARKS.forEach((kind, index) => {
     for (const [color, boxes] of found.marks[index]) {
-      drawMarks(context, kind, boxes, theme.series[color - 1], theme);
+      const own = theme.series[color - 1];
+      if (kind === "recalled") {
+        boxes.each((left, right, ...rest) => frame(pixels, left, Math.max(right, left + 4), ...rest, pixels.color(own)));
+        continue;
+      }
+      paint(boxes, kind === "failed" ? pixels.color(own) : pixels.color(own, 0.45, theme.surface));
+      if (kind !== "running") {
+        boxes.each((...box) => pixels.hatch(...box, surface));
+      }
     }
   });
-  if (view.lane >= LABEL_LANE_PX) {
-    drawLabels(context, found.wide, view, theme);
+  for (const boxes of found.marks.at(-1).values()) {
+    boxes.each((left, right, top, height) => {
+      // Where there is no room for an edge, all of it says that it failed.
+      const edge = right - left < HATCHED_FROM_PX ? height : Math.min(3, Math.ceil(height / 3));
+      pixels.rect(left, right, top + height - edge, edge, pixels.color(theme.invalid));
+    });
   }
-  drawFrames(context, found.critical, theme);
-  found.halos.fill(context, theme.surface);
-  found.limits.fill(context, theme.rateLimit);
-  found.failures.fill(context, theme.invalid);
+  found.critical.each((left, right, top, height) => {
+    frame(pixels, left - 1, right + 1, top - 1, height + 2, pixels.color(theme.ink), 2);
+  });
+  paint(found.halos, surface);
+  paint(found.limits, pixels.color(theme.rateLimit));
+  paint(found.failures, pixels.color(theme.invalid));
+  return found.wide;
+}
+
+/** Paint the edge of a rectangle. */
+function frame(pixels, left, right, top, height, color, side = 1) {
+  if (right - left <= 2 * side) {
+    pixels.rect(left, right, top, height, color);
+    return;
+  }
+  const thick = Math.min(side, height);
+  pixels.rect(left, right, top, thick, color);
+  pixels.rect(left, right, top + height - thick, thick, color);
+  pixels.rect(left, left + side, top, height, color);
+  pixels.rect(right - side, right, top, height, color);
 }
 
 /** Rectangles of one look; those that touch within a lane become one. */
@@ -80,11 +114,6 @@ class Boxes {
       sides.push(left, right, top, height);
       this.#top = top;
     }
-  }
-
-  fill(context, color) {
-    context.fillStyle = color;
-    this.each((left, right, top, height) => context.fillRect(left, top, right - left, height));
   }
 
   each(draw) {
@@ -123,21 +152,27 @@ function collect({ lanes }, view) {
 
 function collectLane(lanes, lane, view, found) {
   const bars = lanes.of(lane);
-  const { top, height } = laneBox(lane, view);
-  const margin = 3 / view.perSecond;
-  const end = view.from + view.width / view.perSecond + margin;
+  const { top: onPage, height } = laneBox(lane, view);
+  const top = onPage - view.top + EDGE_PX;
+  const { from, perSecond } = view;
+  const margin = 3 / perSecond;
+  const end = from + view.width / perSecond + margin;
   let paintedTo = -Infinity;
-  for (let index = lanes.firstAfter(lane, view.from - margin); index < bars.length; index += 1) {
+  let [color, plain] = [null, null];
+  for (let index = lanes.firstAfter(lane, from - margin); index < bars.length; index += 1) {
     const bar = bars[index];
     if (bar.start > end) {
       break;
     }
-    const left = Math.round(toX(view, bar.start));
-    const right = Math.max(left + SHORTEST_BAR_PX, Math.round(toX(view, bar.end)));
+    const left = Math.round((bar.start - from) * perSecond);
+    const right = Math.max(left + SHORTEST_BAR_PX, Math.round((bar.end - from) * perSecond));
     if (bar.kind !== "settled") {
       boxesOf(found.marks[MARKS.indexOf(bar.kind)], bar.color, Apart).add(left, right, top, height);
     } else if (right > paintedTo) {
-      boxesOf(found.plain, bar.color, Boxes).add(Math.max(left, paintedTo), right, top, height);
+      if (bar.color !== color) {
+        [color, plain] = [bar.color, boxesOf(found.plain, bar.color, Boxes)];
+      }
+      plain.add(Math.max(left, paintedTo), right, top, height);
       paintedTo = right;
     }
     if (right - left >= LABEL_FROM_PX) {
@@ -146,11 +181,18 @@ function collectLane(lanes, lane, view, found) {
     if (bar.isCritical) {
       found.critical.add(left, right, top, height);
     }
-    for (const attempt of bar.call.attempts) {
-      const x = Math.round(toX(view, attempt.at));
-      found.halos.add(x - 2, x + 3, top - 1, height + 2);
-      (isRateLimit(attempt) ? found.limits : found.failures).add(x - 1, x + 2, top - 1, height + 2);
+    if (bar.call.attempts.length > 0) {
+      collectAttempts(bar.call.attempts, { top, height }, view, found);
     }
+  }
+}
+
+/** A thin mark where an attempt failed, set apart from the bar: rate limits in a colour of their own. */
+function collectAttempts(attempts, { top, height }, view, found) {
+  for (const attempt of attempts) {
+    const x = Math.round(toX(view, attempt.at));
+    found.halos.add(x - 2, x + 3, top - 1, height + 2);
+    (isRateLimit(attempt) ? found.limits : found.failures).add(x - 1, x + 2, top - 1, height + 2);
   }
 }
 
@@ -163,34 +205,11 @@ function boxesOf(byColor, color, Kind) {
   return boxes;
 }
 
-/** Calls that did not simply settle: recalled ones are hollow, those under way are faint, failed ones are hatched. */
-function drawMarks(context, kind, boxes, color, theme) {
-  if (kind === "recalled") {
-    context.strokeStyle = color;
-    context.lineWidth = 1;
-    boxes.each((left, right, top, height) => {
-      context.strokeRect(left + 0.5, top + 0.5, Math.max(right - left, 4) - 1, height - 1);
-    });
+/** Draw the names of nodes on bars of `paintBars`. */
+export function drawLabels(context, bars, view, theme) {
+  if (view.lane < LABEL_LANE_PX) {
     return;
   }
-  context.globalAlpha = kind === "failed" ? 1 : 0.45;
-  boxes.fill(context, color);
-  context.globalAlpha = 1;
-  if (kind !== "running") {
-    boxes.fill(context, theme.failed);
-  }
-  if (kind === "failed") {
-    context.fillStyle = theme.invalid;
-    boxes.each((left, right, top, height) => {
-      // Where there is no room for an edge, all of it says that it failed.
-      const edge = right - left < HATCHED_FROM_PX ? height : Math.min(3, Math.ceil(height / 3));
-      context.fillRect(left, top + height - edge, right - left, edge);
-    });
-  }
-}
-
-/** The names of nodes, on bars that have room for them. */
-function drawLabels(context, bars, view, theme) {
   const known = new Map();
   context.fillStyle = theme.surface;
   for (const bar of bars) {
@@ -204,15 +223,4 @@ function drawLabels(context, bars, view, theme) {
       context.fillText(label, shown + 5, top + height / 2 + 0.5);
     }
   }
-}
-
-/** Frames around the calls of the critical path: four bars each, since a stroke around a rectangle takes much longer. */
-function drawFrames(context, boxes, theme) {
-  context.fillStyle = theme.ink;
-  boxes.each((left, right, top, height) => {
-    context.fillRect(left, top, right - left, 1);
-    context.fillRect(left, top + height - 1, right - left, 1);
-    context.fillRect(left - 1, top - 1, 2, height + 2);
-    context.fillRect(right - 1, top - 1, 2, height + 2);
-  });
 }

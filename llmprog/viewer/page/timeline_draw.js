@@ -1,7 +1,7 @@
 // Drawing a timeline: an axis, the calls under way as an area, the critical path, and below them the bars of calls.
 
 import { axisMoments } from "./timeline_layout.js";
-import { barBox, drawBars, toX } from "./timeline_bars.js";
+import { EDGE_PX, barBox, drawLabels, paintBars, toX } from "./timeline_bars.js";
 import { countBefore } from "./call_spans.js";
 import { formatDuration } from "./text.js";
 
@@ -26,7 +26,6 @@ export function readTimelineTheme(element) {
   return {
     ...named,
     waiting: hatch(named.quiet, named.raised),
-    failed: hatch(named.surface, null),
     areaFill: color("scale-1"),
     areaLine: color("scale-3"),
     rateLimit: color("rate-limit"),
@@ -38,6 +37,7 @@ export function readTimelineTheme(element) {
 /**
  * Draw a timeline.
  * @param {HTMLCanvasElement} canvas
+ * @param {Pixels} pixels to paint with, the same each time
  * @param {Timeline} timeline
  * @param {{from: number, perSecond: number, scroll: number, lane: number, width: number, height: number, top: number}}
  *   view seconds at the left edge, pixels per second, pixels that the lanes are scrolled by, height of a lane, size, where
@@ -45,7 +45,7 @@ export function readTimelineTheme(element) {
  * @param {object} theme of `readTimelineTheme`
  * @param {{selected: number|null, hovered: number|null}} focus
  */
-export function drawTimeline(canvas, timeline, view, theme, focus) {
+export function drawTimeline(canvas, pixels, timeline, view, theme, focus) {
   // What is behind the canvas is never seen: it is put on the screen faster if that is known.
   const context = canvas.getContext("2d", { alpha: false });
   const ratio = canvas.width / view.width;
@@ -54,34 +54,47 @@ export function drawTimeline(canvas, timeline, view, theme, focus) {
   context.fillRect(0, 0, view.width, view.height);
   context.font = theme.font;
   context.textBaseline = "middle";
-  drawAxis(context, timeline, view, theme);
-  drawPauses(context, timeline, view, theme);
+  const { moments, step } = momentsOf(timeline, view);
+  drawAxis(context, moments, step, view, theme);
+  for (const { left, width } of pauseBoxes(timeline, view)) {
+    context.fillStyle = theme.raised;
+    context.fillRect(left, TIMELINE_PARTS.axis, width, view.top);
+  }
   drawArea(context, timeline, view, theme);
   drawPath(context, timeline, view, theme);
+  pixels.begin(view.width, view.height - view.top + EDGE_PX, ratio, pixels.color(theme.surface));
+  for (const moment of moments) {
+    const x = Math.round(toX(view, moment));
+    pixels.rect(x, x + 1, 0, view.height, pixels.color(theme.line));
+  }
+  for (const { left, width } of pauseBoxes(timeline, view)) {
+    pixels.rect(left, left + width, 0, view.height, pixels.color(theme.raised));
+  }
+  const named = paintBars(pixels, timeline, view, theme);
+  pixels.show(context, view.top - EDGE_PX);
   context.save();
   context.beginPath();
-  context.rect(0, view.top - 4, view.width, view.height);
+  context.rect(0, view.top - EDGE_PX, view.width, view.height);
   context.clip();
-  drawBars(context, timeline, view, theme);
+  drawLabels(context, named, view, theme);
   drawFocus(context, timeline, view, theme, focus);
   context.restore();
 }
 
-function drawAxis(context, timeline, view, theme) {
+function momentsOf({ wallS }, view) {
   const to = view.from + view.width / view.perSecond;
-  const { moments, step } = axisMoments(Math.max(0, view.from), Math.min(to, timeline.wallS), view.width / 90);
-  context.strokeStyle = theme.line;
-  context.fillStyle = theme.quiet;
-  context.lineWidth = 1;
-  context.beginPath();
+  return axisMoments(Math.max(0, view.from), Math.min(to, wallS), view.width / 90);
+}
+
+function drawAxis(context, moments, step, view, theme) {
   for (const moment of moments) {
-    const x = Math.round(toX(view, moment)) + 0.5;
-    context.moveTo(x, TIMELINE_PARTS.axis - 6);
-    context.lineTo(x, view.height);
+    const x = Math.round(toX(view, moment));
+    context.fillStyle = theme.line;
+    context.fillRect(x, TIMELINE_PARTS.axis - 6, 1, view.top);
+    context.fillStyle = theme.quiet;
     context.textAlign = x < 16 ? "left" : "center";
     context.fillText(axisLabel(moment, step), x < 16 ? Math.max(x, 2) : x, 9);
   }
-  context.stroke();
   context.textAlign = "left";
 }
 
@@ -94,12 +107,11 @@ function axisLabel(moment, step) {
 }
 
 /** The pauses of a run that was resumed, from top to bottom: nobody was at work on it. */
-function drawPauses(context, timeline, view, theme) {
-  context.fillStyle = theme.raised;
-  for (const pause of timeline.times.pauses) {
-    const [left, right] = [Math.round(toX(view, pause.start)), Math.round(toX(view, pause.end))];
-    context.fillRect(left, TIMELINE_PARTS.axis, Math.max(1, right - left), view.height);
-  }
+function pauseBoxes({ times }, view) {
+  return times.pauses.map(({ start, end }) => {
+    const left = Math.round(toX(view, start));
+    return { left, width: Math.max(1, Math.round(toX(view, end)) - left) };
+  });
 }
 
 /** The number of calls under way, as an area: of each column of pixels the most, so that no short peak is lost. */
@@ -208,17 +220,14 @@ function drawFocus(context, timeline, view, theme, focus) {
   }
 }
 
-/** Slanted lines of a colour, on another or on nothing. */
+/** Slanted lines of a colour on another. */
 function hatch(color, ground) {
   const tile = document.createElement("canvas");
   [tile.width, tile.height] = [8, 8];
   const paint = tile.getContext("2d");
-  if (ground !== null) {
-    paint.fillStyle = ground;
-    paint.fillRect(0, 0, 8, 8);
-  }
+  paint.fillStyle = ground;
+  paint.fillRect(0, 0, 8, 8);
   paint.strokeStyle = color;
-  paint.lineWidth = ground === null ? 2 : 1;
   paint.beginPath();
   for (const shift of [-8, 0, 8]) {
     paint.moveTo(shift - 2, 10);

@@ -3,6 +3,7 @@
 import { TIMELINE_TOP, drawTimeline, laneHeight, readTimelineTheme } from "./timeline_draw.js";
 import { Timeline } from "./timeline_layout.js";
 import { listenToGraph } from "./graph_input.js";
+import { Pixels } from "./timeline_pixels.js";
 import { rankOf } from "./timeline_bars.js";
 import { el, fill, formatCount, formatDuration, formatPlural, formatShare, shorten } from "./text.js";
 
@@ -32,6 +33,7 @@ class TimelineView {
   #onSelectCall;
   #timeline;
   #theme = null;
+  #pixels = new Pixels();
   #view = { from: 0, perSecond: 1, scroll: 0, lane: 20, width: 1, height: 1, top: TIMELINE_TOP };
   #focus = { selected: null, hovered: null };
   #isFollowing = true;
@@ -178,7 +180,7 @@ class TimelineView {
       [this.#canvas.width, this.#canvas.height] = [width, height];
     }
     this.#theme ??= readTimelineTheme(this.#canvas);
-    drawTimeline(this.#canvas, this.#timeline, view, this.#theme, this.#focus);
+    drawTimeline(this.#canvas, this.#pixels, this.#timeline, view, this.#theme, this.#focus);
     this.#canvas.dataset.drawn = String(this.#timeline.bars.length);
   }
 
@@ -219,11 +221,15 @@ class TimelineView {
   }
 
   #pan(dx, dy) {
+    const view = this.#view;
+    const { from, scroll } = view;
     this.#isFollowing = false;
-    this.#view.from -= dx / this.#view.perSecond;
-    this.#view.scroll -= dy;
+    view.from -= dx / view.perSecond;
+    view.scroll -= dy;
     this.#clamp();
-    this.#draw();
+    if (view.from !== from || view.scroll !== scroll) {
+      this.#draw();
+    }
   }
 
   #reveal(bar) {
