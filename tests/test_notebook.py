@@ -71,6 +71,18 @@ try:
 except BackendError:
     await asyncio.sleep(4)  # the view is told after the cell
 """,
+    "asked = saying('asked', 4).run('q', backend=ScriptedBackend(reply), seed=1, progress=True)",
+    "asked = await saying('asked', 4).arun('q', backend=ScriptedBackend(reply), seed=1, progress=True)",
+    """
+import llmprog
+
+rows = ["one", "two", "three"]
+jobs = llmprog.map(saying("many", 4), rows, backend=ScriptedBackend(reply), seed=1, progress=True)
+""",
+    """
+async for row in llmprog.amap(saying("<b>many</b>", 4), rows, backend=ScriptedBackend(reply), progress=True):
+    await asyncio.sleep(0.4)
+""",
 ]
 
 
@@ -233,6 +245,26 @@ def test_a_view_says_that_its_run_was_cut_short(several):
     (live,) = outputs(several, "display_data")[7]
     assert "ended early" in live.data["text/html"]
     assert "3 thoughts" in live.data["text/html"]
+
+
+def test_a_run_that_is_to_show_its_progress_does_so_below_its_cell(several):
+    for cell in (8, 9):
+        (live,) = outputs(several, "display_data")[cell]
+        assert "ended: num_samples" in live.data["text/html"]
+        assert outputs(several, "stream")[cell] == []
+
+
+def test_a_job_that_is_to_show_its_progress_does_so_below_its_cell(several):
+    for cell in (10, 11):
+        (live,) = outputs(several, "display_data")[cell]
+        assert "3 of 3 rows, " in live.data["text/html"]
+        assert "width:100.0%" in live.data["text/html"]
+        assert "0 of 3 votes decided early, 4 of 4 samples each" in live.data["text/html"]
+        assert "many" in live.data["text/plain"].partition(": 3 of 3 rows, ")[0]
+        assert outputs(several, "stream")[cell] == []
+    assert "&lt;b&gt;many&lt;/b&gt;" in html_of(outputs(several, "display_data")[11])
+    under_way = [content["data"]["text/html"] for content in updates(several, 11)]
+    assert any("1 of 3 rows" in html for html in under_way)
 
 
 def test_a_view_needs_a_notebook():

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from llmprog.jobs.progress import JobProgress
 from llmprog.notebook import cell_output, in_notebook
-from llmprog.pictures.fragments import bar, card, heading, table
+from llmprog.pictures.fragments import bar, card, facts, heading, table
 from llmprog.progress import repeated
 
 MAX_IN_HAND = 6  # votes of rows in hand that are shown
@@ -49,30 +49,36 @@ def job_html(progress: JobProgress, name: str, *, is_under_way: bool) -> str:
         name: The program's.
         is_under_way: Whether it goes on.
     """
-    votes = progress.votes
+    votes, words = progress.votes, progress.votes.in_words()
     standing = votes.in_hand(MAX_IN_HAND) if is_under_way else []
     rows = [(str(vote.row), vote.leader, f"{vote.share:.0%}", vote.words) for vote in standing]
     return card(
-        heading(name, progress_line(progress)),
+        heading(name, counts(progress)),
         bar(progress.num_rows / progress.total) if progress.total else "",
+        facts([("votes", words)] if words else []),
         table(("row in hand", "leading answer", "share", "vote"), rows) if rows else "",
     )
 
 
 def progress_line(progress: JobProgress) -> str:
-    """Rows done, rates, what it cost so far, the time that remains, how many rows failed, and how votes ended."""
+    """The counts and how votes ended, on one line."""
+    return "; ".join(filter(None, (counts(progress), progress.votes.in_words())))
+
+
+def counts(progress: JobProgress) -> str:
+    """Rows done, rates, what it cost so far, the time that remains, and how many rows failed."""
     total = "" if progress.total is None else f" of {progress.total}"
     calls_per_s = progress.num_calls / max(progress.session_s, 1e-9)
     parts = [f"{progress.num_rows}{total} rows"]
     if progress.num_recalled:
         parts.append(f"{progress.num_recalled} of them earlier")
     parts += [f"{progress.rows_per_s:.3g} rows/s", f"{calls_per_s:.3g} calls/s", spent(progress)]
-    if progress.remaining_s is not None:
+    if progress.remaining_s:
         parts.append(f"{duration(progress.remaining_s)} left")
     if progress.accuracy is not None:
         parts.append(f"{progress.accuracy[0]:.1%} correct")
     parts.append(f"{progress.num_failed} failed")
-    return ", ".join(parts) + "".join(f"; {words}" for words in [progress.votes.in_words()] if words)
+    return ", ".join(parts)
 
 
 def spent(progress: JobProgress) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.spinner import Spinner
 from rich.text import Text
 
-from llmprog.jobs.display import MAX_IN_HAND, duration, progress_line, spent
+from llmprog.jobs.display import MAX_IN_HAND, counts, duration, progress_line, spent
 from llmprog.jobs.progress import JobProgress
 from llmprog.jobs.votes import Standing
 from llmprog.progress import repeated
@@ -36,21 +36,17 @@ def live_job(progress: JobProgress, *, enabled: bool = True, name: str | None = 
         yield
         return
     console = stderr_console()
-    try:
-        if redraws(console):
-            with shown_on(console, JobLines(progress)):
-                yield
-        else:
 
-            def show() -> None:
-                if progress.has_begun:
-                    console.print(Text(progress_line(progress)), soft_wrap=True)
+    def print_line() -> None:
+        if progress.has_begun:
+            console.print(Text(progress_line(progress)), soft_wrap=True)
 
-            with repeated(show):
-                yield
-    finally:
-        if name is not None and progress.has_begun:
-            sys.stderr.write(f"{plain(name)}: {progress_line(progress)}\n")
+    with shown_on(console, JobLines(progress)) if redraws(console) else repeated(print_line):
+        try:
+            yield
+        finally:
+            if name is not None and progress.has_begun:
+                sys.stderr.write(f"{plain(name)}: {progress_line(progress)}\n")
 
 
 @dataclass
@@ -64,7 +60,8 @@ class JobLines:
         """The lines, ``room`` at most."""
         progress = self.progress
         first = f"{turning(self.spinner, console)} " if progress.total is None else ""
-        lines = [Text(line) for line in wrapped(first + progress_line(progress), width)]
+        said = filter(None, (first + counts(progress), progress.votes.in_words()))
+        lines = [Text(line) for text in said for line in wrapped(text, width)]
         if progress.total is not None:
             lines.insert(0, _bar(progress.num_rows, progress.total))
         lines += map(_vote_line, progress.votes.in_hand(MAX_IN_HAND))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import atexit
 import functools
+import io
 import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from rich.console import Console
 from rich.text import Text
@@ -50,6 +51,9 @@ class LiveArea:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._file = console.file
+        # What draws text as the terminal wants it, without a write of its own.
+        color = cast("Any", console.color_system)
+        self._painter = Console(file=io.StringIO(), force_terminal=True, color_system=color, legacy_windows=False)
         self._members: list[Shown] = []
         self._drawn: list[str] = []
         self._restore: list[Callable[[], object]] = []
@@ -85,11 +89,13 @@ class LiveArea:
     def end(self) -> None:
         """Give it back: nothing of the lines is left, the cursor is there, and printing is as it was."""
         with self._writing:
-            self._is_drawing = False
+            if not self._is_drawing:
+                return
             self._write(self._erasure() + _SHOW_CURSOR)
             self._drawn = []
             while self._restore:
                 self._restore.pop()()
+            self._is_drawing = False  # last, so that an end that was interrupted can be made up for
 
     def draw(self) -> None:
         """Draw everything anew, as it stands now."""
@@ -115,8 +121,8 @@ class LiveArea:
             room = max(1, left // (len(members) - place))
             for line in member.lines(console, width, room)[: min(room, left)]:
                 line.no_wrap = True
-                with console.capture() as captured:
-                    console.print(fit(line, width), end="", soft_wrap=True)
+                with self._painter.capture() as captured:
+                    self._painter.print(fit(line, width), end="", soft_wrap=True)
                 found.append(captured.get())
                 left -= 1
             if left == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -40,17 +40,19 @@ def live_progress(console: Console, *, enabled: bool, name: str | None = None) -
     if not enabled:
         yield progress
         return
+    if redraws(console):
+        with shown_on(console, LiveLines(progress)), _outcome_told(progress, name):
+            yield progress
+    else:
+        printed = PrintedText(console, progress)
+        with _outcome_told(progress, name), closing(printed), repeated(printed.print_line):
+            yield printed
+
+
+@contextmanager
+def _outcome_told(progress: RunProgress, name: str | None) -> Iterator[None]:
     try:
-        if redraws(console):
-            with shown_on(console, LiveLines(progress)):
-                yield progress
-        else:
-            printed = PrintedText(console, progress)
-            try:
-                with repeated(printed.print_line):
-                    yield printed
-            finally:
-                printed.close()
+        yield
     finally:
         if name is not None and progress.has_begun:  # what goes wrong before that is told by its error alone
             sys.stderr.write(f"{plain(name)}: {plain(outcome(progress))}\n")

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
-import pytest
+import xml.etree.ElementTree as ET
 
-from llmprog.jobs.display import duration, progress_line
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from llmprog.events import VotesChanged
+from llmprog.jobs.display import duration, job_html, progress_line
 from llmprog.jobs.progress import JobProgress
 from llmprog.jobs.result import RowResult
-from llmprog.jobs.terminal import live_job, print_summary
+from llmprog.jobs.terminal import JobLines, live_job, print_summary
+from llmprog.search import VoteResult
+from llmprog.search.thought_graph import ThoughtGraph
 from llmprog.types import Usage
 
 
@@ -48,6 +56,106 @@ def test_the_line_shows_rows_rates_cost_time_left_and_errors(progress):
     assert progress_line(JobProgress(clock=lambda: 0.0)).startswith(
         "0 rows, 0 rows/s, 0 calls/s, 0 calls, 0 tokens, $0"
     )
+
+
+def voted(index, num_samples, *, num_allowed=20, answers=("4", "5")):
+    return RowResult(
+        index=index,
+        row={},
+        answer="4",
+        solved=True,
+        stopped="confident",
+        votes=tuple((answer, 1.0) for answer in answers),
+        num_samples=num_samples,
+        num_allowed=num_allowed,
+        seed=0,
+    )
+
+
+def heard(progress, row, *answers, num_samples=7):
+    """A row has begun to vote."""
+    histogram = tuple((answer, float(len(answers) - place)) for place, answer in enumerate(answers))
+    votes = VoteResult(
+        histogram=histogram, confidence=0.93, num_samples=num_samples, num_valid=num_samples, num_allowed=20
+    )
+    progress.take_event(row, VotesChanged(votes, num_samples, graph=ThoughtGraph()))
+
+
+def test_the_line_and_the_summary_say_how_votes_ended(progress, capsys):
+    assert "vote" not in progress_line(progress)
+    progress.take_row(voted(30, 5))
+    progress.take_row(voted(31, 20))
+    assert progress_line(progress).endswith(", 0 failed; 1 of 2 votes decided early, 12.5 of 20 samples each")
+    print_summary(progress, "out.jsonl")
+    assert "1 of 2 votes decided early, 12.5 of 20 samples each" in capsys.readouterr().out.splitlines()
+
+
+def test_the_summary_is_silent_about_votes_that_heard_all(progress, capsys):
+    progress.take_row(voted(31, 20))
+    print_summary(progress, "out.jsonl")
+    assert "vote" not in capsys.readouterr().out
+
+
+def shown(progress, room=24, width=79):
+    return [line.plain.rstrip() for line in JobLines(progress).lines(Console(width=width + 1), width, room)]
+
+
+def test_a_terminal_shows_the_votes_of_rows_in_hand_below_the_counts(progress):
+    progress.take_row(voted(30, 5))
+    heard(progress, 31, "86", "57")
+    heard(progress, 32)  # nobody has voted yet
+    heard(progress, 33, "\x1b[2Jnine")
+    lines = shown(progress)
+    assert lines[0] == "━" * 31 + "─" * 9
+    assert lines[1].startswith("31 of 40 rows, ")
+    assert lines[3:] == [
+        "1 of 1 votes decided early, 5 of 20 samples each",
+        "row 31     ███████████       86  2 of 3 votes, 93% sure, 7 of 20 samples",
+        "row 33     ████████████████  [2Jnine  1 of 1 votes, 93% sure, 7 of 20 samples",
+    ]
+    for row in range(34, 60):
+        heard(progress, row, "4")
+    assert len(shown(progress)) == 4 + 6
+    assert len(shown(progress, room=3)) == 3
+
+
+HOSTILE = [
+    "\x1b[2J\x1b[H",
+    "\x1b]52;c;ZXZpbA==\x07",
+    "\x9b2J",
+    "\r\r",
+    "\n" * 9,
+    "\u202eabc",
+    "漢" * 90,
+    "\ud800",
+    "[b]x[/]",
+]
+
+
+@given(st.lists(st.text() | st.sampled_from(HOSTILE), min_size=1, max_size=4, unique=True), st.integers(12, 90))
+def test_no_answer_breaks_a_line(answers, width):
+    progress = JobProgress(clock=lambda: 0.0)
+    heard(progress, 3, *answers)
+    (line,) = JobLines(progress).lines(Console(width=width), width, 24)[-1:]
+    assert line.plain.isprintable()
+    assert line.plain.startswith("row 3")
+
+
+def test_a_notebook_shows_the_same_and_hostile_answers_as_text(progress):
+    progress.take_row(voted(30, 5))
+    heard(progress, 31, "<script>alert(1)</script>\x1b[2J", "57")
+    html = job_html(progress, "<b>name</b>", is_under_way=True)
+    ET.fromstring(html)  # noqa: S314 - our own
+    assert "&lt;b&gt;name&lt;/b&gt;" in html
+    assert "31 of 40 rows, " in html
+    assert "width:77.5%" in html
+    assert "1 of 1 votes decided early, 5 of 20 samples each" in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;\\x1b[2J" in html
+    assert "2 of 3 votes, 93% sure, 7 of 20 samples" in html
+    assert "<script" not in html
+    over = job_html(progress, "name", is_under_way=False)
+    assert "script" not in over
+    assert "31 of 40 rows, " in over
 
 
 def test_the_summary_says_what_came_of_it_and_shows_no_control_characters(progress, capsys):

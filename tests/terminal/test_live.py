@@ -13,7 +13,7 @@ from rich.console import Console
 
 from llmprog import Program, Prompt, Usage, checker, generator
 from llmprog.backends import ScriptedBackend
-from llmprog.events import CallSettled, CompletionDelta, ThoughtChecked, ThoughtExpanded, VotesChanged
+from llmprog.events import CallSettled, CompletionDelta, SearchStarted, ThoughtChecked, ThoughtExpanded, VotesChanged
 from llmprog.nodes import Verdict
 from llmprog.progress import RunProgress, repeated
 from llmprog.search import BeamSearch, SelfConsistency, VoteResult
@@ -229,6 +229,14 @@ def test_no_such_line_comes_between_the_pieces_of_a_text(plain_console):
     printed(piece("two"))
     printed(settled())
     assert plain_console.file.getvalue() == "One two\n"
+
+
+def test_the_line_of_a_text_that_was_cut_off_is_ended(plain_console, capsys):
+    with live_progress(plain_console, enabled=True, name="a\x1b[2J") as observe:
+        observe(SearchStarted(graph=ThoughtGraph()))
+        observe(piece("One t"))
+    assert plain_console.file.getvalue() == "One t\n"
+    assert capsys.readouterr().err == "a[2J: ended early; 1 thoughts, 0 checked, 0 calls, 0 tokens generated, 0 s\n"
 
 
 def test_nothing_is_shown_that_was_not_asked_for(plain_console):

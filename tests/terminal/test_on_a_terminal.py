@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -35,10 +36,45 @@ hostile = Program(name="hostile", generators=[step], controller=BeamSearch(beam_
 """
 
 
+CLI = "from llmprog.cli import main; main()"
+
+# A program of a user, who shows its progress, prints and logs while it runs.
+SHOWN = r"""
+import asyncio
+import logging
+import sys
+import threading
+import time
+
+from hostile import EVIL, hostile, step
+from llmprog import Model, Program, generator, map
+from llmprog.backends import ScriptedBackend
+from llmprog.programs.self_consistency import self_consistency
+from llmprog.search import BeamSearch
+
+logging.basicConfig(format="log: %(message)s")
+
+
+@generator
+async def telling(state: str, model: Model) -> list[str]:
+    print(f"print: {len(state)} 0123456789", flush=True)
+    print("in two ", end="")
+    await asyncio.sleep(0.15)
+    print("parts")
+    logging.warning("one of %s", len(state))
+    if state == "fail" + "x" * 2:
+        raise ValueError("no more")
+    return [state + "x"]
+
+
+program = Program(name="told\x1b[2J", generators=[telling], controller=BeamSearch(beam_width=1, max_depth=4))
+"""
+
+
 class Terminal:
     """A command in a terminal of its own, and what its screen showed on the way."""
 
-    def __init__(self, arguments, *, size=(24, 80), environment=None, cwd=None):
+    def __init__(self, arguments, *, code=CLI, size=(24, 80), environment=None, cwd=None, stdout=None):
         self.size = size
         self.screen = pyte.Screen(size[1], size[0])
         self.stream = pyte.ByteStream(self.screen)
@@ -48,8 +84,8 @@ class Terminal:
         self.resize(*size)
         known = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from llmprog.cli import main; main()", *arguments],
-            stdin=slave, stdout=slave, stderr=slave, cwd=cwd,
+            [sys.executable, "-c", code, *arguments],
+            stdin=slave, stdout=slave if stdout is None else stdout, stderr=slave, cwd=cwd, start_new_session=True,
             env={**known, "TERM": "xterm-256color", **(environment or {})},
         )  # fmt: skip
         os.close(slave)
@@ -86,6 +122,18 @@ class Terminal:
 def hostile(tmp_path):
     (tmp_path / "hostile.py").write_text(HOSTILE_PROGRAM)
     return tmp_path
+
+
+def shown_by(code, folder, **options):
+    """The terminal of a user's program that ends with ``code``."""
+    return Terminal([], code=SHOWN + code, cwd=folder, environment={"PYTHONPATH": str(folder)}, **options)
+
+
+def is_given_back(terminal):
+    """Whether the cursor is there again and nothing of what was redrawn is left, but for the line on how it ended."""
+    text = terminal.written
+    left = [line for line in terminal.lines if "tokens generated" in line and " ended" not in line]
+    return text.count(b"\x1b[?25h") == text.count(b"\x1b[?25l") == 1 and left == [] and b"\x1b[?1049h" not in text
 
 
 def test_a_search_is_watched_and_only_its_result_is_left():
@@ -129,3 +177,118 @@ def test_a_terminal_that_grows_and_shrinks_shows_the_result_in_the_end(hostile):
     assert terminal.run(resize) == 0
     assert next(sizes, None) is None, "it was resized while it ran"
     assert any(line.startswith("Answer: ") for line in terminal.lines)
+
+
+# ------------------------------------------------------------------------------------------------ progress=True
+
+
+def test_what_a_program_prints_and_logs_is_above_what_is_redrawn(hostile):
+    terminal = shown_by("program.run('x', progress=True)\nprint('after')", hostile, size=(30, 100))
+    assert terminal.run() == 0
+    assert any("best" in shown and "print: 2" in shown for shown in terminal.shown), "both at once"
+    told = [line for n in range(1, 5) for line in (f"print: {n} 0123456789", "in two parts", f"log: one of {n}")]
+    ended = "told[2J: ended: max_depth; 5 thoughts, 4 checked, 0 calls, 0 tokens generated, "
+    lines = [line for line in terminal.lines if line]
+    assert [line.partition("generated, ")[0] for line in lines] == [*told, ended.partition("generated, ")[0], "after"]
+    assert is_given_back(terminal)
+
+
+def test_what_is_printed_to_a_file_goes_there(hostile):
+    with (hostile / "out.txt").open("wb") as file:
+        terminal = shown_by("program.run('x', progress=True)", hostile, stdout=file)
+        assert terminal.run() == 0
+    assert (hostile / "out.txt").read_text().splitlines() == [
+        line for n in range(1, 5) for line in (f"print: {n} 0123456789", "in two parts")
+    ]
+    assert any("best" in shown for shown in terminal.shown)
+    assert not any("print:" in shown for shown in terminal.shown)
+
+
+@pytest.mark.parametrize("size", [(24, 80), (6, 24)])
+def test_hostile_thoughts_and_answers_are_shown_and_the_terminal_stays_as_it_was(hostile, size):
+    terminal = shown_by(
+        "hostile.run('x', progress=True)\n"
+        "say = ScriptedBackend(lambda prompt, sample: 'Answer: ' + EVIL * (sample % 3))\n"
+        "map(self_consistency(num_samples=9), ['q' + EVIL] * 9, backend=say, progress=True, concurrency=2)\n",
+        hostile,
+        size=size,
+    )
+    assert terminal.run() == 0
+    assert terminal.screen.title == ""
+    for sequence in (b"\x1b[2J", b"\x1b]", b"\x1b[?1049h", "\u202e".encode(), b"\xc2\x9b"):
+        assert sequence not in terminal.written
+    assert terminal.written.count(b"\x1b[?25h") == terminal.written.count(b"\x1b[?25l") == 2
+
+
+def test_an_error_gives_the_terminal_back_and_is_told_whole(hostile):
+    terminal = shown_by("program.run('fail', progress=True)", hostile, size=(60, 100))
+    assert terminal.run() == 1
+    assert is_given_back(terminal)
+    lines = [line for line in terminal.lines if line]
+    assert any(line.startswith("told[2J: ended early; 3 thoughts") for line in lines)
+    assert "ValueError: no more" in "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "how", ["program.run('x' * 9, progress=True)", "asyncio.run(program.arun('x' * 9, progress=True))"]
+)
+def test_an_interrupt_gives_the_terminal_back(hostile, how):
+    code = (
+        "program = Program(name='long', generators=[telling], controller=BeamSearch(beam_width=1, max_depth=99))\n"
+        f"try:\n    {how}\nexcept KeyboardInterrupt:\n    print('interrupted')\n"
+    )
+    sent = []
+
+    def interrupt(terminal):
+        if not sent and "print: 11" in terminal.shown[-1]:
+            sent.append(True)
+            os.kill(terminal.process.pid, signal.SIGINT)
+
+    terminal = shown_by(code, hostile, size=(60, 100))
+    assert terminal.run(interrupt) == 0
+    assert is_given_back(terminal)
+    lines = [line for line in terminal.lines if line]
+    assert lines[-1] in ("interrupted", "in two interrupted")  # a line that was not ended goes on
+    assert any(line.startswith("long: ended early; ") for line in lines)
+
+
+def test_a_run_that_nobody_waited_for_gives_the_terminal_back(hostile):
+    terminal = shown_by(
+        "threading.Thread(target=program.run, args=('x',), kwargs={'progress': True}, daemon=True).start()\n"
+        "time.sleep(0.4)\n",
+        hostile,
+    )
+    assert terminal.run() == 0
+    assert is_given_back(terminal)
+
+
+def test_runs_side_by_side_share_the_terminal(hostile):
+    code = (
+        "async def both():\n"
+        "    await asyncio.gather(*(asyncio.to_thread(hostile.run, name, progress=True) for name in ('one', 'two')))\n"
+        "asyncio.run(both())\n"
+    )
+    terminal = shown_by(code, hostile, size=(24, 100))
+    assert terminal.run() == 0
+    assert max(shown.count("  best  ") for shown in terminal.shown) == 2, "both at once"
+    lines = [line for line in terminal.lines if line]
+    assert [line.startswith("hostile: ended: ") for line in lines] == [True, True]
+    assert is_given_back(terminal)
+
+
+def test_the_votes_of_rows_in_hand_are_shown(hostile):
+    code = (
+        "def say(prompt, sample):\n"
+        "    time.sleep(0.03)\n"
+        "    return 'Answer: ' + ('41', '42', '42')[sample % 3]\n"
+        "vote = self_consistency(num_samples=20, stopping='beta', confidence=0.999)\n"
+        "map(vote, ['a', 'b', 'c', 'd'], backend=ScriptedBackend(say), progress=True, concurrency=2)\n"
+    )
+    terminal = shown_by(code, hostile, size=(24, 100))
+    assert terminal.run() == 0
+    assert any(
+        "row 1" in shown and "█" in shown and " votes, " in shown and "sure" in shown for shown in terminal.shown
+    )
+    (line,) = " ".join(line for line in terminal.lines if line).split("self_consistency: ")[1:]
+    assert line.startswith("4 of 4 rows, ")
+    assert "4 votes decided early, 20 of 20 samples each" in line
