@@ -1,7 +1,8 @@
 // The part of the picture that is seen: how large, and where.
 
 const LARGEST_SCALE = 2.5;
-const FIT_MARGIN = 28;
+const FIT_MARGIN = 18;
+const REVEAL_MARGIN = 56;
 const LARGEST_FIT = 1.1;
 
 /** Maps the picture's units to pixels of the canvas: `pixel = unit * scale + offset`. */
@@ -38,6 +39,12 @@ export class GraphCamera {
     return [x * this.scale + this.x, y * this.scale + this.y];
   }
 
+  /** The room for a whole picture, or null before the canvas has a size. */
+  room() {
+    const [width, height] = [this.width - 2 * FIT_MARGIN, this.height - 2 * FIT_MARGIN];
+    return width > 0 && height > 0 ? { width, height } : null;
+  }
+
   /** Show the whole picture, in the middle; small pictures stay at a readable size. */
   fit(picture) {
     const [width, height] = [Math.max(picture.width, 1), Math.max(picture.height, 1)];
@@ -64,11 +71,10 @@ export class GraphCamera {
 
   /** Move as little as brings the box of the picture into view. */
   reveal(left, top, width, height) {
-    const margin = 2 * FIT_MARGIN;
     const [x, y] = this.toCanvas(left, top);
     const [right, bottom] = [x + width * this.scale, y + height * this.scale];
-    this.x += Math.max(0, margin - x) - Math.max(0, right - (this.width - margin));
-    this.y += Math.max(0, margin - y) - Math.max(0, bottom - (this.height - margin));
+    this.x += Math.max(0, REVEAL_MARGIN - x) - Math.max(0, right - (this.width - REVEAL_MARGIN));
+    this.y += Math.max(0, REVEAL_MARGIN - y) - Math.max(0, bottom - (this.height - REVEAL_MARGIN));
   }
 
   /** Put a place of the picture into the middle. */

@@ -4,13 +4,18 @@ import { GRAPH_BOX } from "./graph_layout.js";
 import { GRAPH_MARKS } from "./graph_look.js";
 import { formatScore, shorten, visible } from "./text.js";
 
-// Below the first of these scales a box is a plain patch of colour; below the second its text is the state alone.
+// Below this scale a box is a plain patch of colour.
 const SCALE_OF_BOXES = 0.28;
-const SCALE_OF_NOTES = 0.55;
-const SMALLEST_FONT_PX = 9.5;
-const FONT_SIZE = 13;
-// Of an average letter, in parts of the size of the font; where letters are wider the canvas squeezes the line.
-const LETTER_WIDTH = 0.54;
+// Of a state on one line; and of what stands in several lines, such as the note below it.
+const FONT = { size: 13, leastPx: 9.5 };
+const SMALL_FONT = { size: 11, leastPx: 9 };
+// Lines stand as close as this, or as loose where there is room.
+const LINE_HEIGHT = 1.04;
+const LOOSE_LINE_HEIGHT = 1.22;
+const EDGE = 4;
+// Of the letters of a note, in parts of the size of the font.
+const NOTE_LETTER = 0.54;
+const MOST_CHARACTERS = 120;
 const FADED = 0.4;
 const PADDING = 9;
 const MOST_CLEAR_LINKS = 60;
@@ -21,6 +26,7 @@ export class GraphPainter {
   #canvas;
   #context;
   #seen = [];
+  #labels = new WeakMap();
 
   constructor(canvas) {
     this.#canvas = canvas;
@@ -203,23 +209,52 @@ export class GraphPainter {
     this.#outline(scene, looks, GRAPH_MARKS.match, theme.match, 3 / Math.min(1, scale));
   }
 
-  /** The state, and below it the node and the score where both can be read. */
+  /** The state, in two lines where one does not hold it, and below it the node and the score where there is room. */
   #drawText(thought, score, left, top, scale, theme) {
     const context = this.#context;
-    const hasNote = scale >= SCALE_OF_NOTES;
-    const size = Math.max(FONT_SIZE, SMALLEST_FONT_PX / scale);
+    const [size, small] = [FONT, SMALL_FONT].map((font) => Math.max(font.size, font.leastPx / scale));
     const start = left + 5 + PADDING / 2;
-    const room = GRAPH_BOX.width - 5 - PADDING - (hasNote && (thought.goal || thought.status === "invalid") ? 14 : 0);
-    context.font = `500 ${size}px ${theme.family}`;
-    context.fillStyle = theme.ink;
-    const label = shorten(visible(thought.state), Math.max(2, Math.floor(room / (size * LETTER_WIDTH))));
-    context.fillText(label, start, top + (hasNote ? 15 : GRAPH_BOX.height / 2 + 1), room);
-    if (hasNote) {
-      const note = Number.isNaN(score) ? [] : [formatScore(score)];
-      context.font = `11px ${theme.family}`;
-      context.fillStyle = theme.quiet;
-      context.fillText([shorten(visible(thought.node ?? "start"), 18), ...note].join(" · "), start, top + 31, room);
+    const room = GRAPH_BOX.width - 5 - PADDING;
+    const first = room - (thought.goal || thought.status === "invalid" ? 14 : 0);
+    const { text, letter } = this.#labelOf(thought, theme);
+    const lettersIn = (width, of) => Math.max(2, Math.floor(width / (of * letter)));
+    const lines = [];
+    const holds = (more) => lines.reduce((sum, line) => sum + line.size, more) * LINE_HEIGHT <= GRAPH_BOX.height;
+    if (text.length <= lettersIn(first, size) || !holds(2 * small)) {
+      lines.push({ text: shorten(text, lettersIn(first, size)), size, ink: theme.ink });
+    } else if (text.length <= lettersIn(first, small)) {
+      lines.push({ text, size: small, ink: theme.ink });
+    } else {
+      const [one, other] = brokenLine(text, lettersIn(first, small), lettersIn(room, small));
+      lines.push({ text: one, size: small, ink: theme.ink }, { text: other, size: small, ink: theme.ink });
     }
+    const notes = [shorten(visible(thought.node || "start"), 18), Number.isNaN(score) ? "" : formatScore(score)];
+    if (holds(lines.length > 1 ? small + EDGE : small)) {
+      const note = notes.filter(Boolean).join(" · ");
+      lines.push({ text: shorten(note, Math.floor(room / (small * NOTE_LETTER))), size: small, ink: theme.quiet });
+    }
+    const sizes = lines.reduce((sum, line) => sum + line.size, 0);
+    const spread = Math.min(LOOSE_LINE_HEIGHT, Math.max(LINE_HEIGHT, (GRAPH_BOX.height - EDGE) / sizes));
+    let y = top + (GRAPH_BOX.height - sizes * spread) / 2;
+    lines.forEach((line, index) => {
+      context.font = `${line.ink === theme.ink ? "500 " : ""}${line.size}px ${theme.family}`;
+      context.fillStyle = line.ink;
+      context.fillText(line.text, start, y + (line.size * spread) / 2 + 0.5, index === 0 ? first : room);
+      y += line.size * spread;
+    });
+  }
+
+  /** The state of a thought on one line, and how wide its letters are on average, in parts of the size of the font. */
+  #labelOf(thought, theme) {
+    let label = this.#labels.get(thought);
+    if (label === undefined) {
+      const text = shorten(visible(thought.state), MOST_CHARACTERS);
+      this.#context.font = `500 ${FONT.size}px ${theme.family}`;
+      const width = this.#context.measureText(text).width;
+      label = { text, letter: text === "" ? 1 : width / text.length / FONT.size };
+      this.#labels.set(thought, label);
+    }
+    return label;
   }
 
   /** Goals have a star, what was refused is struck out, and what is folded says how much it hides. */
@@ -308,6 +343,13 @@ export class GraphPainter {
       }
     }
   }
+}
+
+/** A text in two lines of so many letters at most, parted between words where there are words. */
+function brokenLine(text, first, second) {
+  const space = text.lastIndexOf(" ", first);
+  const end = space >= first / 2 ? space : first;
+  return [text.slice(0, end), shorten(text.slice(end), second)];
 }
 
 /** Whether a link may be seen, or, if `isByEnds`, one of its ends. */

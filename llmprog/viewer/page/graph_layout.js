@@ -4,28 +4,38 @@
 // side by side, neighbouring leaves together in one block of a few rows. A sub-tree that is wider than the page has room
 // for goes on below, its children in rows ("shelves") as words in a paragraph, a little further to the right than itself. So
 // small graphs are plain trees, and ten thousand thoughts are about as wide as they are high. The page grows in steps, and
-// order is that of arrival: while thoughts come in, most places stay. Time and memory are linear in the thoughts.
+// order is that of arrival: while thoughts come in, most places stay. Time and memory are linear in the thoughts. A few dozen
+// thoughts take the page on which they are seen largest in the room that there is, so that they can be read at once.
 
 /** The size of a thought's box, in units of the picture. */
 export const GRAPH_BOX = { width: 152, height: 42 };
-const SLOT = { width: 168, height: 54 };
-const LEVEL_GAP = 34;
-const INDENT = 18;
+/** The most thoughts whose places depend on the room that there is. */
+export const GRAPH_MOST_FITTED = 120;
+const SLOT = { width: 162, height: 50 };
+const LEVEL_GAP = 24;
+const INDENT = 14;
 const MOST_LEAVES_IN_LINE = 5;
 const ASPECT = 1.5;
 const NARROWEST_PAGE = 13 * SLOT.width;
 const PAGE_STEP = 1.25;
+const FITTED_COLUMNS = [13, 11, 9, 8, 7, 6, 5, 4, 3];
+// How much larger thoughts have to be seen for their tree to be broken into more rows.
+const WORTH_BREAKING = 1.03;
 
 /**
  * Places for a forest.
  * @param {number[]} roots
  * @param {(id: number) => number[]} childrenOf those that are shown
  * @param {number} size greater than every id
+ * @param {{width: number, height: number}|null} room in which all is to be seen at once; null where that is not known
  * @returns {GraphPlaces}
  */
-export function layoutForest(roots, childrenOf, size) {
+export function layoutForest(roots, childrenOf, size, room = null) {
   const order = preorder(roots, childrenOf);
   const natural = naturalWidths(order, childrenOf, size);
+  if (room !== null && order.length <= GRAPH_MOST_FITTED) {
+    return fitted((page) => new GraphPlaces(order, roots, childrenOf, natural, page, size), room);
+  }
   let page = pageFor(Math.sqrt(order.length * SLOT.width * SLOT.height * 2.2 * ASPECT));
   let places = new GraphPlaces(order, roots, childrenOf, natural, page, size);
   const wanted = pageFor(page * Math.sqrt((ASPECT * places.height) / Math.max(places.width, 1)));
@@ -34,6 +44,19 @@ export function layoutForest(roots, childrenOf, size) {
     places = new GraphPlaces(order, roots, childrenOf, natural, page, size);
   }
   return places;
+}
+
+/** Of the places on several pages those that are seen largest in a room, the wider page where it makes little difference. */
+function fitted(placesOn, room) {
+  let [best, largest] = [null, 0];
+  for (const columns of FITTED_COLUMNS) {
+    const places = placesOn(columns * SLOT.width);
+    const scale = Math.min(room.width / places.width, room.height / places.height);
+    if (best === null || scale > WORTH_BREAKING * largest) {
+      [best, largest] = [places, scale];
+    }
+  }
+  return best;
 }
 
 /** The least of the widths that pages have which is not below `width`. */

@@ -1,6 +1,6 @@
 // What of a search is shown, and where: thoughts that are neither folded away nor filtered out, and all edges among them.
 
-import { GRAPH_BOX, layoutForest } from "./graph_layout.js";
+import { GRAPH_BOX, GRAPH_MOST_FITTED, layoutForest } from "./graph_layout.js";
 import { PlaceIndex } from "./graph_index.js";
 
 const NO_CHILDREN = [];
@@ -21,8 +21,9 @@ export class GraphScene {
   /**
    * @param {object} search of a `RunModel`
    * @param {GraphFilter} filter
+   * @param {{width: number, height: number}|null} room in which a small picture is to be seen whole
    */
-  constructor(search, filter) {
+  constructor(search, filter, room = null) {
     this.search = search;
     this.#filter = filter;
     this.#near = filter.isSolutionOnly && search.solution.size > 0 ? neighbourhoodOf(search) : null;
@@ -33,9 +34,10 @@ export class GraphScene {
       }
     }
     this.roots = roots;
-    const places = layoutForest(roots, (id) => this.childrenOf(id), search.thoughts.length);
+    const places = layoutForest(roots, (id) => this.childrenOf(id), search.thoughts.length, room);
     this.places = places;
     this.order = places.order;
+    this.isFitted = this.order.length <= GRAPH_MOST_FITTED;
     this.x = places.x;
     this.y = places.y;
     this.width = places.width;

@@ -77,12 +77,11 @@ export function createGraphTools(on) {
     solutionOnly.element,
     hideInvalid.element,
     unfold,
-    counts,
   );
   const legend = el("ul", { class: "graph-legend", "data-testid": "graph-legend", "aria-label": "Colours" });
   return {
     element,
-    legend,
+    foot: el("div", { class: "graph-foot" }, legend, counts),
     focusSearch: () => search.focus(),
     clearSearch: () => {
       search.value = "";

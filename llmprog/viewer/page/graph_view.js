@@ -50,6 +50,8 @@ class GraphView {
   #matches = [];
   #marked = new Set();
   #isFollowing = true;
+  // What the places of a small graph are made for; it stays while a part of the graph is being looked at.
+  #room = null;
   #frame = 0;
   #timer = 0;
   #notBefore = 0;
@@ -88,7 +90,7 @@ class GraphView {
     this.#tip.hidden = true;
     this.#stage = el("div", { class: "graph-stage" }, this.#canvas, this.#minimap.element, this.#tip);
     this.element = el("section", { class: "graph", "aria-label": "Thought graph" });
-    this.element.append(this.#tools.element, this.#stage, this.#tools.legend, this.#said);
+    this.element.append(this.#tools.element, this.#stage, this.#tools.foot, this.#said);
     this.#picture = new GraphPicture(this.#canvas, () => this.#draw());
     listenToGraph(this.#canvas, {
       pan: (dx, dy) => this.#pan(dx, dy),
@@ -193,7 +195,10 @@ class GraphView {
     }
     const begun = performance.now();
     const anchor = this.#isFollowing ? null : this.#anchor();
-    this.#scene = new GraphScene(search, this.#filter);
+    if (this.#isFollowing || this.#room === null) {
+      this.#room = this.#camera.room();
+    }
+    this.#scene = new GraphScene(search, this.#filter, this.#room);
     this.#revision = search.revision;
     this.#matches = this.#found(search);
     this.#looks = this.#looksOf(search);
@@ -273,8 +278,8 @@ class GraphView {
     const { clientWidth, clientHeight } = this.#stage;
     if (clientWidth > 0 && clientHeight > 0) {
       this.#camera.resize(clientWidth, clientHeight);
-      if (this.#isFollowing && this.#scene !== null) {
-        this.#camera.fit(this.#scene);
+      if (this.#isFollowing) {
+        this.#fit();
       }
       // At once: a canvas that waits for the next frame would be seen stretched.
       this.#drawNow();
@@ -296,7 +301,9 @@ class GraphView {
 
   #fit() {
     this.#isFollowing = true;
-    if (this.#scene !== null) {
+    if (this.#scene?.isFitted === true) {
+      this.#build();
+    } else if (this.#scene !== null) {
       this.#camera.fit(this.#scene);
       this.#draw();
     }
