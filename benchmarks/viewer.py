@@ -1,13 +1,18 @@
-"""How fluid the viewer is with large runs: a tree of 10,000 thoughts, and as many that are merged again and again.
+"""How fluid the viewer is with large runs: graphs of 10,000 thoughts, and timelines of 20,000 calls.
 
-    python benchmarks/viewer.py [--thoughts 10000] [--seconds 3]
+    python benchmarks/viewer.py [--thoughts 10000] [--calls 20000] [--seconds 3] [--only graphs|timelines]
 
-Both are real runs in a store of their own, shown by the real server to a real Chromium, which draws without a graphics
-card. Times to the first picture and to the whole one count from the navigation. While the graph is dragged or zoomed,
-every single frame gets a movement of its own, so no frame comes for free; at most 60 frames a second are possible.
-The exported file is opened from disk.
+The graphs are a tree, and thoughts that are merged again and again; the timelines those of a vote and of a search whose
+model answers after some time (``long_runs``). All are real runs in a store of their own, shown by the real server to a
+real Chromium, which draws without a graphics card. Times to the first picture and to the whole one count from the
+navigation. While a picture is dragged or zoomed, every single frame gets a movement of its own, so no frame comes for
+free; at most 60 frames a second are possible. The exported file is opened from disk.
 
-Goals: 50 frames a second while dragging the whole graph, first picture within a second.
+Dragging a timeline is measured where it is zoomed in a little: the whole of it has nowhere to go. A vote is followed
+live as well: how often, and for how long at a stretch, the page was busy for longer than 50 ms.
+
+Goals: 50 frames a second while dragging the whole graph, first picture within a second; 50 frames a second while
+dragging and zooming a timeline, which is opened within half a second.
 """
 
 from __future__ import annotations
@@ -16,11 +21,13 @@ import argparse
 import shutil
 import statistics
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import long_runs
 from playwright.sync_api import Page, sync_playwright
 
 from llmprog import Program, checker, generator, run
@@ -32,6 +39,7 @@ from llmprog.viewer.background import viewing
 
 GOAL_FRAMES = 50.0
 GOAL_FIRST_S = 1.0
+GOAL_OPENED_S = 0.5
 STEPS_PER_CALL = 8
 WINDOW = (1280, 800)
 FLAGS = [
@@ -121,6 +129,23 @@ window.seen = { first: null, last: null, drawn: 0 };
     }
     requestAnimationFrame(look);
 })();
+"""
+
+# Milliseconds from the click on the timeline's tab to the end of the frame in which it is shown.
+OPEN = """
+() => new Promise((done) => {
+    const begun = performance.now();
+    document.querySelector("[data-tab=timeline]").click();
+    requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - begun)));
+})
+"""
+
+# The stretches of 50 ms and more for which the page was busy, in milliseconds.
+BUSY = """
+window.busy = [];
+new PerformanceObserver((list) => busy.push(...list.getEntries().map((entry) => entry.duration))).observe({
+    type: "longtask",
+});
 """
 
 # One movement in each frame; gives the times between frames in milliseconds.
@@ -213,12 +238,6 @@ def show(page: Page, url: str, store: DirectoryStore, result: Any, seconds: floa
     page.get_by_test_id("graph-search").press("Enter")
     line("dragging where text is read", fluid(frames(page, "graph-canvas", seconds)))
     line("JavaScript heap", f"{heap_bytes(page) / 2**20:.0f} MiB")
-    page.locator("[data-tab=timeline]").click()
-    page.locator("[data-testid=timeline-canvas][data-drawn]").wait_for()
-    calls = page.get_by_test_id("timeline-canvas").get_attribute("data-drawn")
-    for _ in range(4):
-        page.get_by_test_id("timeline-zoom-in").click()
-    line(f"dragging the timeline, {int(calls or 0):,} calls", fluid(frames(page, "timeline-canvas", seconds)))
     path = directory / f"{result.run_id}.html"
     with store.open(result.run_id) as kept:
         write_export(kept, "html", path)
@@ -229,6 +248,51 @@ def show(page: Page, url: str, store: DirectoryStore, result: Any, seconds: floa
     return rate(whole) >= GOAL_FRAMES and first_s <= GOAL_FIRST_S and static_first_s <= GOAL_FIRST_S
 
 
+def show_timeline(page: Page, url: str, run_id: str, seconds: float) -> bool:
+    """Measure the timeline of one run; whether the goals are met."""
+    page.goto("about:blank")
+    page.goto(f"{url.partition('/login')[0]}/#/run/{run_id}?tab=calls")
+    page.locator("[data-connection=over]").wait_for(timeout=120_000)
+    opened_s = page.evaluate(OPEN) / 1000
+    canvas = page.get_by_test_id("timeline-canvas")
+    line("calls", f"{int(canvas.get_attribute('data-drawn') or 0):,}")
+    page.locator("[data-tab=calls]").click()
+    line("opened, opened again", f"{opened_s:.2f} s, {page.evaluate(OPEN) / 1000:.2f} s")
+    measured: list[list[float]] = []
+    for name, times, is_zoom in (
+        ("dragging, a little zoomed in", 1, False),
+        ("dragging where names are read", 6, False),
+        ("zooming", 0, True),
+    ):
+        page.get_by_test_id("timeline-fit").click()
+        for _ in range(times):
+            page.get_by_test_id("timeline-zoom-in").click()
+        measured.append(frames(page, "timeline-canvas", seconds, is_zoom=is_zoom))
+        line(name, fluid(measured[-1]))
+    return opened_s <= GOAL_OPENED_S and all(rate(times) >= GOAL_FRAMES for times in measured)
+
+
+def follow(page: Page, url: str, store: DirectoryStore, num_calls: int) -> None:
+    """Measure a vote that is followed on its timeline until it is over."""
+    known = {run.id for run in store.list()}
+    work = threading.Thread(target=long_runs.vote, args=(num_calls, store))
+    work.start()
+    while not (new := [run.id for run in store.list() if run.id not in known]):
+        work.join(0.05)
+    page.goto("about:blank")
+    page.goto(f"{url.partition('/login')[0]}/#/run/{new[0]}?tab=timeline")
+    page.locator("[data-testid=timeline-canvas][data-drawn]").wait_for()
+    page.evaluate(BUSY)
+    page.locator("[data-connection=over]").wait_for(timeout=600_000)
+    work.join()
+    busy = page.evaluate("busy")
+    calls = int(page.get_by_test_id("timeline-canvas").get_attribute("data-drawn") or 0)
+    line(
+        f"followed live, {calls:,} calls",
+        f"{len(busy)} times busy for over 50 ms, at most {max(busy, default=0):.0f} ms",
+    )
+
+
 def line(name: str, value: str) -> None:
     print(f"  {name:<36}{value}", flush=True)
 
@@ -236,17 +300,24 @@ def line(name: str, value: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--thoughts", type=int, default=10_000, help="of each run, about (default 10000)")
+    parser.add_argument("--calls", type=int, default=20_000, help="of each timeline, about (default 20000)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each movement (default 3)")
+    parser.add_argument("--only", choices=("graphs", "timelines"), help="measure these (default both)")
     options = parser.parse_args()
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         print("no Chromium on this machine; on Debian: apt-get install chromium")
         return 2
-    runs: dict[str, Callable[[int, DirectoryStore], Any]] = {"a tree": tree, "merged in pairs": merges}
+    graphs: dict[str, Callable[[int, DirectoryStore], Any]] = {"a tree": tree, "merged in pairs": merges}
+    timelines: dict[str, Callable[[int, DirectoryStore], Any]] = {
+        "a vote": long_runs.vote,
+        "a search": long_runs.search,
+    }
     goals_met = True
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         store = DirectoryStore(Path(name) / "runs")
-        results = {kind: made(options.thoughts, store) for kind, made in runs.items()}
+        made = {} if options.only == "timelines" else {kind: f(options.thoughts, store) for kind, f in graphs.items()}
+        sent = {} if options.only == "graphs" else {kind: f(options.calls, store) for kind, f in timelines.items()}
         with viewing(store) as url:
             browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
             context = browser.new_context(viewport={"width": WINDOW[0], "height": WINDOW[1]})
@@ -254,12 +325,21 @@ def main() -> int:
             page = context.new_page()
             page.goto(url)
             print(f"Chromium {browser.version}, {WINDOW[0]} x {WINDOW[1]}, drawn by the CPU")
-            for kind, result in results.items():
+            for kind, result in made.items():
                 print(f"\n{kind}: {len(result.graph):,} thoughts")
                 goals_met &= show(page, url, store, result, options.seconds, Path(name))
+            for kind, result in sent.items():
+                print(f"\ntimeline of {kind}")
+                goals_met &= show_timeline(page, url, result.run_id, options.seconds)
+            if sent:
+                print("\ntimeline of a vote under way")
+                follow(page, url, store, options.calls)
             browser.close()
     verdict = "met" if goals_met else "MISSED"
-    print(f"\ngoals {verdict}: {GOAL_FRAMES:.0f} frames/s dragging, {GOAL_FIRST_S:.0f} s to the first picture")
+    print(
+        f"\ngoals {verdict}: {GOAL_FRAMES:.0f} frames/s dragging, {GOAL_FIRST_S:.0f} s to the first picture, "
+        f"{GOAL_OPENED_S} s to a timeline"
+    )
     return 0 if goals_met else 1
 
 
