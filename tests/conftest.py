@@ -51,9 +51,8 @@ class AbsentPackages(importlib.abc.MetaPathFinder):
     one that needs it: it is skipped, with this reason. What does not need torch runs, without any list of files.
     """
 
-    packages = frozenset({"torch", "torchao"})
-
     def __init__(self):
+        self.packages = {name for name in ("torch", "torchao") if importlib.util.find_spec(name) is None}
         self.wanted = set()
 
     def find_spec(self, fullname, path=None, target=None):
@@ -63,7 +62,7 @@ class AbsentPackages(importlib.abc.MetaPathFinder):
         """Make a failed report a skipped one if it failed for want of a package."""
         text = report.longreprtext + "".join(content for _, content in report.sections) if report.failed else ""
         said = re.search(r"llmprog\[(local|cuda)\]", text)  # by another process
-        if report.failed and (self.wanted or (said and importlib.util.find_spec("torch") is None)):
+        if report.failed and (self.wanted or (said and "torch" in self.packages)):
             path, line = getattr(report, "location", (report.nodeid, 0))[:2]
             report.outcome = "skipped"
             report.longrepr = (str(path), line or 0, f"Skipped: needs {', '.join(sorted(self.wanted)) or 'torch'}")
