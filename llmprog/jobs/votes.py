@@ -45,8 +45,8 @@ class JobVotes:
     num_early: int = 0
     num_samples: int = 0
     num_allowed: int = 0
-    _in_hand: dict[int, VoteResult] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _in_hand: dict[int, VoteResult] = field(default_factory=dict, init=False, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def take_event(self, row: int, event: Event) -> None:
         """Take note of how the vote of a row stands; once its search has ended, ``take_row`` counts it."""
