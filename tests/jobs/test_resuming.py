@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sums import Recorder, answering, collected, one_in_three_fails, questions, vote, without_recall
+from asking_sums import Recorder, answering, collected, one_in_three_fails, questions, vote, without_recall
 
 from llmprog import Budget, amap
 from llmprog.backends import ScriptedBackend
