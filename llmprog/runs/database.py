@@ -331,8 +331,10 @@ class MemoryDatabase:
     errors = SqliteFile.errors
 
     def __init__(self) -> None:
+        # Several threads use it. From the cache two of them would be given one statement: from Python 3.12 on it is
+        # taken for free as soon as SQLite has come to its end, before who executed it knows.
         self._connection = sqlite3.connect(
-            ":memory:", isolation_level=None, check_same_thread=False, factory=_ClosedWhenGone
+            ":memory:", isolation_level=None, check_same_thread=False, cached_statements=0, factory=_ClosedWhenGone
         )
         for statement in create_statements(SQLITE):
             self._connection.execute(statement)
