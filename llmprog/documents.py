@@ -274,12 +274,21 @@ class _Composer:
                 items.append(self._value(event, following, (*path, len(items)), depth + 1))
             return items
         if event.style is not None:
-            return _joined_surrogates(event.value)
+            return self._text(event)
         try:
             return plain_value(event.value)
         except ValueError as error:
             self._document.report(path, str(error))
             return 0
+
+    def _text(self, event: Any) -> str:
+        text: str = event.value
+        try:
+            return _joined_surrogates(text)
+        except UnicodeDecodeError:
+            said = "half of a character: an escape from \\ud800 to \\udfff without its other half"
+            self._document.faults.append(Fault(_mark(event), said))
+            return text
 
     def _mapping(self, following: Iterator[Any], path: Path, depth: int) -> dict[str, Any]:
         content: dict[str, Any] = {}
@@ -290,7 +299,7 @@ class _Composer:
                 self._value(event, following, (*path, "?"), depth + 1)
                 self._value(next(following), following, (*path, "?"), depth + 1)
                 continue
-            key = event.value
+            key = self._text(event)
             inner = (*path, key)
             if key == "<<" and event.style is None:
                 self._document.faults.append(Fault(mark, "<< does not merge here; write the keys out"))
@@ -309,7 +318,11 @@ def _mark(event: Any) -> Mark:
 
 
 def _joined_surrogates(text: str) -> str:
-    r"""A text in which JSON wrote a character as two escapes, such as ``\ud83d\ude00``."""
+    r"""A text in which JSON wrote a character as two escapes, such as ``\ud83d\ude00``.
+
+    Raises:
+        UnicodeDecodeError: One of them stands alone.
+    """
     if not any("\ud800" <= character <= "\udfff" for character in text):
         return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16")

@@ -49,6 +49,9 @@ class ProgramGraph:
             edges=tuple(sorted(pairs, key=lambda pair: place[pair[0]])),
         )
 
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(self.nodes), self.edges))
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Read-only views cannot be pickled or copied; what they show can.
         return ProgramGraph.of, (self.name, {node: dict(of) for node, of in self.nodes.items()}, self.edges)

@@ -77,6 +77,8 @@ def test_every_value_and_key_knows_its_line_and_column() -> None:
         ("a: !!python/object/apply:os.system [ls]", "x.yaml:1:4: the tag tag:yaml.org,2002:python/object/apply:os.sys"),
         ("a: !mine 1", "x.yaml:1:4: the tag !mine"),
         ("a: 1\n<<: {b: 2}", "x.yaml:2:1: << does not merge here"),
+        ('a: 1\nb: "\\ud800"', "x.yaml:2:4: half of a character"),
+        ('"\\ud800": 1', "x.yaml:1:1: half of a character"),
         ("a: *nothing", "x.yaml:1:4: the alias *nothing stands for nothing"),
         ("a: &x [*x]", "x.yaml:1:8: the alias *x stands inside what it stands for"),
         ("a: 1\n---\nb: 2", "x.yaml:2:1: a second document"),
@@ -128,8 +130,8 @@ def test_size_is_limited() -> None:
 
 
 def test_json_is_read_as_json() -> None:
-    text = '{\n\t"a": "\\ud83d\\ude00\\n", "b":[1,2.5e1,null,true], "c": "no"\n}'
-    assert value_of(text, "x.json") == {"a": "😀\n", "b": [1, 25, None, True], "c": "no"}
+    text = '{\n\t"a": "\\ud83d\\ude00\\n", "b":[1,2.5e1,null,true], "\\ud83d\\ude00": "no"\n}'
+    assert value_of(text, "x.json") == {"a": "😀\n", "b": [1, 25, None, True], "😀": "no"}
     assert refused('{"a": 1,}', "x.json")[0].startswith("x.json:1:")
     assert "given twice" in refused('{"a": 1, "a": 2}', "x.json")[0]
     assert refused("a: 1", "x.json")[0].startswith("x.json:1:1: no JSON")

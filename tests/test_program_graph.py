@@ -84,3 +84,8 @@ for graph in (compiled.graph, ThoughtGraph()):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     needs = "for networkx needs the package 'networkx', which is not installed; run: pip install \"llmprog[graph]\"\n"
     assert done.stdout == f"<svg\nthe graph of a program {needs}a graph of thoughts {needs}"
+
+
+def test_equal_graphs_are_one_key():
+    graph = ProgramGraph.of("toy", NODES, EDGES)
+    assert {graph: "drawn"}[copy.deepcopy(graph)] == "drawn"
