@@ -122,7 +122,7 @@ class Job:
             raise OptionError(f"rows={rows!r:.100}; allowed is an iterable of rows: mappings by column name, or texts")
         check_choice(progress)
         self.compiled = compile_program(program)
-        self.progress = JobProgress(total=len(rows) if isinstance(rows, Sized) else None)
+        self.progress = JobProgress(total=_length_of(rows))
         self.stopped: str | None = None
         self.shortfall: str | None = None
         self.num_rows: int | None = None
@@ -167,6 +167,7 @@ class Job:
             BackendError: No row can be worked on.
             StoreError: The job cannot be kept.
         """
+        self.progress.begin()  # the job may have been made long before
         backends = ChosenBackends(self.compiled, self._backend)
         rows = await self._resolved(rows_of(self._rows))
         with ExitStack() as stack:
@@ -300,6 +301,14 @@ class Job:
         with store.open(self._resume) as run:
             seed: int = run.info.config["seed"]
             return seed
+
+
+def _length_of(rows: Iterable[Any] | AsyncIterable[Any]) -> int | None:
+    """How many rows there are, where they can tell: some have a ``__len__`` that refuses."""
+    try:
+        return len(rows) if isinstance(rows, Sized) else None
+    except TypeError:
+        return None
 
 
 amap = Job

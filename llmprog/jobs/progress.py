@@ -51,6 +51,10 @@ class JobProgress:
     begun: float = field(init=False)
 
     def __post_init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Have this session's time count from now on."""
         self.begun = self.clock()
 
     def take_row(self, result: RowResult) -> None:

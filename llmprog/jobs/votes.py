@@ -58,7 +58,9 @@ class JobVotes:
                 self._in_hand.pop(row, None)
 
     def take_row(self, result: RowResult) -> None:
-        """Count the vote of a row that is done, where it held one."""
+        """Count the vote of a row that is done, where it held one; no event tells of an error that ended it."""
+        with self._lock:
+            self._in_hand.pop(result.index, None)
         if result.num_samples is None or result.num_allowed is None:
             return
         self.num_ended += 1

@@ -275,6 +275,28 @@ async def test_whoever_stops_reading_leaves_nothing_behind():
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+async def test_its_time_counts_from_when_it_is_begun_not_from_when_it_is_made():
+    job = amap(vote(), questions(2), backend=Recorder(), seed=1)
+    job.progress.clock = lambda: job.progress.num_rows + 7000.0
+    await collected(job)
+    assert job.progress.session_s == 2
+    assert job.progress.rows_per_s == 1
+    assert job.progress.to_json()["wall_s"] == 2
+
+
+async def test_rows_that_refuse_to_tell_how_many_they_are_are_worked_on():
+    class Unsized:
+        def __len__(self):
+            raise TypeError("this kind of rows has no length")
+
+        def __iter__(self):
+            return iter(questions(2))
+
+    job = amap(vote(), Unsized(), backend=Recorder(), seed=1)
+    assert job.progress.total is None
+    assert len(await collected(job)) == 2
+
+
 async def test_without_a_store_a_stopped_job_finishes_the_rows_it_has_begun():
     backend = Recorder(latency_s=0.002)
     job = amap(vote(), questions(40), backend=backend, concurrency=4)

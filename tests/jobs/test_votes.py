@@ -66,6 +66,23 @@ async def test_a_row_in_hand_shows_its_leader_until_its_search_ends():
     assert standing[-1].words.endswith(" of 20 samples")
 
 
+async def test_a_row_that_failed_is_no_longer_in_hand():
+    seen = []
+
+    def failing(prompt, sample):
+        seen.append([vote.row for vote in job.progress.votes.in_hand(9)])
+        if sample == 2:
+            raise ValueError("too much")
+        return "yes"
+
+    program = Program(name="three", generators=[say], controller=SelfConsistency(num_samples=3))
+    job = amap(program, ["p", "q", "r"], backend=ScriptedBackend(failing), seed=1, max_in_flight=1)
+    results = [result async for result in job]
+    assert [result.stopped for result in results] == ["error"] * 3
+    assert {row for rows in seen for row in rows} == {0, 1, 2}
+    assert job.progress.votes.in_hand(9) == []
+
+
 async def test_programs_without_a_vote_have_none():
     grow = generator(lambda state: [state + "a"], name="grow")
     search = Program(generators=[grow], controller=BeamSearch(beam_width=1, max_depth=2))
