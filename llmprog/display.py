@@ -31,7 +31,12 @@ def run_display(program: Program, on_event: Observer | None, *, enabled: bool) -
     from llmprog.notebook import LiveView, in_notebook
 
     if in_notebook():
-        yield _both(on_event, LiveView())
+        view = LiveView()
+        try:
+            yield _both(on_event, view.take)
+        except BaseException:
+            view.end()
+            raise
         return
     from llmprog.terminal.area import stderr_console
     from llmprog.terminal.live import live_progress

@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 import importlib
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -48,33 +49,48 @@ class LiveView:
         self._timer: asyncio.TimerHandle | None = None
         self._spare = float(_BURST)
         self._drawn_at = -float("inf")
+        self._heading = "searching"
+        self._drawing = threading.Lock()  # ``end`` may be called by another thread than that of the run
 
     def __call__(self, event: Event) -> None:
-        self._progress(event)
         if self._task is None and isinstance(event, SearchEvent):  # which comes from the task that searches
             self._task = asyncio.current_task()
             if self._task is not None:
-                self._task.add_done_callback(self._end)
+                self._task.add_done_callback(self._task_done)
+        self.take(event)
+
+    def take(self, event: Event) -> None:
+        """Take note of an event, for callers that say themselves, with ``end``, that the run was cut short."""
+        self._progress(event)
         wait_s = self._drawn_at + self._interval_s - time.monotonic()
         if wait_s <= 0 or (isinstance(event, RunFinished) and self._progress.is_over and self._spare >= 1):
             self._draw()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._draw)
 
-    def _end(self, task: asyncio.Task[Any]) -> None:
-        """Say so where an error, or an interrupt, ended the run: no event does."""
-        if task.cancelled() or task.exception() is not None:
-            self._draw("ended early")
+    def end(self) -> None:
+        """Say that an error, or an interrupt, ended the run: no event does. Without an event before, show nothing."""
+        self._heading = "ended early"
+        if self._progress.has_begun:
+            self._show_now()
 
-    def _draw(self, heading: str = "searching") -> None:
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
+        if task.cancelled() or task.exception() is not None:
+            self.end()
+
+    def _draw(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        now = time.monotonic()
-        self._spare = min(_BURST, self._spare + (now - self._drawn_at) / self._interval_s) - 1
-        self._drawn_at = now
-        seen = self._progress.glance(max_frontier=_MAX_FRONTIER)
-        self._show(view_html(seen, heading), seen.line)
+        self._show_now()
+
+    def _show_now(self) -> None:
+        with self._drawing:
+            now = time.monotonic()
+            self._spare = min(_BURST, self._spare + (now - self._drawn_at) / self._interval_s) - 1
+            self._drawn_at = now
+            seen = self._progress.glance(max_frontier=_MAX_FRONTIER)
+            self._show(view_html(seen, self._heading), seen.line)
 
 
 def in_notebook() -> bool:

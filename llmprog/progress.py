@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from llmprog.events import (
     CallSettled,
@@ -111,7 +111,7 @@ class SearchProgress:
 
     Attributes:
         graph: Its thoughts.
-        votes: The vote as it stands; ``None`` where there is none.
+        votes: The vote as it stands; ``None`` where there is none. Under way, its samples are those it has heard.
         stopped: Why it ended; ``None`` while it goes on.
     """
 
@@ -119,6 +119,7 @@ class SearchProgress:
         self.graph = graph
         self.votes: VoteResult | None = None
         self.stopped: str | None = None
+        self._told: VoteResult | None = None
         self._best: int | None = None
         self._open: dict[int, None] = {0: None}
 
@@ -136,9 +137,10 @@ class SearchProgress:
             for thought in event.thoughts:
                 self._consider(thought)
         elif isinstance(event, VotesChanged):
-            self.votes = event.votes
+            # A sample that has been asked for and not come back is not one without a valid answer.
+            self._told, self.votes = event.votes, replace(event.votes, num_samples=event.num_heard)
         elif isinstance(event, RunFinished):
-            self.stopped = event.stopped
+            self.stopped, self.votes = event.stopped, self._told
             self._best = event.thought
 
     def frontier(self, limit: int) -> list[int]:

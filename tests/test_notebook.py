@@ -24,7 +24,7 @@ import asyncio
 from llmprog import Program, generator
 from llmprog.backends import ScriptedBackend
 from llmprog.combinators import Sequence
-from llmprog.errors import BackendError
+from llmprog.errors import BackendError, OptionError
 from llmprog.notebook import LiveView
 from llmprog.search import BeamSearch, SelfConsistency
 
@@ -82,6 +82,31 @@ jobs = llmprog.map(saying("many", 4), rows, backend=ScriptedBackend(reply), seed
     """
 async for row in llmprog.amap(saying("<b>many</b>", 4), rows, backend=ScriptedBackend(reply), progress=True):
     await asyncio.sleep(0.4)
+""",
+    """
+def failing_third(text, sample):
+    if sample == 2:
+        raise ValueError("no third")
+    return "fine"
+
+
+options = {"backend": ScriptedBackend(failing_third), "seed": 1, "max_in_flight": 1, "progress": True}
+try:
+    await saying("caught", 3).arun("q", **options)
+except BackendError:
+    pass
+""",
+    """
+try:
+    saying("caught", 3).run("q", **options)
+except BackendError:
+    pass
+""",
+    """
+try:
+    await saying("refused", 3).arun("q", budget="calls=0", **options)
+except OptionError:
+    pass
 """,
 ]
 
@@ -265,6 +290,19 @@ def test_a_job_that_is_to_show_its_progress_does_so_below_its_cell(several):
     assert "&lt;b&gt;many&lt;/b&gt;" in html_of(outputs(several, "display_data")[11])
     under_way = [content["data"]["text/html"] for content in updates(several, 11)]
     assert any("1 of 3 rows" in html for html in under_way)
+
+
+def test_a_run_that_an_error_ended_says_so_also_where_the_cell_goes_on(several):
+    for cell in (12, 13):
+        (live,) = outputs(several, "display_data")[cell]
+        assert "ended early" in live.data["text/html"]
+        assert "searching" not in live.data["text/html"]
+        assert "2 of 3 samples drawn, 87.5% sure" in live.data["text/html"]
+        assert outputs(several, "stream")[cell] == []
+
+
+def test_a_run_that_is_refused_is_told_by_its_error_alone(several):
+    assert outputs(several)[14] == []
 
 
 def test_a_view_needs_a_notebook():

@@ -6,12 +6,14 @@ import threading
 
 import pytest
 
-from llmprog import Program, Prompt, Usage, generator
+from llmprog import Budget, Program, Prompt, Usage, generator
+from llmprog.backends import ScriptedBackend
 from llmprog.combinators import Sequence
+from llmprog.errors import BackendError
 from llmprog.events import CallSettled, CompletionDelta, ThoughtChecked, ThoughtExpanded
 from llmprog.nodes import Verdict
 from llmprog.progress import RunProgress
-from llmprog.search import BeamSearch, BestOfN, ThoughtGraph
+from llmprog.search import BeamSearch, BestOfN, SelfConsistency, ThoughtGraph
 from llmprog.types import Delta, Request
 
 ASKED = Request(prompt=Prompt.from_text("q"))
@@ -91,6 +93,33 @@ def test_counts_are_those_of_the_result(progress):
     assert seen.stopped == result.stopped
     assert seen.frontier == ()
     assert seen.path[-1].state == result.answer
+
+
+def test_a_sample_that_has_not_come_back_is_not_one_without_a_valid_answer(progress):
+    seen = []
+
+    def reply(prompt, sample):
+        seen.append(progress.glance(max_frontier=0).votes)
+        if sample == 3:
+            raise ValueError("no more")
+        return "yes" if sample else "none"
+
+    say = generator(prompt="{state}", name="say")(lambda state, completion: [completion])
+    canonical = {"yes": "yes"}.get
+    program = Program(name="v", generators=[say], controller=SelfConsistency(num_samples=4, canonical=canonical))
+    with pytest.raises(BackendError, match="no more"):
+        program.run("q", backend=ScriptedBackend(reply), seed=1, max_in_flight=1, on_event=progress)
+    left = progress.glance(max_frontier=0).votes
+    assert [(votes.num_samples, votes.num_valid) for votes in (*seen[1:], left)] == [(1, 0), (2, 1), (3, 2), (3, 2)]
+
+
+@pytest.mark.parametrize("calls", [2, 9])
+def test_once_it_has_ended_the_vote_is_that_of_the_result(progress, calls):
+    say = generator(prompt="{state}", name="say")(lambda state, completion: [completion])
+    program = Program(name="v", generators=[say], controller=SelfConsistency(num_samples=4))
+    model = ScriptedBackend(lambda prompt, sample: "yes")
+    result = program.run("q", backend=model, seed=1, budget=Budget(calls=calls), on_event=progress)
+    assert progress.glance(max_frontier=0).votes == result.votes
 
 
 def test_searches_of_a_joined_program_are_counted(progress):
