@@ -6,8 +6,9 @@ import heapq
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from llmprog.events import (
     CallSettled,
@@ -20,8 +21,9 @@ from llmprog.events import (
     ThoughtsCompared,
     VotesChanged,
 )
+from llmprog.redaction import redact
 from llmprog.search.controller import VoteResult
-from llmprog.search.thought_graph import ThoughtGraph, format_state
+from llmprog.search.thought_graph import ThoughtGraph, describe_state, format_state
 from llmprog.types import Request
 
 _MAX_OPEN = 4096  # open thoughts remembered of one search
@@ -38,7 +40,8 @@ class SeenThought:
     """A thought as it is shown while a run goes on.
 
     Attributes:
-        state: Its state in short, as a model or a user wrote it: control characters are escaped, markup is not.
+        state: Its state in short, as a model or a user wrote it: control characters are escaped, secrets blacked out,
+            markup is as it was; an ellipsis where it has no text.
         score: Its score.
         depth: Its steps from the first thought.
     """
@@ -46,6 +49,13 @@ class SeenThought:
     state: str
     score: float
     depth: int
+
+
+def safe_text(describe: Callable[[Any], str], value: Any) -> str:
+    """What ``describe`` says of ``value``, secrets blacked out; an ellipsis where that raises."""
+    with suppress(Exception):  # whatever a user's class raises: what shows a run must not end it
+        return redact(describe(value))
+    return "…"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +67,7 @@ class Glance:
         path: The last steps of the way to the best thought so far, that one last; empty as long as there is none.
         frontier: The best open thoughts, best first.
         votes: The vote; ``None`` where there is none.
-        written: The end of the text that is being written.
+        written: The end of the text that is being written, secrets blacked out.
         stopped: Why the search shown has ended; ``None`` while it goes on.
     """
 
@@ -242,14 +252,16 @@ class RunProgress:
         with self._lock:
             search = next(iter(self._under_way.values()), self._last)
             if search is None:
-                return Glance(line=self.line(), written=self.written.text)
+                return Glance(line=self.line(), written=redact(self.written.text))
             frontier = [] if search.stopped else search.frontier(max_frontier)
-            path, votes, written = search.path(_MAX_STEPS), search.votes, self.written.text
+            path, votes, written = search.path(_MAX_STEPS), search.votes, redact(self.written.text)
             line = self.line()
 
         def seen(thought: int) -> SeenThought:
             graph = search.graph
-            return SeenThought(format_state(graph.states[thought]), graph.scores[thought], graph.depths[thought])
+            return SeenThought(
+                safe_text(_in_short, graph.states[thought]), graph.scores[thought], graph.depths[thought]
+            )
 
         return Glance(
             line=line,
@@ -281,14 +293,23 @@ class RunProgress:
         return ", ".join([*parts, f"{self.elapsed_s:.0f} s"])
 
 
+def _in_short(state: Any) -> str:
+    """A state in short; a secret is not cut, which would leave its beginning."""
+    short, whole = describe_state(state)
+    if whole is None or redact(whole) == whole:
+        return short
+    return format_state(redact(whole))
+
+
 @contextmanager
 def repeated(show: Callable[[], None], interval_s: float = SECONDS_BETWEEN_LINES) -> Iterator[None]:
-    """Has ``show`` called now and then, in a thread of its own, while the block runs."""
+    """Has ``show`` called now and then, in a thread of its own, while the block runs; what it raises ends nothing."""
     ended = threading.Event()
 
     def run() -> None:
         while not ended.wait(interval_s):
-            show()
+            with suppress(Exception):  # what shows a run must neither end it nor be silent from then on
+                show()
 
     thread = threading.Thread(target=run, name="llmprog-progress", daemon=True)
     thread.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -12,7 +13,8 @@ from llmprog.combinators import Sequence
 from llmprog.errors import BackendError
 from llmprog.events import CallSettled, CompletionDelta, ThoughtChecked, ThoughtExpanded
 from llmprog.nodes import Verdict
-from llmprog.progress import RunProgress
+from llmprog.progress import RunProgress, repeated
+from llmprog.redaction import register_secret
 from llmprog.search import BeamSearch, BestOfN, SelfConsistency, ThoughtGraph
 from llmprog.types import Delta, Request
 
@@ -158,6 +160,47 @@ def test_calls_and_tokens_are_counted_and_the_text_is_kept(progress):
     assert "2 calls, 7 tokens" in progress.line()
     progress(CompletionDelta("say", ASKED, Delta(sample=1, text="next")))
     assert progress.glance(max_frontier=0).written == "next"
+
+
+def test_known_secrets_are_blacked_out_before_anything_is_cut(progress):
+    secret = "sk-quite-secret-" + "7" * 20
+    register_secret(secret)
+    grown = Grown(progress)
+    grown.graph.add("y" * 100 + secret, 1, (0,))
+    progress(ThoughtExpanded((0,), (1,), (True,), (1,), (), 0, graph=grown.graph))
+    grown.graph.record_verdict(1, "judge", Verdict(score=1.0))
+    progress(ThoughtChecked(1, graph=grown.graph))
+    progress(CompletionDelta("say", ASKED, Delta(sample=0, text=f"my key is {secret}")))
+    seen = progress.glance(max_frontier=5)
+    assert "sk-quite" not in repr(seen)
+    assert seen.written == "my key is [redacted]"
+    assert seen.frontier[0].state == "y" * 100 + "[redacted]"
+
+
+def test_a_state_without_a_text_is_an_ellipsis(progress):
+    class Odd:
+        def __str__(self):
+            raise KeyError("no")
+
+    grown = Grown(progress)
+    grown.graph.add(Odd(), 1, (0,))
+    progress(ThoughtExpanded((0,), (1,), (True,), (1,), (), 0, graph=grown.graph))
+    progress(ThoughtChecked(1, graph=grown.graph))
+    assert [thought.state for thought in progress.glance(max_frontier=5).frontier] == ["…"]
+
+
+def test_what_shows_a_run_may_fail_and_is_asked_again():
+    asked = []
+
+    def show():
+        asked.append(True)
+        raise KeyError("no")
+
+    with repeated(show, 0.001):
+        deadline = time.monotonic() + 20
+        while len(asked) < 3 and time.monotonic() < deadline:
+            time.sleep(0.001)
+    assert len(asked) >= 3
 
 
 def test_only_the_end_of_an_endless_text_is_kept(progress):

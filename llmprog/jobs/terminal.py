@@ -18,7 +18,7 @@ from llmprog.progress import repeated
 from llmprog.terminal import plain
 from llmprog.terminal.area import shown_on, stderr_console
 from llmprog.terminal.live import redraws, turning
-from llmprog.terminal.text import wrapped
+from llmprog.terminal.text import wrapped, write_to
 
 _BAR, _SHARE = 40, 16  # columns
 
@@ -39,14 +39,14 @@ def live_job(progress: JobProgress, *, enabled: bool = True, name: str | None = 
 
     def print_line() -> None:
         if progress.has_begun:
-            console.print(Text(progress_line(progress)), soft_wrap=True)
+            write_to(console.file, progress_line(progress) + "\n")
 
     with shown_on(console, JobLines(progress)) if redraws(console) else repeated(print_line):
         try:
             yield
         finally:
             if name is not None and progress.has_begun:
-                sys.stderr.write(f"{plain(name)}: {progress_line(progress)}\n")
+                write_to(sys.stderr, f"{plain(name)}: {progress_line(progress)}\n")
 
 
 @dataclass

@@ -13,11 +13,12 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from llmprog.events import CallSettled, CompletionDelta, Event
-from llmprog.progress import Glance, RunProgress, SeenThought, repeated
+from llmprog.progress import Glance, RunProgress, SeenThought, repeated, safe_text
+from llmprog.redaction import redact
 from llmprog.search.controller import VoteResult
 from llmprog.templates import format_value
 from llmprog.terminal.area import shown_on
-from llmprog.terminal.text import most_columns, plain, plain_lines, wrapped
+from llmprog.terminal.text import most_columns, plain, plain_lines, wrapped, write_to
 
 _MAX_FRONTIER, _MAX_VOTES, _MAX_WRITTEN = 6, 6, 12  # lines of each
 _BAR = 16
@@ -55,7 +56,7 @@ def _outcome_told(progress: RunProgress, name: str | None) -> Iterator[None]:
         yield
     finally:
         if name is not None and progress.has_begun:  # what goes wrong before that is told by its error alone
-            sys.stderr.write(f"{plain(name)}: {plain(outcome(progress))}\n")
+            write_to(sys.stderr, f"{plain(name)}: {plain(outcome(progress))}\n")
 
 
 def outcome(progress: RunProgress) -> str:
@@ -84,7 +85,7 @@ class PrintedText:
         if isinstance(event, CompletionDelta):
             self._print(written.add(event))
         elif isinstance(event, CallSettled) and written.settle(event):
-            self.console.print()
+            write_to(self.console.file, "\n")
             self._is_in_line = False
             self.progress(event)
         else:
@@ -93,19 +94,18 @@ class PrintedText:
     def _print(self, piece: str | None) -> None:
         self._has_text = self._is_in_line = True
         if piece is None:  # a terminal redraws; a file gets the text anew
-            self.console.print()
-            piece = self.progress.written.text
-        self.console.print(Text(plain_lines(piece)), end="", soft_wrap=True)
+            piece = "\n" + self.progress.written.text
+        write_to(self.console.file, plain_lines(redact(piece)))
 
     def print_line(self) -> None:
         """Say how far the run is, unless that is nowhere yet, or would be in the midst of a text."""
         if not self._has_text and (self.progress.num_calls or self.progress.num_thoughts > 1):
-            self.console.print(Text(self.progress.line()), soft_wrap=True)
+            write_to(self.console.file, self.progress.line() + "\n")
 
     def close(self) -> None:
         """End the line of a text that was cut off, so that what comes next has a line of its own."""
         if self._is_in_line:
-            self.console.print()
+            write_to(self.console.file, "\n")
 
 
 @dataclass
@@ -162,6 +162,7 @@ def _vote_lines(votes: VoteResult) -> Iterator[Text]:
     shown = votes.histogram[: _MAX_VOTES - 1]
     for answer, count in shown:
         bar = "█" * max(1, round(_BAR * count / most))
-        yield Text(f"{count:>10.4g}  ", style="cyan").append(f"{bar:<{_BAR}}  {plain(format_value(answer))}", "default")
+        text = plain(safe_text(format_value, answer))
+        yield Text(f"{count:>10.4g}  ", style="cyan").append(f"{bar:<{_BAR}}  {text}", "default")
     rest = f"{len(votes.histogram) - len(shown)} more answers; " if len(votes.histogram) > len(shown) else ""
     yield Text(" " * 12 + rest + votes.in_words(), style="dim")

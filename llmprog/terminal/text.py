@@ -4,8 +4,25 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 from rich.text import Text
+
+
+def write_to(stream: Any, text: str) -> None:
+    """Write ``text`` where that is possible: a stream that is not there, closed or gone is no reason to end a run.
+
+    Args:
+        stream: A text stream, or ``None``. Letters that it does not have are replaced.
+        text: What to write.
+    """
+    if stream is None:
+        return
+    with suppress(OSError, ValueError):
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        stream.write(text.encode(encoding, "replace").decode(encoding))
+        stream.flush()
 
 
 def plain_lines(text: str) -> str:

@@ -62,17 +62,75 @@ def test_what_is_printed_is_above(monkeypatch):
     assert sys.stderr is before
 
 
-def test_a_line_that_is_not_ended_waits_and_is_not_lost(monkeypatch):
+def test_a_line_that_is_not_ended_is_seen_and_not_lost(monkeypatch):
     screen = a_terminal(monkeypatch)
-    with shown_on(screen.console, Lines("one")):
+    with shown_on(screen.console, Lines("one")) as area:
         sys.stdout.write("begun, ")
-        sys.stdout.flush()
-        assert screen.lines == ["one"]
+        area.draw()
+        assert screen.lines == ["begun,", "one"]
         sys.stdout.write("ended\n")
         assert screen.lines == ["begun, ended", "one"]
         sys.stdout.write("cut o")
     sys.stdout.write("ff\n")
     assert screen.lines == ["begun, ended", "cut off"]
+
+
+def test_a_bar_that_goes_back_in_its_line_is_seen_as_it_stands(monkeypatch):
+    screen = a_terminal(monkeypatch)
+    with shown_on(screen.console, Lines("one")) as area:
+        kept = sys.stderr
+        for number in range(1000):
+            sys.stderr.write(f"\r\x1b[31m{number}/1000\x1b[0m")
+        area.draw()
+        assert screen.lines == ["999/1000", "one"]
+        assert len(kept.rest) < 30, "only what is seen is kept"
+        sys.stderr.write("\rdone\r")
+        sys.stderr.write("\n")
+        assert screen.lines == ["done", "one"]
+        assert kept.rest == ""
+    assert screen.lines == ["done"]
+
+
+def test_a_line_that_is_never_ended_is_cut_and_broken_at_last(monkeypatch):
+    screen = a_terminal(monkeypatch)
+    with shown_on(screen.console, Lines("one")) as area:
+        kept = sys.stdout
+        sys.stdout.write("x" * 100)
+        area.draw()
+        assert screen.lines == ["x" * 38 + "…", "one"]
+        for _ in range(200):
+            sys.stdout.write("x" * 100)
+        assert len(kept.rest) <= 10_000
+    assert sum(text.count("x" * 100) for text in screen.written.split("\n")) == 201, "nothing is lost"
+
+
+@pytest.mark.parametrize("height", [1, 2, 3])
+def test_a_line_that_is_not_ended_has_its_place_where_there_is_little_room(monkeypatch, height):
+    screen = Screen(20, height)
+    monkeypatch.setattr(sys, "stdout", Stream(screen))
+    with shown_on(screen.console, Lines("one", "two", "three")) as area:
+        sys.stdout.write("name? ")
+        for _ in range(3):
+            area.draw()
+        assert screen.lines == ["name?", "one", "two"][: max(1, height - 1)]
+    assert screen.lines == ["name?"]
+
+
+def test_what_raises_while_it_is_drawn_is_an_ellipsis():
+    class Broken:
+        def lines(self, console, width, room):
+            raise KeyError("no")
+
+    screen = Screen(40, 12)
+    with shown_on(screen.console, Broken()), shown_on(screen.console, Lines("two")):
+        assert screen.lines == ["…", "two"]
+    assert screen.lines == []
+
+
+def test_without_a_stderr_nothing_is_shown_not_even_on_stdout(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", None)
+    stderr_console().print("lost")
+    assert capsys.readouterr().out == ""
 
 
 def test_what_keeps_the_stream_writes_to_it_afterwards(monkeypatch):
@@ -142,7 +200,7 @@ def test_several_things_are_shown_below_one_another_until_each_ends(monkeypatch)
         assert screen.lines == ["one"]
         sys.stdout.write("printed\n")
     assert screen.lines == ["printed"]
-    assert screen.written.count("\x1b[?25l") == screen.written.count("\x1b[?25h") == 1
+    assert "\x1b[?25l" not in screen.written, "a process that is killed could not bring the cursor back"
 
 
 @pytest.mark.parametrize("height", [1, 2, 3, 5, 8])
@@ -165,7 +223,7 @@ def test_an_end_that_is_repeated_is_an_end(monkeypatch):
     area.end()
     area.draw()
     assert screen.lines == []
-    assert screen.written.count("\x1b[?25h") == 1
+    assert screen.written.count("one") == 1
 
 
 def test_a_terminal_without_the_letters_gets_others(monkeypatch):
@@ -180,7 +238,7 @@ def test_a_terminal_that_is_gone_ends_nothing():
     with shown_on(Console(file=file, force_terminal=True, width=40, height=12), Lines("one")) as area:
         file.close()
         area.draw()
-        area.print_above("printed\n")
+        area.print_from(PrintedAbove(io.StringIO(), area), "printed\n")
     assert area.is_empty
 
 

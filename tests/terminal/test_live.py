@@ -16,6 +16,7 @@ from llmprog.backends import ScriptedBackend
 from llmprog.events import CallSettled, CompletionDelta, SearchStarted, ThoughtChecked, ThoughtExpanded, VotesChanged
 from llmprog.nodes import Verdict
 from llmprog.progress import RunProgress, repeated
+from llmprog.redaction import register_secret
 from llmprog.search import BeamSearch, SelfConsistency, VoteResult
 from llmprog.search.thought_graph import ThoughtGraph
 from llmprog.terminal.area import shown_on
@@ -78,6 +79,25 @@ def test_a_vote_takes_the_place_of_the_frontier():
     assert [line.split()[0] for line in lines[2:4]] == ["2", "1"]
     assert lines[2].endswith("yes")
     assert "9 of 10 samples drawn, 1 without a valid answer, 50.0% sure" in lines[4]
+
+
+def test_known_secrets_are_not_shown(plain_console):
+    secret = "sk-most-secret-" + "5" * 20
+    register_secret(secret)
+    lines = drawn(progress_with([secret], votes=vote("y" * 10 + secret, "no"), written=f"my {secret}"), width=60)
+    assert "sk-most" not in "".join(lines)
+    assert "".join(lines).count("[redacted]") == 3
+    printed = PrintedText(plain_console, RunProgress())
+    printed(piece(f"my {secret}."))
+    assert plain_console.file.getvalue() == "my [redacted]."
+
+
+def test_an_answer_without_a_text_is_an_ellipsis():
+    class Odd:
+        def __str__(self):
+            raise KeyError("no")
+
+    assert drawn(progress_with(["a"], votes=vote(Odd(), "no")))[2].endswith("█  …")
 
 
 def test_the_end_of_a_long_text_is_shown_in_the_lines_that_are_left():

@@ -42,6 +42,8 @@ CLI = "from llmprog.cli import main; main()"
 SHOWN = r"""
 import asyncio
 import logging
+import os
+import signal
 import sys
 import threading
 import time
@@ -53,6 +55,7 @@ from llmprog.programs.self_consistency import self_consistency
 from llmprog.search import BeamSearch
 
 logging.basicConfig(format="log: %(message)s")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests were started to ignore it
 
 
 @generator
@@ -126,14 +129,15 @@ def hostile(tmp_path):
 
 def shown_by(code, folder, **options):
     """The terminal of a user's program that ends with ``code``."""
-    return Terminal([], code=SHOWN + code, cwd=folder, environment={"PYTHONPATH": str(folder)}, **options)
+    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    return Terminal([], code=SHOWN + code, cwd=folder, environment={"PYTHONPATH": path}, **options)
 
 
 def is_given_back(terminal):
-    """Whether the cursor is there again and nothing of what was redrawn is left, but for the line on how it ended."""
+    """Whether the cursor was never gone and nothing of what was redrawn is left, but for the line on how it ended."""
     text = terminal.written
     left = [line for line in terminal.lines if "tokens generated" in line and " ended" not in line]
-    return text.count(b"\x1b[?25h") == text.count(b"\x1b[?25l") == 1 and left == [] and b"\x1b[?1049h" not in text
+    return b"\x1b[?25" not in text and b"\x1b[?1049h" not in text and left == []
 
 
 def test_a_search_is_watched_and_only_its_result_is_left():
@@ -217,11 +221,12 @@ def test_hostile_thoughts_and_answers_are_shown_and_the_terminal_stays_as_it_was
     assert terminal.screen.title == ""
     for sequence in (b"\x1b[2J", b"\x1b]", b"\x1b[?1049h", "\u202e".encode(), b"\xc2\x9b"):
         assert sequence not in terminal.written
-    assert terminal.written.count(b"\x1b[?25h") == terminal.written.count(b"\x1b[?25l") == 2
+    assert b"\x1b[?25" not in terminal.written
 
 
 def test_an_error_gives_the_terminal_back_and_is_told_whole(hostile):
-    terminal = shown_by("program.run('fail', progress=True)", hostile, size=(60, 100))
+    size = (200, 250)  # a traceback of a Python whose files have long names, too
+    terminal = shown_by("program.run('fail', progress=True)", hostile, size=size)
     assert terminal.run() == 1
     assert is_given_back(terminal)
     lines = [line for line in terminal.lines if line]
@@ -260,6 +265,115 @@ def test_a_run_that_nobody_waited_for_gives_the_terminal_back(hostile):
     )
     assert terminal.run() == 0
     assert is_given_back(terminal)
+
+
+def test_what_ends_the_process_leaves_the_cursor(hostile):
+    code = "threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGTERM)).start()\nprogram.run('x' * 9, progress=True)"
+    terminal = shown_by(code, hostile)
+    assert terminal.run() == -signal.SIGTERM
+    assert any("best" in shown for shown in terminal.shown)
+    assert not terminal.screen.cursor.hidden
+    assert b"\x1b[?25" not in terminal.written
+
+
+def test_other_threads_print_and_log_while_many_runs_begin_and_end(hostile):
+    code = (
+        "signal.alarm(40)\n"
+        "ended = threading.Event()\n"
+        "def talk(say):\n"
+        "    while not ended.is_set():\n"
+        "        say('told by a thread')\n"
+        "        time.sleep(0.001)\n"
+        "says = (print, lambda text: sys.stderr.write(text + chr(10)), logging.warning)\n"
+        "threads = [threading.Thread(target=talk, args=(say,), daemon=True) for say in says]\n"
+        "for thread in threads:\n"
+        "    thread.start()\n"
+        "quick = Program(name='quick', generators=[generator(lambda s: [s + 'x'], name='grow')],\n"
+        "                controller=BeamSearch(beam_width=1, max_depth=2))\n"
+        "for _ in range(50):\n"
+        "    quick.run('x', progress=True)\n"
+        "ended.set()\n"
+        "for thread in threads:\n"
+        "    thread.join()\n"
+        "print('all of them')\n"
+    )
+    terminal = shown_by(code, hostile)
+    assert terminal.run() == 0
+    assert [line for line in terminal.lines if line][-1] == "all of them"
+
+
+def test_a_child_that_is_forked_meanwhile_prints(hostile):
+    code = (
+        "from rich.console import Console\n"
+        "from rich.text import Text\n"
+        "from llmprog.terminal import area\n"
+        "class Lines:\n"
+        "    def lines(self, console, width, room):\n"
+        "        return [Text('shown')]\n"
+        "class Slow:\n"
+        "    def write(self, text):\n"
+        "        time.sleep(0.01)\n"
+        "    def flush(self):\n"
+        "        pass\n"
+        "    def isatty(self):\n"
+        "        return True\n"
+        "signal.alarm(40)\n"
+        "with area.shown_on(Console(file=Slow()), Lines()) as shown:\n"
+        "    ended = threading.Event()\n"
+        "    def draw():\n"
+        "        while not ended.is_set():\n"
+        "            shown.draw()\n"
+        "            time.sleep(0.005)\n"
+        "    drawing = threading.Thread(target=draw, daemon=True)\n"
+        "    drawing.start()\n"
+        "    for number in range(20):\n"
+        "        child = os.fork()\n"
+        "        if child == 0:\n"
+        "            signal.alarm(9)\n"
+        "            print('child', number)\n"
+        "            logging.warning('child')\n"
+        "            os._exit(0)\n"
+        "        assert os.waitpid(child, 0)[1] == 0, number\n"
+        "    ended.set()\n"
+        "    drawing.join()\n"
+    )
+    terminal = shown_by(code, hostile)
+    assert terminal.run() == 0
+    assert [line for line in terminal.lines if line][-2:] == ["child 19", "log: child"]
+
+
+def test_a_display_that_is_gone_takes_no_result_with_it(hostile):
+    code = (
+        "import dataclasses\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Odd:\n"
+        "    number: int\n"
+        "    def __str__(self):\n"
+        "        raise KeyError(self.number)\n"
+        "odd = Program(name='odd', generators=[generator(lambda s: [Odd(s.number + 1)], name='grow')],\n"
+        "              start=Odd, controller=BeamSearch(beam_width=1, max_depth=2))\n"
+        "def show(name):\n"
+        "    print(name, odd.run(1, progress=True).answer.number, flush=True)\n"
+        "show('on a terminal')\n"
+        "reader, writer = os.pipe()\n"
+        "os.close(reader)\n"
+        "sys.stderr = os.fdopen(writer, 'w')\n"
+        "show('without a reader')\n"
+        "try:\n"
+        "    sys.stderr.close()\n"
+        "except BrokenPipeError:\n"
+        "    pass\n"
+        "show('closed')\n"
+        "map(odd, [1, 2], progress=True)\n"
+        "sys.stderr = None\n"
+        "show('without one')\n"
+        "map(odd, [1, 2], progress=True)\n"
+    )
+    terminal = shown_by(code, hostile)
+    assert terminal.run() == 0
+    lines = [line for line in terminal.lines if line]
+    assert lines.pop(0).startswith("odd: ended: max_depth; 3 thoughts")
+    assert lines == ["on a terminal 3", "without a reader 3", "closed 3", "without one 3"]
 
 
 def test_runs_side_by_side_share_the_terminal(hostile):
