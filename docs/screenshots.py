@@ -39,13 +39,11 @@ class Picture:
         address: What follows # in the address; ``{names}`` are ids of runs, ``{thought}`` one on the way to a solution.
         wait_for: What has to be there, by its test id.
         fill: A field, by its test id, and what is put into it.
-        scroll_to: What is scrolled to, by its test id.
     """
 
     address: str
     wait_for: str
     fill: tuple[str, str] | None = None
-    scroll_to: str | None = None
 
 
 PICTURES = {
@@ -57,7 +55,7 @@ PICTURES = {
     "denoising": Picture(
         address="/run/{diffusion}?tab=playback", wait_for="canvas-token", fill=("playback-scrubber", "5")
     ),
-    "compare": Picture(address="/compare/{search}/{hybrid}", wait_for="compare-facts", scroll_to="graph-search"),
+    "compare": Picture(address="/compare/{search}/{hybrid}", wait_for="compare-facts"),
 }
 
 
@@ -105,8 +103,6 @@ def take(page: Page, picture: Picture, address: str, ids: dict[str, str], path: 
     if picture.fill is not None:
         field, value = picture.fill
         page.get_by_test_id(field).fill(value)
-    if picture.scroll_to is not None:
-        page.get_by_test_id(picture.scroll_to).first.evaluate("(element) => element.scrollIntoView()")
     page.wait_for_timeout(SETTLED_MS)
     page.screenshot(path=path)
 

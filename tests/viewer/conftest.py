@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,8 @@ from llmprog.programs import arithmetic, game24
 from llmprog.runs.store import DirectoryStore
 from llmprog.viewer import bundle
 from llmprog.viewer.background import viewing
+
+sys.path.append(str(Path(__file__).parent))  # timelines.py, which pytest's importlib mode does not put there
 
 FLAGS = [
     "--no-sandbox",  # of containers; nothing but this machine's own pages is opened

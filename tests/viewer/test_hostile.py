@@ -208,8 +208,9 @@ def walk(page, tabs):
             for _ in range(4):
                 table.evaluate("table => { table.scrollTop += table.clientHeight; }")
                 page.wait_for_timeout(PAUSE_MS)
-        for button in stage.locator("button:visible:enabled").all()[:8]:
-            button.click(timeout=2000)
+        for button in stage.locator("button").element_handles()[:40]:
+            if button.is_visible() and button.is_enabled():  # which depends on those before it
+                button.click()
         if stage.locator("canvas:visible").count():
             stage.locator("canvas:visible").first.hover()
         page.wait_for_timeout(PAUSE_MS)

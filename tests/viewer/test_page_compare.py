@@ -125,6 +125,10 @@ def test_votes_are_side_by_side(open_page, puzzles):
 def test_a_run_that_is_not_there_is_said_and_the_other_is_not_lost(open_page, puzzles):
     with open_page(puzzles.store, f"#/compare/{puzzles.vote}/20200101-000000-none") as page:
         page.get_by_text("20200101-000000-none").first.wait_for()
+        page.get_by_text("there is no such run").first.wait_for()
+        page.get_by_test_id("vote-bars").first.wait_for()  # of the run that is there
+        assert not page.get_by_test_id("compare-shared").is_visible()
+        assert not page.get_by_text("No thought is in both.").is_visible()
 
 
 @pytest.fixture

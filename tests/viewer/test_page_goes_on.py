@@ -191,13 +191,16 @@ def test_a_store_that_was_away_is_said_and_followed_again(open_page, store, unde
                 assert page.locator("[data-connection=over]").count() == 1
 
 
-def test_a_run_that_is_not_there_yet_is_shown_once_it_is(open_page, store):
+def test_a_run_that_is_not_there_yet_is_shown_once_it_is(open_page, store, asked):
     failed(store)
     (kept,) = store.list()
     moved = store.directory.with_name("elsewhere")
     store.directory.rename(moved)
     with open_page(store, f"#/run/{kept.id}") as page:
         page.get_by_test_id("connection").get_by_text("there is no such run").wait_for()
+        asked()
+        page.wait_for_timeout(2_000)
+        assert set(asked()) == {"state"}  # which is cheaper than all of the run
         moved.rename(store.directory)
         page.get_by_test_id("run-status").get_by_text("failed").wait_for(timeout=10_000)
         assert not page.get_by_test_id("connection").is_visible()

@@ -65,7 +65,7 @@ def test_a_thought_says_where_it_came_from_and_what_was_said_of_it(game, puzzles
     graph = puzzles.result.graph
     *_, before, goal = solution_of(puzzles)
     show(game, goal)
-    assert game.get_by_test_id("pane").get_by_test_id("status").inner_text() == "reaches the goal"
+    assert game.get_by_test_id("pane").get_by_test_id("status").inner_text() == "goal"
     assert "on the solution’s path" in text(game, "thought-head")
     assert str(puzzles.result.answer) in text(game, "thought-answer")
     assert game.get_by_test_id("thought-origin").locator(f"[data-thought='{before}']").count() >= 1
@@ -79,7 +79,7 @@ def test_a_refused_thought_says_by_whom_and_why(game, puzzles):
     refused = next(t for t in range(len(graph)) if any(not v.valid and v.reason for _, v in graph[t].verdicts))
     reason = next(v.reason for _, v in graph[refused].verdicts if not v.valid)
     show(game, refused)
-    assert game.get_by_test_id("pane").get_by_test_id("status").inner_text() == "refused by a checker"
+    assert game.get_by_test_id("pane").get_by_test_id("status").inner_text() == "invalid"
     assert reason in text(game, "thought-verdicts")
 
 
@@ -87,7 +87,7 @@ def test_a_thought_that_was_given_up_says_why(game, puzzles):
     graph = puzzles.result.graph
     given_up = next(t for t in range(len(graph)) if graph.prune_reason(t) and graph[t].status.name == "PRUNED")
     show(game, given_up)
-    assert text(game, "pruned-reason") == f"Given up: {graph.prune_reason(given_up)}"
+    assert text(game, "pruned-reason") == f"Pruned: {graph.prune_reason(given_up)}"
 
 
 def test_the_completion_of_a_thought_is_shaded_by_the_probabilities_of_its_tokens(game, puzzles):

@@ -22,7 +22,7 @@ export async function askJson(url, signal) {
 }
 
 /**
- * Why the server gives nothing at an address; it is not asked for more than that.
+ * Why what came from an address has ended; the server is not asked for more than that.
  * @param {string} url
  * @returns {Promise<AskError>}
  */
@@ -30,7 +30,7 @@ export async function askWhyNot(url) {
   const leave = new AbortController();
   try {
     await answerTo(url, leave.signal);
-    return new AskError(NO_ANSWER);
+    return new AskError("It broke, but the server answers.");
   } catch (error) {
     return error;
   } finally {

@@ -42,6 +42,14 @@ export function createComparePage({ source, ids, params, onPlace }) {
     signature: ({ twins }) => twins.map((thought) => `${thought.id} ${thought.status} ${thought.score}`).join(),
     onSelect: ({ twins }) => select(0, twins[0].id),
   });
+  // Until both searches are there, nothing can be said of what they share.
+  const list = el(
+    "section",
+    { class: "twins", hidden: true },
+    el("h2", {}, "Thoughts of both"),
+    shared,
+    table.element,
+  );
   const choice = createSearchChoice({ onChoose: choosePath, onJoin: joinPaths });
   const element = el(
     "article",
@@ -63,7 +71,7 @@ export function createComparePage({ source, ids, params, onPlace }) {
       { class: "compare-sides graphs" },
       sides.map((side) => side.graph),
     ),
-    el("section", { class: "twins" }, el("h2", {}, "Thoughts of both"), shared, table.element),
+    list,
   );
   let factsSign = "";
   let shownTwins = [];
@@ -71,13 +79,13 @@ export function createComparePage({ source, ids, params, onPlace }) {
 
   function refresh() {
     const [one, other] = sides.map((side) => side.model);
+    const paths = shownPaths();
+    sides.forEach((side, index) => side.model.run !== null && side.show(paths[index]));
     if (one.run === null || other.run === null) {
       return;
     }
     document.title = `${shorten(one.run.program, 20)} and ${shorten(other.run.program, 20)} · llmprog`;
-    const paths = shownPaths();
     choice.show([one, other], paths, !place.isEach);
-    sides.forEach((side, index) => side.show(paths[index]));
     const sign = JSON.stringify([one.run, other.run]);
     if (sign !== factsSign) {
       factsSign = sign;
@@ -88,6 +96,7 @@ export function createComparePage({ source, ids, params, onPlace }) {
     const next = searches.flatMap((search) => [search, search?.revision]);
     if (next.some((part, index) => part !== shownTwins[index]) && searches.every((search) => search !== undefined)) {
       shownTwins = next;
+      list.hidden = false;
       twins = twinsOf(...searches);
       table.setRows(twins);
       sides.forEach((side, index) => side.mark(new Set(twins.map((pair) => pair.twins[index].id))));

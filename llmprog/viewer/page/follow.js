@@ -80,6 +80,8 @@ class Follower {
   #told = null;
   #isFirst = true;
   #isOver = false;
+  // Whether it was not there when it was last asked for.
+  #isAway = false;
   // Batches that are told again, or after a problem: what is on screen stays until all that there is has come.
   #held = null;
 
@@ -115,7 +117,7 @@ class Follower {
 
   #goOn = () => {
     this.#leave();
-    if (this.#isOver) {
+    if (this.#isOver || this.#isAway) {
       this.#look();
     } else {
       this.#connect();
@@ -166,7 +168,7 @@ class Follower {
     }
   }
 
-  /** Ask whether a run that was over is still as it was told; one that is not is followed again. */
+  /** Ask whether a run that was over is still as it was told, or one that was away is back; if so it is followed. */
   async #look() {
     const mine = new AbortController();
     this.#looking = mine;
@@ -182,7 +184,8 @@ class Follower {
     if (this.#looking !== mine) {
       return;
     }
-    this.#isOver = markOf(state) === this.#told;
+    this.#isAway = false;
+    this.#isOver = this.#isOver && markOf(state) === this.#told;
     if (this.#isOver) {
       this.#say("over");
       this.#later(LOOK_MS);
@@ -192,6 +195,7 @@ class Follower {
   }
 
   #fail(error) {
+    this.#isAway = error.status === NOT_FOUND;
     if (error.status === NOT_FOUND || error.status === UNREADABLE) {
       this.#retry("problem", error.message, LONGEST_RETRY_MS);
     } else if (error.status === null || error.status >= 500) {

@@ -6,11 +6,11 @@ import { el, formatDuration, formatPlural, formatScore, formatUsd, shorten } fro
 
 const LINKS_AT_ONCE = 40;
 const CALLS_AT_ONCE = 20;
-const STATUS_WORDS = {
-  goal: "reaches the goal",
-  invalid: "refused by a checker",
-  pruned: "given up",
-  open: "valid",
+const MEANINGS = {
+  goal: "It reaches the goal",
+  invalid: "A checker refused it",
+  pruned: "The search gave it up",
+  open: "Nothing refused it",
 };
 
 /**
@@ -62,7 +62,7 @@ export function createThoughtPane({ model, path, id, loadCall, onSelect, onSelec
           el(
             "p",
             { "data-testid": "pruned-reason" },
-            `Given up: ${thought().prunedReason || "the search went on with others"}`,
+            `Pruned: ${thought().prunedReason || "the search went on with others"}`,
           ),
         thought().verdicts.map((verdict) => verdictView(verdict, verdictCalls(model, path, verdict).map(callLink))),
       ],
@@ -185,7 +185,8 @@ export function createThoughtLinks(search, onSelect) {
 
 /** What became of a thought, in a coloured word. */
 export function statusChip(thought) {
-  return el("span", { class: `chip ${thought.status}`, "data-testid": "status" }, STATUS_WORDS[thought.status]);
+  const { status } = thought;
+  return el("span", { class: `chip ${status}`, title: MEANINGS[status], "data-testid": "status" }, status);
 }
 
 function headSign(search, thought) {
