@@ -20,11 +20,7 @@ from llmprog.types import (
 )
 
 PARAMS = SamplingParams(seed=3, max_tokens=100)
-
-
 BOUND = Usage(1, 10, 100, 0.02)
-
-
 COST = Usage(1, 10, 20, 0.01)
 
 
