@@ -73,6 +73,18 @@ def num_open(store):
     return found
 
 
+@contextmanager
+def under_way_elsewhere(store):
+    """A process whose run waits for its model; it is killed in the end."""
+    worker = Path(__file__).with_name("worker.py")
+    with subprocess.Popen([sys.executable, worker, store.directory], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout.readline() == b"waits\n"
+            yield process
+        finally:
+            process.kill()
+
+
 # ------------------------------------------------------------------------------------------------ whole and live
 
 
@@ -131,13 +143,16 @@ def test_a_run_that_is_resumed_after_its_end_is_told_anew(store):
 # ------------------------------------------------------------------------------------------------ who follows
 
 
-def test_a_client_that_is_gone_lets_go_of_the_file(store, under_way):
-    with under_way(store) as (_, run_id), viewer_of(store) as client:
-        before = num_open(store)
-        with client.stream("GET", f"/api/runs/{run_id}/feed") as answer:
-            next(answer.iter_lines())
-            until(lambda: num_open(store) > before)  # it is opened anew for each look
-        until(lambda: num_open(store) == before)
+def test_a_client_that_is_gone_lets_go_of_the_file(store):
+    with under_way_elsewhere(store) as process, viewer_of(store) as client:
+        url = f"/api/runs/{store.list()[0].id}/feed"
+        assert num_open(store) == 0
+        with client.stream("GET", url) as answer:
+            lines = answer.iter_lines()  # once nobody holds it, httpx ends the answer
+            next(lines)
+            assert num_open(store) > 0
+        until(lambda: num_open(store) == 0)
+        assert process.poll() is None  # it was not the end of the run that let go of it
 
 
 def test_more_followers_than_there_is_room_for_are_told_so(store, under_way):
@@ -209,11 +224,8 @@ def test_followers_do_not_keep_a_viewer_from_ending(store, under_way):
 @pytest.fixture
 def killed(store):
     """The id of a run whose process was killed while it waited for a model."""
-    worker = Path(__file__).with_name("worker.py")
-    with subprocess.Popen([sys.executable, worker, store.directory], stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"waits\n"
-        process.kill()
-        process.wait()
+    with under_way_elsewhere(store):
+        pass
     (only,) = store.list()
     return only.id
 
