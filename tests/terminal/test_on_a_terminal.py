@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -19,16 +20,22 @@ import pytest
 # The model says what would take the terminal over, among letters.
 HOSTILE_PROGRAM = r"""
 import time
+from itertools import count
+from pathlib import Path
 
 from llmprog import Program, generator
 from llmprog.search import BeamSearch
 
 EVIL = "\x1b[2J\x1b[H\x1b]0;owned\x07\x1b[?1049h\u202e\x9b31m[bold]" + "\U0001f1e6" * 60 + "\n" * 5
 
+num_steps = count(1)
+
 
 @generator
 def step(state: str) -> list[str]:
     time.sleep(0.1)
+    while next(num_steps) > 9 and Path("wait").exists():
+        time.sleep(0.01)
     return [state + letter + EVIL for letter in "abc"]
 
 
@@ -97,8 +104,8 @@ class Terminal:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
         self.screen.resize(height, width)
 
-    def run(self, on_screen=lambda terminal: None, timeout_s=110):
-        """To its end; ``on_screen`` is called whenever something was written. Returns the exit code."""
+    def run(self, on_screen=lambda terminal: None, timeout_s=240):
+        """To its end; ``on_screen`` is called whenever something was drawn. Returns the exit code."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if not select.select([self.master], [], [], 0.2)[0]:
@@ -110,11 +117,12 @@ class Terminal:
             if not piece:
                 break
             self.written += piece
-            self.stream.feed(piece)
-            self.shown.append("\n".join(self.lines))
-            on_screen(self)
+            for drawn in re.split(rb"(?=\r\x1b\[2K)", piece):  # however much is read at once, each drawing is seen
+                self.stream.feed(drawn)
+                self.shown.append("\n".join(self.lines))
+                on_screen(self)
         os.close(self.master)
-        return self.process.wait(timeout=10)
+        return self.process.wait(timeout=60)
 
     @property
     def lines(self):
@@ -172,14 +180,16 @@ def test_hostile_thoughts_leave_the_terminal_as_it_was(hostile, size):
 
 def test_a_terminal_that_grows_and_shrinks_shows_the_result_in_the_end(hostile):
     sizes = iter([(30, 120), (20, 60), (24, 90), (30, 100)])
+    (hostile / "wait").touch()
 
     def resize(terminal):
         if (size := next(sizes, None)) is not None:
             terminal.resize(*size)
+        else:  # the run, which has been resized while it went on, may end
+            (hostile / "wait").unlink(missing_ok=True)
 
     terminal = Terminal(["run", "hostile.py:hostile", "x"], size=(24, 80), cwd=hostile)
     assert terminal.run(resize) == 0
-    assert next(sizes, None) is None, "it was resized while it ran"
     assert any(line.startswith("Answer: ") for line in terminal.lines)
 
 
@@ -268,9 +278,13 @@ def test_a_run_that_nobody_waited_for_gives_the_terminal_back(hostile):
 
 
 def test_what_ends_the_process_leaves_the_cursor(hostile):
-    code = "threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGTERM)).start()\nprogram.run('x' * 9, progress=True)"
-    terminal = shown_by(code, hostile)
-    assert terminal.run() == -signal.SIGTERM
+    def end(terminal):
+        if "best" in terminal.shown[-1]:
+            terminal.process.terminate()
+
+    (hostile / "wait").touch()
+    terminal = shown_by("hostile.run('x', progress=True)", hostile)
+    assert terminal.run(end) == -signal.SIGTERM
     assert any("best" in shown for shown in terminal.shown)
     assert not terminal.screen.cursor.hidden
     assert b"\x1b[?25" not in terminal.written
@@ -278,7 +292,7 @@ def test_what_ends_the_process_leaves_the_cursor(hostile):
 
 def test_other_threads_print_and_log_while_many_runs_begin_and_end(hostile):
     code = (
-        "signal.alarm(40)\n"
+        "signal.alarm(200)\n"
         "ended = threading.Event()\n"
         "def talk(say):\n"
         "    while not ended.is_set():\n"
@@ -317,7 +331,7 @@ def test_a_child_that_is_forked_meanwhile_prints(hostile):
         "        pass\n"
         "    def isatty(self):\n"
         "        return True\n"
-        "signal.alarm(40)\n"
+        "signal.alarm(200)\n"
         "with area.shown_on(Console(file=Slow()), Lines()) as shown:\n"
         "    ended = threading.Event()\n"
         "    def draw():\n"
@@ -329,7 +343,7 @@ def test_a_child_that_is_forked_meanwhile_prints(hostile):
         "    for number in range(20):\n"
         "        child = os.fork()\n"
         "        if child == 0:\n"
-        "            signal.alarm(9)\n"
+        "            signal.alarm(60)\n"
         "            print('child', number)\n"
         "            logging.warning('child')\n"
         "            os._exit(0)\n"
