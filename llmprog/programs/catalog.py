@@ -12,6 +12,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,22 +99,35 @@ def load_module(place: str, name: str) -> Any:
     """
     if place.endswith(".py"):
         path = Path(place).resolve()
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        if not path.is_file() or spec is None or spec.loader is None:
+        if not path.is_file():
             raise OptionError(f"program {name!r}: no file {place!r}")
         changed = path.stat().st_mtime_ns
         loaded = _loaded.get(path)
         if loaded is not None and loaded[0] == changed and sys.modules.get(path.stem) is loaded[1]:
             return loaded[1]  # a function is one and the same, however often it is looked up
+        loader = _FromSource(path.stem, str(path))
+        spec = ModuleSpec(path.stem, loader, origin=str(path))
+        spec.has_location = True
         module = importlib.util.module_from_spec(spec)
         sys.modules[path.stem] = module  # dataclasses look their module up by name
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
         _loaded[path] = changed, module
         return module
     try:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
         raise OptionError(f"program {name!r}: {error}") from error
+
+
+class _FromSource(SourceFileLoader):
+    """Compiles the file itself each time.
+
+    Python takes bytecode that it kept for that of a file of the same size and the same second: of a file that was just
+    edited, the text would be the new one and what is run the old.
+    """
+
+    def path_stats(self, path: Any) -> Any:
+        raise OSError(f"no bytecode is kept of {path}")
 
 
 def _entry(name: str, target: Any) -> ProgramEntry:
