@@ -22,8 +22,21 @@ _lock = threading.Lock()
 @functools.cache
 def _background_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="llmprog-loop", daemon=True).start()
+    threading.Thread(target=_keep_running, args=(loop,), name="llmprog-loop", daemon=True).start()
     return loop
+
+
+def _keep_running(loop: asyncio.AbstractEventLoop) -> None:
+    """Run ``loop`` for good.
+
+    A task that ends with ``SystemExit`` (a node calls ``sys.exit``) or ``KeyboardInterrupt`` ends the loop as well. Who
+    waits for the task is given that exception; but somebody has to be there to hand it over, and for all other tasks.
+    """
+    while True:
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt):
+            continue
 
 
 def start(work: Coroutine[Any, Any, T]) -> Future[T]:

@@ -162,6 +162,20 @@ def test_the_second_interrupt_cancels_a_run_that_was_asked_to_end():
     assert backend.num_in_flight == 0
 
 
+@pytest.mark.parametrize("ending", [SystemExit(3), KeyboardInterrupt()])
+@pytest.mark.timeout(60)
+def test_a_node_that_exits_ends_the_run_and_not_the_loop_of_all_runs(ending):
+    def leave(state, completion):
+        raise ending
+
+    leaving = Program(
+        generators=[generator(prompt="q", name="leave")(leave)], controller=BreadthFirstSearch(max_depth=1)
+    )
+    with pytest.raises(type(ending)):
+        leaving.run("r", backend=ScriptedBackend(reply))
+    assert program.run("r", backend=ScriptedBackend(reply)).solved
+
+
 def test_backends_by_node():
     growing, judging = ScriptedBackend(reply), ScriptedBackend(reply)
     result = program.run("r", backend={"grow": growing, "default": judging})
