@@ -98,7 +98,16 @@ class OptionError(LLMProgError):
     @classmethod
     def unknown(cls, what: str, name: str, known: Iterable[str]) -> OptionError:
         """An error that names the unknown option and lists the known ones."""
-        return cls(f"unknown {what} {name!r}; known: {', '.join(sorted(known)) or 'none'}")
+        names = sorted(known)
+        return cls(f"unknown {what} {name!r}{meant(name, names)}; known: {', '.join(names) or 'none'}")
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` where one of ``known`` is close to ``name``, but is not ``name``; else nothing."""
+    import difflib  # only for an error
+
+    close = difflib.get_close_matches(name, [other for other in known if other != name], 1, cutoff=0.7)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 class MissingExtraError(LLMProgError):

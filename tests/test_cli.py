@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,29 @@ def test_an_unsolvable_puzzle_exits_3_and_says_so() -> None:
     assert "has no solution" in done.stdout
 
 
+def test_the_version_is_that_of_the_package() -> None:
+    done = llmprog("--version")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"llmprog {version('llmprog')}\n"
+
+
+@pytest.mark.parametrize(
+    ("group", "commands"),
+    [
+        ([], "run list show new doctor runs view map vote bench serve train-policy"),
+        (["runs"], "ls show resume export gc"),
+    ],
+)
+def test_help_lists_the_commands_in_the_order_of_use_each_with_a_whole_sentence(
+    group: list[str], commands: str
+) -> None:
+    done = llmprog(*group, "--help", prelude="import os; os.environ['COLUMNS'] = '80'")
+    listed = re.findall(r"^  (\S+) +(.+)$", done.stdout.partition("Commands:\n")[2], re.MULTILINE)
+    lines = dict(listed[: len(commands.split())])
+    assert list(lines) == commands.split()
+    assert all(re.fullmatch(r"[A-Z][^.]+\.", line) for line in lines.values()), lines
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -124,6 +149,13 @@ def test_an_unsolvable_puzzle_exits_3_and_says_so() -> None:
         (["run", "chess", "e4"], "unknown program 'chess'; known: arithmetic, best_of_n, "),
         (["run", "no/such/file.py:program", "1"], "no file 'no/such/file.py'"),
         (["show", "chess"], "unknown program 'chess'"),
+        (["run", "gam24", "4 9 10 13"], "unknown program 'gam24' (did you mean 'game24'?); known: arithmetic, "),
+        (["run", "game24", "4 9 10 13", "--set", "beam_widht=3"], "'beam_widht' (did you mean 'beam_width'?); known"),
+        (["run", "game24", "4 9 10 13", "--backend", "opanai:x"], "unknown backend 'opanai' (did you mean 'openai'?)"),
+        (["run", "game24", "4 9 10 13", "--backend", "openai"], "unknown backend 'openai'; known: anthropic:"),
+        (["run", "count.py", "1"], "say which one: count.py:NAME"),
+        (["run", "arithmetic", "Why is the sky blue?"], "for other questions name another backend, such as local:smol"),
+        (["run", "arithmetic", "What is the capital of France?"], "for other questions name another backend"),
     ],
 )
 def test_a_mistake_is_one_clear_line_and_exit_code_2(arguments: list[str], complaint: str) -> None:

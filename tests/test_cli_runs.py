@@ -105,6 +105,40 @@ def test_runs_are_listed_newest_first_with_what_they_were_and_cost(llmprog, stor
     assert "1 older" in out
 
 
+def test_a_narrow_terminal_has_whole_ids_to_copy(llmprog, store, monkeypatch):
+    run_id = kept(store, given="a question that is longer than what is left of a line of a terminal")
+    for width in (120, 80, 60, 20):
+        monkeypatch.setenv("COLUMNS", str(width))
+        _, out, _ = llmprog("runs", "ls")
+        heading, line = out.splitlines()
+        assert line.startswith(f"{run_id}  ")
+        assert "finished" in line
+        assert max(map(len, (heading, line))) <= max(width, 60)
+
+
+def test_a_pipe_gets_lines_as_long_as_they_are(llmprog, store, monkeypatch):
+    given = "a question of under sixty letters that fills a line well"
+    run_id = kept(store, given=given)
+    monkeypatch.delenv("COLUMNS")
+    _, out, _ = llmprog("runs", "ls")
+    assert re.search(rf"^{run_id}  \d.*  {given} .*\d s$", out, re.MULTILINE)
+
+
+def test_last_is_the_run_that_began_last(llmprog, store):
+    kept(store, began=time.time() - 60)
+    new = kept(store, given="bye")
+    code, out, _ = llmprog("runs", "show", "last")
+    assert (code, out.split()[0]) == (0, new)
+    code, out, _ = llmprog("runs", "export", "last")
+    assert json.loads(out.splitlines()[0])["run"] == new
+
+
+def test_there_is_no_last_run_of_an_empty_store(llmprog):
+    code, _, err = llmprog("runs", "show", "last")
+    assert code == 2
+    assert "there are no runs yet" in err
+
+
 def test_the_list_as_json_holds_status_usage_and_reasons(llmprog, store):
     ok = kept(store)
     (store.directory / "20250101-000000-aaaa.sqlite").write_bytes(b"no database at all, but some text")

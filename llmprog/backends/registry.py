@@ -13,7 +13,7 @@ from typing import Protocol, cast
 from urllib.parse import parse_qsl, urlencode
 
 from llmprog.backends.base import Backend
-from llmprog.errors import OptionError
+from llmprog.errors import OptionError, meant
 
 GROUP = "llmprog.backends"
 
@@ -103,4 +103,4 @@ def open_backend(backend_id: str) -> Backend:
 
 def _unknown(what: str) -> OptionError:
     names = ", ".join(f"{name}:…" for name in sorted(schemes())) or "none"
-    return OptionError(f"unknown backend {what!r}; known: {names}; see `llmprog list`")
+    return OptionError(f"unknown backend {what!r}{meant(what, schemes())}; known: {names}; see `llmprog list`")

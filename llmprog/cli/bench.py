@@ -14,7 +14,7 @@ from llmprog.cli.jobs import BackendId, Concurrency, Gold, Input, Settings
 @app.command()
 def bench(
     programs: Annotated[
-        list[str], typer.Argument(metavar="PROGRAM...", help="Names from `llmprog list`, or path/to/file.py:name.")
+        list[str], typer.Argument(metavar="PROGRAM", help="Names from `llmprog list`, or path/to/file.py:name.")
     ],
     data: Annotated[Path, typer.Option(metavar="FILE", help="Questions to read: .jsonl or .csv, also with .gz.")],
     input: Input = None,  # noqa: A002 - the name of the option
@@ -28,14 +28,17 @@ def bench(
     compare: Annotated[
         str | None, typer.Option(metavar="KEY=V1,V2", help="Settings that make curves of their own: method=io,cot,tot.")
     ] = None,
-    repeats: Annotated[int, typer.Option(help="Runs of every question, each with a seed of its own.")] = 1,
-    limit: Annotated[int | None, typer.Option(help="Read no more than so many questions.")] = None,
+    repeats: Annotated[int, typer.Option(metavar="N", help="Runs of every question, each with a seed of its own.")] = 1,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Read no more than so many questions.")] = None,
     concurrency: Concurrency = None,
     budget: Annotated[
-        str | None, typer.Option(help="The most to spend on calls that are really made: calls=200,tokens=1e6,usd=2.")
+        str | None,
+        typer.Option(
+            metavar="LIMITS", help="The most to spend on calls that are really made: calls=200,tokens=1e6,usd=2."
+        ),
     ] = None,
     backend: BackendId = DEFAULT_BACKEND,
-    seed: Annotated[int, typer.Option(help="Another one is another draw.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Another one is another draw.")] = 0,
     record: Annotated[
         Path | None,
         typer.Option(
@@ -53,7 +56,7 @@ def bench(
     as_json: JsonFlag = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
-    """Measure PROGRAMs in several settings on the same questions: accuracy against what it took."""
+    """Measure what more calls buy. Runs PROGRAMs in several settings on the same questions: accuracy against cost."""
     from llmprog.cli.bench_command import BenchCommand, run_bench
 
     command = BenchCommand(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmprog.cli.runs import RunArgument, StoreOption, opened, runs_app
+from llmprog.cli.runs import RunArgument, StoreOption, find_run, opened, runs_app
 
 
 @runs_app.command("export")
@@ -23,10 +23,10 @@ def export_run(
     ] = None,
     store: StoreOption = None,
     max_per_input: Annotated[
-        int | None, typer.Option(help="sft: lines of one run, or one row of a job, at most.")
+        int | None, typer.Option(metavar="N", help="sft: lines of one run, or one row of a job, at most.")
     ] = None,
     max_pairs: Annotated[
-        int | None, typer.Option(help="preferences: pairs of one question at most (default: 4).")
+        int | None, typer.Option(metavar="N", help="preferences: pairs of one question at most (default: 4).")
     ] = None,
     margin: Annotated[
         float | None, typer.Option(help="preferences: how far apart scores have to be (default: 0).")
@@ -35,7 +35,7 @@ def export_run(
         bool, typer.Option("--keep-flat", help="grpo: keep groups whose rewards are all the same.")
     ] = False,
 ) -> None:
-    """Export a run: as records, as a table, as a page to look at, or as training data."""
+    """Write a run in another form. As records, as a table, as a page to look at, or as training data."""
     from llmprog.errors import OptionError
     from llmprog.exports.formats import export, write_export
 
@@ -45,7 +45,7 @@ def export_run(
         options["keep_flat"] = True
     if form == "html" and out is None:
         raise OptionError("--as html: a page needs a file; add --out FILE.html")
-    with closing(opened(store)) as kept, kept.open(run_id) as run:
+    with closing(opened(store)) as kept, find_run(kept, run_id) as run:
         if out is not None:
             count = write_export(run, form, out, **options)
         else:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from llmprog.cli.app import DEFAULT_BACKEND, PROGRAM_HELP, JsonFlag, TrustOption, app
+from llmprog.cli.app import DEFAULT_BACKEND, JsonFlag, ProgramArgument, TrustOption, app
 from llmprog.cli.job_command import JobCommand, run_job
 from llmprog.cli.run_command import absolute_place, absolute_program
 
@@ -17,22 +17,31 @@ Data = Annotated[Path, typer.Option(metavar="FILE", help="Rows to read: .jsonl o
 Out = Annotated[Path, typer.Option(metavar="OUT.jsonl", help="Where to write one JSON line for each row.")]
 Input = Annotated[
     str | None,
-    typer.Option(help="The input: a column, or a template such as '{question}'. Default: the column that must be it."),
+    typer.Option(
+        metavar="COLUMN|TEMPLATE",
+        help="The input: a column, or a template such as '{question}'. Default: the column that must be it.",
+    ),
 ]
 Gold = Annotated[str | None, typer.Option(metavar="COLUMN", help="The column that holds the right answer.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set a parameter of the program or backend; repeatable."),
 ]
-Concurrency = Annotated[int | None, typer.Option(help="Rows worked on at once (default: 64).")]
+Concurrency = Annotated[int | None, typer.Option(metavar="N", help="Rows worked on at once (default: 64).")]
 BudgetText = Annotated[
-    str | None, typer.Option(help="The most to spend: calls=200,tokens=1e6,usd=2,seconds=60,thoughts=5000.")
+    str | None,
+    typer.Option(metavar="LIMITS", help="The most to spend: calls=200,tokens=1e6,usd=2,seconds=60,thoughts=5000."),
 ]
-BackendId = Annotated[str, typer.Option("--backend", help="Model to run on, such as local:puzzles.")]
+BackendId = Annotated[str, typer.Option("--backend", metavar="ID", help="Model to run on, such as local:puzzles.")]
 Store = Annotated[str | None, typer.Option(metavar="DIR", help="Where runs are kept (default: among the user's data).")]
-Seed = Annotated[int | None, typer.Option(help="Repeat a job; drawn at random if absent.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Repeat a job; drawn at random if absent.")]
 ExecutorName = Annotated[
-    str, typer.Option("--executor", help="Where rows are worked on: local (this process) or ray (a Ray cluster's).")
+    str,
+    typer.Option(
+        "--executor",
+        metavar="local|ray",
+        help="Where rows are worked on: local (this process) or ray (a Ray cluster's).",
+    ),
 ]
 RayAddress = Annotated[
     str | None,
@@ -41,7 +50,8 @@ RayAddress = Annotated[
     ),
 ]
 NumWorkers = Annotated[
-    int | None, typer.Option(help="Ray workers (default: one for each CPU; for a local model, for each GPU).")
+    int | None,
+    typer.Option(metavar="N", help="Ray workers (default: one for each CPU; for a local model, for each GPU)."),
 ]
 InOrder = Annotated[bool, typer.Option("--in-order", help="Write rows in the order of the data.")]
 Cache = Annotated[bool, typer.Option("--cache", help="Use completions of earlier runs that asked the same.")]
@@ -55,7 +65,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors."
 
 @app.command("map")
 def map_rows(
-    program: Annotated[str, typer.Argument(help=PROGRAM_HELP)],
+    program: ProgramArgument,
     data: Data,
     out: Out,
     input: Input = None,  # noqa: A002 - the name of the option
@@ -78,7 +88,7 @@ def map_rows(
     as_json: JsonFlag = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run PROGRAM on every row of a file; interrupted, the same command goes on where it was."""
+    """Run PROGRAM on every row of a file. After an interruption, the same command goes on where it was."""
     command = JobCommand(
         program=absolute_program(program),
         data=str(data.absolute()),
@@ -110,5 +120,7 @@ def _unescaped(spec: str | None) -> str | None:
 # The same command with its program given. Typer reads options from annotations, which a partial lacks.
 vote = functools.partial(map_rows, "self_consistency")
 vote.__annotations__ = typing.get_type_hints(map_rows, include_extras=True)
-vote.__doc__ = "Answer every row by a vote over chains of thought: `llmprog map self_consistency`."
+vote.__doc__ = (
+    "Vote on an answer to every row of a file. The same as `llmprog map self_consistency`: several chains of thought."
+)
 app.command("vote")(vote)

@@ -23,11 +23,11 @@ Form = Literal["yaml", "json"]
 def list_all(
     as_json: JsonFlag = False,
 ) -> None:
-    """List programs and backends: what is installed, what is missing and how to get it."""
-    from rich.console import Console
+    """List programs and backends. Says what is missing to use a backend, and how to get it."""
     from rich.table import Table
     from rich.text import Text
 
+    from llmprog import terminal
     from llmprog.backends.registry import BackendInfo, module_of, schemes
     from llmprog.programs.catalog import find, names
 
@@ -40,15 +40,14 @@ def list_all(
         }
         typer.echo(json.dumps(content))
         return
-    console = Console()
-    table = Table("program", "what it does", "--set", box=None, pad_edge=False, header_style="bold")
+    console = terminal.output_console()
+    table = Table("program", "what it does", box=None, pad_edge=False, header_style="bold")
     for entry in programs:
-        table.add_row(*map(Text, (entry.name, entry.summary, ", ".join(entry.parameters))))
-    console.print(table)
-    console.print()
+        table.add_row(Text(entry.name, no_wrap=True), Text(entry.summary))
+    console.print(table, Text("`llmprog show PROGRAM` has its prompts, and the parameters that --set reaches."), "")
     table = Table("backend", "what it is", "status", box=None, pad_edge=False, header_style="bold")
     for info in backends:
-        table.add_row(*map(Text, (info.id, info.summary, "missing" if info.missing else "ready")))
+        table.add_row(Text(info.id, no_wrap=True), Text(info.summary), Text("missing" if info.missing else "ready"))
     console.print(table)
     for info in backends:
         if info.missing:
@@ -57,7 +56,7 @@ def list_all(
 
 @app.command()
 def show(
-    program: Annotated[str | None, typer.Argument(help=PROGRAM_HELP)] = None,
+    program: Annotated[str | None, typer.Argument(metavar="PROGRAM", help=PROGRAM_HELP)] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a parameter of the program.")
     ] = None,
@@ -68,8 +67,8 @@ def show(
     ] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of program files.")] = False,
 ) -> None:
-    """Show PROGRAM's graph: its nodes, prompts, controller and parameters; or PROGRAM as a file."""
-    from rich.console import Console
+    """Show what PROGRAM consists of. Its nodes, prompts, controller and parameters; or PROGRAM as a file."""
+    from rich.table import Table
     from rich.text import Text
 
     from llmprog import terminal
@@ -90,10 +89,15 @@ def show(
     if form is not None:
         typer.echo(_as_file(entry, for_program, form, full=full), nl=False)
         return
-    console = Console()
+    console = terminal.output_console()
     console.print(terminal.program_lines(compile_program(entry.build(**for_program))))
+    if not entry.parameters:
+        return
+    table = Table("--set", "default", "what it is", box=None, pad_edge=False, header_style="bold")
     for parameter in entry.parameters.values():
-        console.print(Text(f"--set {parameter.name}={parameter.default}", style="bold"), Text(parameter.help))
+        cells = (parameter.name, str(parameter.default), parameter.help.replace("``", "`"))
+        table.add_row(*map(Text, cells))
+    console.print(Text(), table, sep="")
 
 
 def _as_file(entry: ProgramEntry, values: Mapping[str, Any], form: Form, *, full: bool) -> str:
@@ -110,18 +114,17 @@ def _as_file(entry: ProgramEntry, values: Mapping[str, Any], form: Form, *, full
 @app.command()
 def doctor(
     backend: Annotated[
-        list[str] | None, typer.Option(help="The backend to examine; repeatable. Default: all that are configured.")
+        list[str] | None,
+        typer.Option(metavar="ID", help="The backend to examine; repeatable. Default: all that are configured."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Call each configured backend once, cheaply; show what it can do, how fast it is, and what to fix.
+    """Try every configured backend. Calls each once, cheaply; shows what it can do, how fast it is, what to fix.
 
     Without --backend, also say which extras are not installed.
     """
     import asyncio
     from dataclasses import asdict
-
-    from rich.console import Console
 
     from llmprog import terminal
     from llmprog.doctor import configured, examine, missing_extras
@@ -134,7 +137,7 @@ def doctor(
     if as_json:
         typer.echo(json.dumps([asdict(diagnosis) for diagnosis in diagnoses]))
     else:
-        terminal.print_diagnoses(Console(), diagnoses)
+        terminal.print_diagnoses(terminal.output_console(), diagnoses)
         for extra, packages in missing_extras().items() if not backend else ():
             typer.echo(f'not installed: {", ".join(packages)}; for it: pip install "llmprog[{extra}]"')
     raise typer.Exit(EXIT_SOLVED if all(diagnosis.ok for diagnosis in diagnoses) else EXIT_BACKEND)

@@ -13,13 +13,13 @@ from llmprog.cli.app import app
 
 @app.command("new")
 def new_program(
-    name: Annotated[str, typer.Argument(help="What the program is called: a word such as my_program.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the program is called: a word such as my_program.")],
     folder: Annotated[
         Path, typer.Option("--dir", metavar="DIR", help="Where to write it (default: here).", file_okay=False)
     ] = Path(),
     as_yaml: Annotated[bool, typer.Option("--yaml", help="As a YAML file, without Python.")] = False,
 ) -> None:
-    """Write a program to start from, and its tests: NAME.py (or NAME.yaml) and test_NAME.py."""
+    """Write a program to start from, with tests. The files are NAME.py (or NAME.yaml) and test_NAME.py."""
     from llmprog.cli import starters
     from llmprog.errors import OptionError
 

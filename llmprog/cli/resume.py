@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmprog.cli.app import JsonFlag
-from llmprog.cli.runs import RunArgument, StoreOption, command_of, opened, runs_app
+from llmprog.cli.runs import RunArgument, StoreOption, command_of, find_run, opened, runs_app
 
 if TYPE_CHECKING:
     from llmprog.runs.run import Run
@@ -19,7 +19,10 @@ def resume_run(
     run_id: RunArgument,
     store: StoreOption = None,
     budget: Annotated[
-        str | None, typer.Option(help="The most to spend, earlier sessions included (default: as the run was begun).")
+        str | None,
+        typer.Option(
+            metavar="LIMITS", help="The most to spend, earlier sessions included (default: as the run was begun)."
+        ),
     ] = None,
     fork: Annotated[
         bool, typer.Option("--fork", help="Go on with a program that was edited since, as a new run.")
@@ -27,12 +30,12 @@ def resume_run(
     as_json: JsonFlag = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer only.")] = False,
 ) -> None:
-    """Go on with a run or a job where it was left; what had settled is not paid for again."""
+    """Go on with a run or a job where it was left. No call that had settled is paid for again."""
     from llmprog.cli.job_command import JobCommand, run_job
     from llmprog.cli.run_command import RunCommand, carry_out
     from llmprog.errors import StoreError
 
-    with closing(opened(store)) as kept, kept.open(run_id) as run:
+    with closing(opened(store)) as kept, find_run(kept, run_id) as run:
         given = _arguments(run, budget)
         found, is_job, program_input = run.id, run.info.kind == "map", run.info.input
     try:

@@ -7,22 +7,27 @@ from typing import Annotated
 
 import typer
 
-from llmprog.cli.app import DEFAULT_BACKEND, PROGRAM_HELP, JsonFlag, TrustOption, app
+from llmprog.cli.app import DEFAULT_BACKEND, JsonFlag, ProgramArgument, TrustOption, app
 
 
 @app.command(context_settings={"ignore_unknown_options": False})
 def run(
-    program: Annotated[str, typer.Argument(help=PROGRAM_HELP)],
-    words: Annotated[list[str], typer.Argument(metavar="INPUT...", help="The input; several words are joined.")],
-    backend: Annotated[str, typer.Option(help="Model to run on, such as local:puzzles.")] = DEFAULT_BACKEND,
+    program: ProgramArgument,
+    words: Annotated[list[str], typer.Argument(metavar="INPUT", help="The input; several words are joined.")],
+    backend: Annotated[
+        str, typer.Option(metavar="ID", help="Model to run on, such as local:puzzles.")
+    ] = DEFAULT_BACKEND,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Set a parameter of the program or backend; repeatable."),
     ] = None,
     trust: TrustOption = None,
-    seed: Annotated[int | None, typer.Option(help="Repeat a run; drawn at random and printed if absent.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Repeat a run; drawn at random and printed if absent.")
+    ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="The most to spend: calls=200,tokens=1e6,usd=2,seconds=60,thoughts=5000.")
+        str | None,
+        typer.Option(metavar="LIMITS", help="The most to spend: calls=200,tokens=1e6,usd=2,seconds=60,thoughts=5000."),
     ] = None,
     store: Annotated[
         str | None, typer.Option(metavar="DIR", help="Where runs are kept (default: among the user's data).")
@@ -42,10 +47,14 @@ def run(
     ] = None,
     record: Annotated[
         Path | None,
-        typer.Option(help="Append all calls and completions to this file, for --backend replay:FILE.", dir_okay=False),
+        typer.Option(
+            metavar="FILE",
+            help="Append all calls and completions to this file, for --backend replay:FILE.",
+            dir_okay=False,
+        ),
     ] = None,
 ) -> None:
-    """Run PROGRAM on INPUT, show the thought graph, the answer and what was spent."""
+    """Run PROGRAM on INPUT. Shows the thought graph, the answer and what was spent."""
     from llmprog.cli.run_command import RunCommand, carry_out
 
     command = RunCommand(

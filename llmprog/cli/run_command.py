@@ -140,7 +140,7 @@ def carry_out(
     elif quiet:
         typer.echo(terminal.plain(_short(result)))
     else:
-        terminal.print_result(Console(), result)
+        terminal.print_result(terminal.output_console(), result)
     if result.stopped == "interrupted":
         _say_how_to_go_on("interrupted", result, store)
     elif result.stopped == "budget":

@@ -16,7 +16,7 @@ from llmprog.exports.records import call_to_json, run_to_json
 from llmprog.exports.thoughts import KeptThought, read_thoughts
 from llmprog.json_values import without_secrets
 from llmprog.templates import format_value
-from llmprog.terminal import plain
+from llmprog.terminal import plain, table_lines
 from llmprog.types import Request
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from llmprog.runs.run import Run
 
+_COLUMNS = ("run", "began", "program", "input", "status", "calls", "cost", "took")
+_SPARE_COLUMNS = ("began", "took", "calls", "cost")  # left out in this order where there is no room; an id has a date
 _SHORT = 60  # characters of an input or a text in a table
 _MAX_VOTES = 8
 _MAX_FAILURES = 12
@@ -65,27 +67,30 @@ def _command(run: Run) -> Mapping[str, Any]:
 
 def print_list(console: Console, runs: Sequence[Mapping[str, Any]]) -> None:
     """Runs in short, one a line."""
-    table = Table("run", "began", "program", "input", "status", "calls", "cost", "took", box=None, pad_edge=False)
-    for run in runs:
-        usage = run["usage"]
-        status = Text(run["status"], style=_STYLES.get(run["status"], "yellow"))
-        if usage is None:
-            table.add_row(Text(plain(run["run"])), "", "", "", status)
-            continue
-        table.add_row(
-            Text(plain(run["run"]), no_wrap=True),
-            when(run["began_at"]),
-            Text(plain(run["program"]) + (" (job)" if run["kind"] == "map" else "")),
-            Text(short(run["input"])),
-            status,
-            str(usage["calls"]),
-            _money(usage["usd"]),
-            took(run["elapsed_s"]),
-        )
-    console.print(table)
+    cells = [_cells(run) for run in runs]
+    for line in table_lines(console.width, _COLUMNS, cells, spare=_SPARE_COLUMNS, cut=("program", "input")):
+        console.print(line, soft_wrap=True)
     for run in runs:
         if run["problem"] is not None:
             console.print(Text(plain(run["problem"])), soft_wrap=True)
+
+
+def _cells(run: Mapping[str, Any]) -> dict[str, Text]:
+    usage = run["usage"]
+    cells: dict[str, Text] = {
+        "run": Text(plain(run["run"])),
+        "status": Text(run["status"], style=_STYLES.get(run["status"], "yellow")),
+    }
+    if usage is None:
+        return cells
+    return cells | {
+        "began": Text(when(run["began_at"])),
+        "program": Text(plain(run["program"]) + (" (job)" if run["kind"] == "map" else "")),
+        "input": Text(short(run["input"])),
+        "calls": Text(str(usage["calls"])),
+        "cost": Text(_money(usage["usd"])),
+        "took": Text(took(run["elapsed_s"])),
+    }
 
 
 def print_run(console: Console, run: Run) -> None:
@@ -254,7 +259,7 @@ def print_doomed(console: Console, runs: Sequence[Run], sizes: Mapping[str, int 
     for run in runs:
         size = sizes[run.id]
         table.add_row(
-            Text(plain(run.id)),
+            Text(plain(run.id), no_wrap=True),
             when(run.created_at or None),
             Text(plain(run.info.program)),
             run.status,

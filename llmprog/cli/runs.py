@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmprog.cli.app import EXIT_SOLVED, JsonFlag, app
+from llmprog.cli.app import EXIT_SOLVED, InOrder, JsonFlag, app
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,14 +27,17 @@ StoreOption = Annotated[
         help="A directory or a postgresql:// URL (default: LLMPROG_STORE, else the user's own).",
     ),
 ]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, or how it begins.")]
+LAST = "last"
+RUN_HELP = f"its id, how that begins, or `{LAST}` for the newest"
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help=f"Which run: {RUN_HELP}.")]
 
 _DELETABLE = ("finished", "stopped", "failed", "interrupted")
 _UNITS_S: dict[str, float] = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 runs_app = typer.Typer(
     name="runs",
-    help="What is kept of earlier runs: list, show, resume, export, throw away.",
+    cls=InOrder,
+    help="List, show, resume, export and delete kept runs.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -48,15 +51,24 @@ def opened(store: str | None) -> RunStore:
     return open_store(store or default_store())
 
 
+def find_run(kept: RunStore, run_id: str) -> Run:
+    """The run with an id that is or begins so, or with ``last`` the one that began last.
+
+    Raises:
+        UnknownRunError: There is none.
+    """
+    newest = kept.list()[:1] if run_id == LAST else []
+    return kept.open(newest[0].id if newest else run_id)
+
+
 @runs_app.command("ls")
 def list_runs(
     store: StoreOption = None,
-    limit: Annotated[int, typer.Option(min=1, help="Show at most so many, the newest.")] = 20,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="Show at most so many, the newest.")] = 20,
     as_json: JsonFlag = False,
 ) -> None:
-    """List runs, newest first: what they were, how they ended, what they cost."""
-    from rich.console import Console
-
+    """List runs, newest first. Says what they were, how they ended and what they cost."""
+    from llmprog import terminal
     from llmprog.cli import run_views
 
     with closing(opened(store)) as kept:
@@ -65,7 +77,7 @@ def list_runs(
         if as_json:
             typer.echo(json.dumps(listed))
             return
-        console = Console()
+        console = terminal.output_console()
         if not runs:
             console.print(
                 f"no runs in {kept}; `llmprog run` and `llmprog map` keep theirs, and Python does with store=…",
@@ -84,16 +96,17 @@ def show_run(
     store: StoreOption = None,
     calls: Annotated[bool, typer.Option("--calls", help="List the calls.")] = False,
     thoughts: Annotated[bool, typer.Option("--thoughts", help="Draw the thoughts.")] = False,
-    row: Annotated[int | None, typer.Option(min=0, help="Of a job: the row whose calls or thoughts to show.")] = None,
+    row: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Of a job: the row whose calls or thoughts to show.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show a run: what it was, how it ended, what it found and cost, what went wrong."""
-    from rich.console import Console
-
+    """Show one run. Says what it was, how it ended, what it found and cost, and what went wrong."""
+    from llmprog import terminal
     from llmprog.cli import run_views
     from llmprog.errors import OptionError
 
-    with closing(opened(store)) as kept, kept.open(run_id) as run, run.reporting():
+    with closing(opened(store)) as kept, find_run(kept, run_id) as run, run.reporting():
         is_job = run.info.kind == "map"
         if row is not None and not is_job:
             raise OptionError(f"--row {row}: run {run.id} is no job; leave it out")
@@ -103,7 +116,7 @@ def show_run(
         if as_json:
             typer.echo(json.dumps(run_views.details(run, path=path, calls=calls, thoughts=thoughts)))
             return
-        console = Console()
+        console = terminal.output_console()
         run_views.print_run(console, run)
         if calls:
             run_views.print_calls(console, run, path)
@@ -120,14 +133,13 @@ def collect_garbage(
     status: Annotated[
         str, typer.Option(metavar="STATUS,…", help=f"Delete runs with these: {', '.join(_DELETABLE)}, unreadable.")
     ] = ",".join(_DELETABLE),
-    keep: Annotated[int, typer.Option(min=0, help="Keep the newest so many, whatever their age.")] = 0,
+    keep: Annotated[int, typer.Option(metavar="N", min=0, help="Keep the newest so many, whatever their age.")] = 0,
     cache: Annotated[bool, typer.Option("--cache", help="Empty the cache of completions, too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted, and delete nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete runs that are no longer needed. One that a process is at work on is never deleted."""
-    from rich.console import Console
-
+    from llmprog import terminal
     from llmprog.cli import run_views
     from llmprog.errors import OptionError, RunLockedError
     from llmprog.runs.cache import default_cache_path
@@ -135,7 +147,7 @@ def collect_garbage(
 
     statuses = _statuses(status)
     oldest = time.time() - _age_s(older_than)
-    console = Console()
+    console = terminal.output_console()
     with closing(opened(store)) as kept:
         doomed = _doomed(kept.list(), statuses, oldest, keep)
         sizes = {run.id: kept.size_bytes(run.id) for run in doomed}

@@ -30,10 +30,10 @@ def serve(
         ),
     ] = None,
     trust: TrustOption = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs a token.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(metavar="HOST", help="Address to listen on; any but this machine's own needs a token.")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(metavar="N", help="Port to listen on; 0 takes a free one.")] = 8000,
     token_file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Holds the token that requests must bring (or set LLMPROG_SERVE_TOKEN)."),
@@ -45,16 +45,19 @@ def serve(
         list[str] | None,
         typer.Option(metavar="ORIGIN", help="A page that may call from a browser, https://HOST; repeatable."),
     ] = None,
-    max_concurrency: Annotated[int, typer.Option(help="Most calls in flight; those beyond are told to wait.")] = 256,
+    max_concurrency: Annotated[
+        int, typer.Option(metavar="N", help="Most calls in flight; those beyond are told to wait.")
+    ] = 256,
     budget: Annotated[
-        str | None, typer.Option(help="The most to spend while it runs: calls=200,tokens=1e6,usd=2,seconds=1h.")
+        str | None,
+        typer.Option(metavar="LIMITS", help="The most to spend while it runs: calls=200,tokens=1e6,usd=2,seconds=1h."),
     ] = None,
     store: Annotated[
         str | None, typer.Option(metavar="DIR", help="Keep the runs of programs here (default: none is kept).")
     ] = None,
     grace: Annotated[float, typer.Option(metavar="SECONDS", help="How long calls have to end at Ctrl-C.")] = 10.0,
 ) -> None:
-    """Serve backends, and programs as models, over HTTP to clients of OpenAI's protocol."""
+    """Serve backends and programs over HTTP. For clients of OpenAI's protocol; a program is a model to them."""
     import asyncio
     from contextlib import ExitStack, closing
 

@@ -14,7 +14,7 @@ def assign(
     entry: ProgramEntry, settings: Sequence[str], backend: str | None, backend_options: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Settings by whom they are for, the program first; an unknown key lists the known ones."""
-    from llmprog.errors import OptionError
+    from llmprog.errors import OptionError, meant
     from llmprog.programs.catalog import parse_setting
 
     for_program: dict[str, Any] = {}
@@ -31,5 +31,6 @@ def assign(
             known = f"{entry.name}: {', '.join(entry.parameters) or 'none'}"
             if backend is not None:
                 known += f"; {backend}: {', '.join(backend_options) or 'none'}"
-            raise OptionError(f"--set: unknown key {key!r}; known keys of {known}")
+            guess = meant(key, [*entry.parameters, *backend_options])
+            raise OptionError(f"--set: unknown key {key!r}{guess}; known keys of {known}")
     return for_program, for_backend

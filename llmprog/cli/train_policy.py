@@ -26,20 +26,27 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 @app.command("train-policy")
 def train_policy(
-    program: Annotated[str, typer.Argument(help="A name from `llmprog list`, or path/to/file.py:name.")],
+    program: Annotated[
+        str, typer.Argument(metavar="PROGRAM", help="A name from `llmprog list`, or path/to/file.py:name.")
+    ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where to keep the policy, as safetensors.")],
-    episodes: Annotated[int, typer.Option(help="Runs to learn from, those of earlier sessions included.")],
+    episodes: Annotated[int, typer.Option(metavar="N", help="Runs to learn from, those of earlier sessions included.")],
     data: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Inputs: rows of .jsonl or .csv, also with .gz.")
     ] = None,
     input: Annotated[  # noqa: A002 - the name of the option
-        str | None, typer.Option(help="The input of a row: a column, or a template such as '{question}'.")
+        str | None,
+        typer.Option(
+            metavar="COLUMN|TEMPLATE", help="The input of a row: a column, or a template such as '{question}'."
+        ),
     ] = None,
     randomly: Annotated[
         list[str] | None,
         typer.Option("--random", metavar="KEY=VALUE", help="Without --data: set how random inputs are; repeatable."),
     ] = None,
-    backend: Annotated[str, typer.Option(help="Model to run on, such as local:puzzles.")] = DEFAULT_BACKEND,
+    backend: Annotated[
+        str, typer.Option(metavar="ID", help="Model to run on, such as local:puzzles.")
+    ] = DEFAULT_BACKEND,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Set a parameter of the program or backend; repeatable."),
@@ -55,14 +62,18 @@ def train_policy(
         float | None, typer.Option(help="What it is worth to leave decisions open (default: 0.001).")
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option(help="What returns are compared with: value or mean (default: value).")
+        str | None,
+        typer.Option(metavar="value|mean", help="What returns are compared with: value or mean (default: value)."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Runs side by side, between two steps (default: 32).")] = None,
     max_back: Annotated[int | None, typer.Option(help="Steps back at most (default: 5).")] = None,
     hidden_size: Annotated[int | None, typer.Option(help="Units of the hidden layer (default: 32).")] = None,
-    seed: Annotated[int | None, typer.Option(help="Repeat a training; drawn at random and printed if absent.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Repeat a training; drawn at random and printed if absent.")
+    ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="The most to spend: calls=200,tokens=1e6,usd=2,seconds=60,thoughts=5000.")
+        str | None,
+        typer.Option(metavar="LIMITS", help="The most to spend: calls=200,tokens=1e6,usd=2,seconds=60,thoughts=5000."),
     ] = None,
     store: Annotated[
         str | None, typer.Option(metavar="DIR", help="Keep every run here (default: none is kept).")
@@ -73,7 +84,7 @@ def train_policy(
     as_json: JsonFlag = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Learn when PROGRAM goes on, goes back or gives up; interrupted, the same command goes on where it was."""
+    """Learn when PROGRAM goes on, goes back or gives up. After an interruption, the same command goes on."""
     from llmprog.backends.registry import describe_options, with_options
     from llmprog.background_loop import run_sync
     from llmprog.policy_training import train_policy as train

@@ -10,17 +10,17 @@ from typing import Annotated
 import typer
 
 from llmprog.cli.app import app
-from llmprog.cli.runs import StoreOption, opened
+from llmprog.cli.runs import RUN_HELP, StoreOption, find_run, opened
 
 
 @app.command()
 def view(
     run_id: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="Id of a run to open, or how it begins (default: the list).")
+        str | None, typer.Argument(metavar="RUN", help=f"The run to open: {RUN_HELP} (default: the list of runs).")
     ] = None,
     store: StoreOption = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 0,
+    host: Annotated[str, typer.Option(metavar="HOST", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", help="Port to listen on; 0 takes a free one.")] = 0,
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Let --host be one that other machines reach; takes a token.")
     ] = False,
@@ -33,7 +33,7 @@ def view(
     ] = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="Print the address and open no browser.")] = False,
 ) -> None:
-    """Look at runs in a browser: their thoughts, votes, calls; also while they are under way."""
+    """Look at runs in a browser. Shows their thoughts, votes and calls, also while they are under way."""
     import asyncio
     from contextlib import closing
 
@@ -52,7 +52,7 @@ def view(
     token = read_token(token_file, TOKEN_VARIABLE)
     with closing(opened(store)) as kept:
         if run_id is not None:
-            with kept.open(run_id) as run:
+            with find_run(kept, run_id) as run:
                 run_id = run.id
         options = ViewOptions(
             host=host,

@@ -16,7 +16,7 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmprog.errors import OptionError
+from llmprog.errors import OptionError, meant
 from llmprog.program import Program
 
 GROUP = "llmprog.programs"
@@ -79,8 +79,10 @@ def find(name: str, *, trust: Sequence[str] = ()) -> ProgramEntry:
         return found_entry
     place, colon, attribute = name.rpartition(":")
     if not colon:
+        if name.endswith(".py"):
+            raise OptionError(f"program {name!r}: a file may hold several; say which one: {name}:NAME")
         raise OptionError(
-            f"unknown program {name!r}; known: {', '.join(names())}; "
+            f"unknown program {name!r}{meant(name, names())}; known: {', '.join(names())}; "
             "your own: path/to/file.yaml, path/to/file.py:name or package.module:name"
         )
     found = getattr(load_module(place, name), attribute, None)

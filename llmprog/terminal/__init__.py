@@ -6,6 +6,7 @@ Text from models and users is hostile: control sequences are stripped and no mar
 from __future__ import annotations
 
 from llmprog.terminal.live import live_progress
+from llmprog.terminal.output import output_console, table_lines
 from llmprog.terminal.programs import print_diagnoses, program_lines
 from llmprog.terminal.result import answer_line, print_result, spent_line
 from llmprog.terminal.text import plain, plain_lines
@@ -15,10 +16,12 @@ __all__ = [
     "answer_line",
     "graph_tree",
     "live_progress",
+    "output_console",
     "plain",
     "plain_lines",
     "print_diagnoses",
     "print_result",
     "program_lines",
     "spent_line",
+    "table_lines",
 ]

@@ -10,7 +10,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from llmprog.compile_picture import parameter_text
-from llmprog.terminal.text import plain
+from llmprog.terminal.text import plain, plain_lines
 
 if TYPE_CHECKING:  # it brings all of HTTP along
     from llmprog.doctor import Diagnosis
@@ -36,16 +36,13 @@ def program_lines(compiled: Any) -> Tree:
             for name, value in compiled.controller.parameters().items():
                 drawn = parameter_text(value).splitlines()
                 if len(drawn) > 1:
-                    picture = branch.add(Text(f"{name}:"))
-                    for line in drawn:
-                        picture.add(Text(plain(line)))
+                    branch.add(Text(f"{name}:")).add(Text("\n".join(map(plain, drawn))))
                 else:
                     branch.add(Text(plain(f"{name} = {drawn[0] if drawn else ''}")))
         elif kind == "program" and (compiled.parts[node].parts or compiled.parts[node].generators):
             branch.add(program_lines(compiled.parts[node]))
         elif attributes.get("prompt"):
-            for line in str(attributes["prompt"]).strip().splitlines():
-                branch.add(Text(plain(line), style="dim"))
+            branch.add(Text(plain_lines(str(attributes["prompt"]).strip()), style="dim"))
     return root
 
 

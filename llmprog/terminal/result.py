@@ -40,7 +40,8 @@ def answer_line(result: Result) -> str:
 
 def spent_line(result: Result) -> str:
     """What the run cost and how to repeat it."""
+    backend = "no model" if result.backend == "none" else result.backend
     return (
         f"{result.spent}, {len(result.graph)} thoughts, {result.wall_s:.2f} s, stopped: {result.stopped}, "
-        f"seed {result.seed}, {result.backend}"
+        f"seed {result.seed}, {backend}"
     )

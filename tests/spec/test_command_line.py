@@ -113,7 +113,7 @@ def test_a_file_is_shown_with_its_parameters(llmprog: Command) -> None:
                            controller={"BestOfN": {"num_samples": "{n}"}}))  # fmt: skip
     out, _, code = llmprog("show", "p.yaml", "--set", "n=5")
     assert code == 0
-    for part in ("small  ", "BestOfN  (controller)", "num_samples = 5", "{question}", "--set n=2 How many."):
+    for part in ("small  ", "BestOfN  (controller)", "num_samples = 5", "{question}", "n      2        How many."):
         assert part in out
 
 

@@ -243,6 +243,9 @@ async def test_too_long_and_unrecognised_prompts_are_input_errors(opened: Opener
     backend = opened(decoder="masked_diffusion")
     with pytest.raises(InputError, match="not recognised"):
         await backend.generate(Request(prompt=Prompt.from_text("Tell me a story")))
+    for question in ("Why is the sky blue?", "What is the sky?"):
+        with pytest.raises(InputError, match="knows number puzzles and arithmetic only; for other questions name"):
+            await backend.generate(Request(prompt=Prompt.from_text(f"Question: {question}\nReasoning:")))
     with pytest.raises(InputError, match="room for 160"):
         await backend.infill(Template(SUDOKU, (Blank(200),)), SamplingParams())
     with pytest.raises(InputError, match="room for 160"):

@@ -70,14 +70,16 @@ _PROPOSE = re.compile(r"Possible next (?:(\d+) )?steps:", re.IGNORECASE)
 _QUESTION = re.compile(r"(?:Question:\s*)?What is (.+?)\s*\?", re.IGNORECASE)
 _GRID_LINE = re.compile(r"\s*([1-4.])\s+([1-4.])\s+([1-4.])\s+([1-4.])\s*")
 
-_HELP = """the embedded model `local:puzzles` understands prompts that end with
-  Input: 4 9 10 13 / Possible next steps:           (proposals; also `Possible next 6 steps:`)
-  4 4 10                                            (a verdict; the text above asks to evaluate or judge)
-  Input: 4 9 10 13 / Steps:                         (a chain of thought)
-  Input: 4 9 10 13 / Answer:                        (the expression at once)
-  Question: What is (17 + 25) * 3 - 40? / Reasoning:
-  four lines such as `1 . . 4` / Solution:          (a 4x4 sudoku)
-where `/` is a line break; the target is the last `Target: N` or `reach N` (default 24)"""
+_PUZZLES_ONLY = (
+    "the embedded model `local:puzzles` knows number puzzles and arithmetic only; for other questions name another "
+    "backend, such as local:smollm2 or openai:MODEL"
+)
+_HELP = (
+    f"{_PUZZLES_ONLY}. It understands prompts that end with `Input: 4 9 10 13 / Possible next steps:`, "
+    "`Input: 4 9 10 13 / Steps:`, `Input: 4 9 10 13 / Answer:`, `Question: What is (17 + 25) * 3 - 40? / Reasoning:`, "
+    "four lines such as `1 . . 4` and `Solution:`, or, where the text above asks to evaluate or judge them, numbers "
+    "alone; `/` is a line break, and the target is the last `Target: N` or `reach N` (default 24)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +238,7 @@ class PuzzleTokenizer:
             question = _QUESTION.fullmatch(above)
             if question:
                 return self.arithmetic_prompt(question[1])
+            raise InputError(f"{above[:80]!r} is not a question such as 'What is (17 + 25) * 3 - 40?': {_PUZZLES_ONLY}")
         if keyword == "solution" and len(rows) > 4:
             cells = [_GRID_LINE.fullmatch(row) for row in rows[-5:-1]]
             if all(cells):
@@ -314,7 +317,7 @@ class PuzzleTokenizer:
     def _unknown(self, text: str) -> InputError:
         return InputError(
             f"{text[:40]!r} is not in the embedded model's vocabulary "
-            f"(numbers 0..{LARGEST_NUMBER}, + - * / and its own words)"
+            f"(numbers 0..{LARGEST_NUMBER}, + - * / and its own words): {_PUZZLES_ONLY}"
         )
 
 
