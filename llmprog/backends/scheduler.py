@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import TypeVar, get_args
 
 from llmprog.accounting import Question
 from llmprog.backends.accounts import Accounts, attempts, parts_of, samples_of
@@ -29,6 +29,8 @@ from llmprog.types import (
     sample_seed,
     total_usage,
 )
+
+A = TypeVar("A", Completion, Logprobs)
 
 _ROUNDS_FOR_MISSING_SAMPLES = 3
 
@@ -172,7 +174,7 @@ class Scheduler:
 
         async def send() -> Sequence[Logprobs]:
             with _watched(node, backend, scoring) as call, _as_backend_error(backend):
-                return call.answered(await backend.score(prompt, continuations))
+                return call.answered(_answers(await backend.score(prompt, continuations), Logprobs, backend))
 
         async with self._slots[id(backend)]:
             begun = time.monotonic()
@@ -211,7 +213,11 @@ class Scheduler:
 
     async def _draw(self, node: str, backend: Backend, request: Request) -> Sequence[Completion]:
         with _watched(node, backend, request) as call, _as_backend_error(backend):
-            return call.answered(await self._drawn(node, backend, request))
+            completions = await self._drawn(node, backend, request)
+            for completion in _answers(completions, Completion, backend):
+                if not isinstance(completion.text, str):
+                    raise _bad_answer(backend, f"a Completion with text={completion.text!r:.100}", "a text of type str")
+            return call.answered(completions)
 
     async def _drawn(self, node: str, backend: Backend, request: Request) -> Sequence[Completion]:
         tell, asked = self._on_delta, request
@@ -236,6 +242,20 @@ class Scheduler:
 def _watched(node: str, backend: Backend, question: Question) -> WatchedCall | Unwatched:
     made = attempts.get()
     return watch_call(node, backend.id, question, None if made is None else made.call)
+
+
+def _answers(answers: Sequence[A], kind: type[A], backend: Backend) -> Sequence[A]:
+    """What ``backend`` answered, if it is what the protocol promises."""
+    if not isinstance(answers, Sequence):
+        raise _bad_answer(backend, f"{answers!r:.100}", f"a list of {kind.__name__}")
+    for answer in answers:
+        if not isinstance(answer, kind):
+            raise _bad_answer(backend, f"{answer!r:.100} among its answers", f"a list of {kind.__name__}")
+    return answers
+
+
+def _bad_answer(backend: Backend, found: str, allowed: str) -> BackendError:
+    return BackendError(f"it returned {found}; allowed is {allowed}", backend=backend.id, possibly_billed=True)
 
 
 def _usage_of(scores: Sequence[Logprobs]) -> Usage:

@@ -52,6 +52,34 @@ async def test_a_backend_that_never_gives_them_is_an_error(n):
         await Scheduler(Stingy(0, n=n)).generate("node", asking(5))
 
 
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        (None, "returned None; allowed is a list of Completion"),
+        (["4"], "returned '4' among its answers; allowed is a list of Completion"),
+        ((c for c in [Completion(text="4")]), "returned <generator"),
+        ([Completion(text=b"4")], "returned a Completion with text=b'4'; allowed is a text of type str"),
+    ],
+)
+async def test_an_answer_that_is_none_is_the_backends_error(answer, complaint):
+    class Odd(ScriptedBackend):
+        async def generate(self, request):
+            return answer
+
+    with pytest.raises(BackendError, match=complaint) as caught:
+        await Scheduler(Odd({})).generate("node", asking())
+    assert caught.value.possibly_billed
+
+
+async def test_likelihoods_that_are_none_are_the_backends_error():
+    class Odd(ScriptedBackend):
+        async def score(self, prompt, continuations):
+            return [-0.5]
+
+    with pytest.raises(BackendError, match="returned -0.5 among its answers; allowed is a list of Logprobs"):
+        await Scheduler(Odd({})).score("node", PROMPT, ["x"])
+
+
 async def test_the_limit_on_calls_in_flight_holds():
     class Counting(ScriptedBackend):
         highest = 0
