@@ -76,7 +76,7 @@ async def test_likelihoods_that_are_none_are_the_backends_error():
         async def score(self, prompt, continuations):
             return [-0.5]
 
-    with pytest.raises(BackendError, match="returned -0.5 among its answers; allowed is a list of Logprobs"):
+    with pytest.raises(BackendError, match=r"returned -0\.5 among its answers; allowed is a list of Logprobs"):
         await Scheduler(Odd({})).score("node", PROMPT, ["x"])
 
 
