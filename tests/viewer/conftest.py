@@ -81,7 +81,7 @@ class Watched:
 def watched(browser):
     """A new page in a profile of its own; a test that opens it sees all that it does."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(60_000)
     yield Watched(context.new_page())
     context.close()
 
@@ -89,6 +89,19 @@ def watched(browser):
 @pytest.fixture
 def page(watched):
     return watched.page
+
+
+@pytest.fixture
+def gathered(page):
+    """Waits, a minute at most, until a list of the page is so long: ``gathered("told", 5)`` gives its first five."""
+    code = """async ([name, count]) => {
+        const end = performance.now() + 60_000;
+        while (window[name].length < count && performance.now() < end) {
+          await new Promise((done) => setTimeout(done, 20));
+        }
+        return window[name].slice(0, count);
+    }"""
+    return lambda name, count: page.evaluate(code, [name, count])
 
 
 @pytest.fixture
@@ -197,7 +210,7 @@ class Waiting(ScriptedBackend):
         self._left -= 1
         if self._left < 0:
             self.is_waiting.set()
-            await asyncio.to_thread(self.go.wait, 60)
+            await asyncio.to_thread(self.go.wait, 250)
         return await super().generate(request)
 
 

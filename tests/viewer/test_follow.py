@@ -58,7 +58,7 @@ def records(batches, kind):
 
 
 def until(condition):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.002)
@@ -171,13 +171,12 @@ def test_more_followers_than_there_is_room_for_are_told_so(store, under_way):
         assert refused.status_code == 503
         assert "too many" in refused.json()["error"]
         first.close()
-        deadline = time.monotonic() + 20
-        while True:
+
+        def has_room():
             with many.stream("GET", url) as answer:
-                if answer.status_code == 200:
-                    break
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+                return answer.status_code == 200
+
+        until(has_room)
 
 
 def test_who_asks_for_the_head_only_is_not_told_the_run(store):
@@ -202,9 +201,9 @@ async def test_where_nothing_happens_a_comment_says_that_the_line_is_alive(store
     with under_way(store) as (_, run_id):
         followers = Followers(heartbeat_s=0.05)
         task = asyncio.create_task(FollowedRun(store.open(run_id), followers)({}, never, send))
-        await asyncio.wait_for(beaten.wait(), 20)
+        await asyncio.wait_for(beaten.wait(), 60)
         followers.close()
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, 60)
     assert said[-1] == b""
 
 
@@ -214,8 +213,8 @@ def test_followers_do_not_keep_a_viewer_from_ending(store, under_way):
             answer = stack.enter_context(client.stream("GET", f"/api/runs/{run_id}/feed"))
             lines = answer.iter_lines()
             next(lines)
-            begun = time.monotonic()
-        assert time.monotonic() - begun < 20  # it would wait for the end of the run otherwise
+        with store.open(run_id) as kept:
+            assert kept.status == "running"  # it would wait for the end of the run otherwise
 
 
 # ------------------------------------------------------------------------------------------------ crashes

@@ -131,6 +131,30 @@ def test_arrow_keys_go_through_the_graph_and_escape_closes(game, puzzles):
     game.wait_for_url(lambda url: "thought=" not in url)
 
 
+def test_a_key_is_not_undone_when_the_page_hears_of_the_address_that_it_wrote_before(
+    open_page, page, gathered, puzzles
+):
+    path = solution_of(puzzles)
+    page.add_init_script("""
+        window.titles = [];
+        window.isArmed = false;
+        const up = { key: "ArrowUp", bubbles: true };
+        const press = () => document.body.dispatchEvent(new KeyboardEvent("keydown", up));
+        addEventListener("hashchange", () => isArmed && press());  // before the page hears of it
+    """)
+    with open_page(puzzles.store, f"#/run/{puzzles.game}?tab=thoughts&thought={path[-1]}"):
+        page.get_by_test_id("thought-title").get_by_text(f"Thought {path[-1]}", exact=True).wait_for()
+        page.evaluate("""() => {
+            addEventListener("hashchange", () => {  // after it has heard of it
+                isArmed = false;
+                titles.push(document.querySelector("[data-testid=thought-title]").textContent);
+            });
+            isArmed = true;
+        }""")
+        page.keyboard.press("ArrowUp")
+        assert gathered("titles", 2) == [f"Thought {path[-3]}"] * 2
+
+
 def test_a_step_button_keeps_the_focus_so_that_it_can_be_pressed_again(game, puzzles):
     path = solution_of(puzzles)
     show(game, path[0])

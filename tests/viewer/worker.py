@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 
 from llmprog import run
 from llmprog.backends import ScriptedBackend
 from llmprog.programs import arithmetic
+from llmprog.runs.store import DirectoryStore
 
 
 class Silent(ScriptedBackend):
@@ -17,9 +19,17 @@ class Silent(ScriptedBackend):
     async def generate(self, request):
         if len(self.requests) < 2:
             return await super().generate(request)
-        await asyncio.sleep(0.5)  # what has been answered is on disk
+        await asyncio.to_thread(wait_for_answers, sys.argv[1])
         os.write(1, b"waits\n")
         return await asyncio.Event().wait()
+
+
+def wait_for_answers(directory):
+    """Until the two answers are on disk."""
+    store = DirectoryStore(directory)
+    with store.open(store.list()[0].id) as kept:
+        while sum(call.state == "settled" for call in kept.calls()) < 2:
+            time.sleep(0.01)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ function startPage() {
   let page = null;
   let key = null;
   let timer = 0;
+  // The hash as it was written here last; its event comes later, when the page may be elsewhere already.
+  let written = null;
 
   /** Write where we are into the address, after a moment: browsers refuse many changes in a short time. */
   const onPlace = (path) => (params) => {
@@ -26,17 +28,22 @@ function startPage() {
       const hash = `#${path}${query && `?${query}`}`;
       if (hash !== location.hash) {
         location.replace(hash);
+        written = location.hash;
       }
     }, PLACE_MS);
   };
 
   const show = () => {
+    if (location.hash === written) {
+      return;
+    }
+    written = null;
+    clearTimeout(timer);
     const { path, params } = addressOf(location.hash);
     if (key === path) {
       page.goTo(params);
       return;
     }
-    clearTimeout(timer);
     page?.destroy();
     key = path;
     page = newPage(source, path, params, onPlace(path));
