@@ -20,6 +20,7 @@ MOST_RUNS = 500
 
 _FRESH_S = 1.0
 _MOST_CHARACTERS = 300  # of an input or an answer in the list
+_COUNTS = ("rows", "solved", "failed", "judged", "correct", "accuracy")
 
 
 class RunList:
@@ -90,7 +91,7 @@ class RunList:
             "id": run.id,
             "program": run.info.program,
             "kind": run.info.kind,
-            "input": cut(format_value(run.info.input), _MOST_CHARACTERS),
+            "input": cut(_input(run), _MOST_CHARACTERS),
             "status": status,
             "problem": problem,
             "began_at": run.created_at or None,
@@ -98,6 +99,8 @@ class RunList:
             "usage": usage,
             "answer": None if answer is None else cut(format_value(answer), _MOST_CHARACTERS),
             "solved": run.result.get("solved") if isinstance(run.result, dict) else None,
+            "job": _job(run),
+            "error": _error(run),
         }
 
     def _listed(self) -> Sequence[Run]:
@@ -120,9 +123,31 @@ def _has(run: Run, query: str) -> bool:
     if query in run.id:  # as a whole: the digits of a question are in many ids
         return True
     parts = (run.info.program, run.info.kind, run.status, run.problem or "", format_value(_answer(run)))
-    text = " ".join((*parts, format_value(run.info.input))).casefold()
+    text = " ".join((*parts, _input(run))).casefold()
     return all(word in text for word in query.split())
 
 
 def _answer(run: Run) -> Any:
     return run.result.get("answer") if isinstance(run.result, dict) else None
+
+
+def _input(run: Run) -> str:
+    """The input as a reader knows it; of a job, which columns it reads."""
+    given = run.info.input
+    if run.info.kind == "map" and isinstance(given, dict):
+        return ", ".join(f"{what}: {format_value(column)}" for what, column in given.items() if column is not None)
+    return format_value(given)
+
+
+def _job(run: Run) -> dict[str, Any] | None:
+    """What came of a job, as its counts."""
+    if run.info.kind != "map" or not isinstance(run.result, dict):
+        return None
+    return {name: run.result[name] for name in _COUNTS if name in run.result}
+
+
+def _error(run: Run) -> str | None:
+    """What ended a run that failed."""
+    error = run.result.get("error") if isinstance(run.result, dict) else None
+    message = error.get("message") if isinstance(error, dict) else error
+    return None if message is None else cut(format_value(message), _MOST_CHARACTERS)

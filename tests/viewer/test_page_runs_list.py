@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from llmprog import map as run_map
 from llmprog import run
 from llmprog.backends import ScriptedBackend
 from llmprog.errors import BackendError
@@ -14,6 +15,10 @@ from llmprog.runs.store import DirectoryStore
 def make(store, given, answer="Answer: 42", num_samples=3):
     model = ScriptedBackend(lambda prompt, sample: answer)
     return run(arithmetic(num_samples=num_samples), given, backend=model, seed=1, store=store).run_id
+
+
+def long_answer(prompt, sample):
+    return "Answer: 42" + "0" * 200
 
 
 def rows(page):
@@ -106,6 +111,34 @@ def test_a_failed_run_is_marked(open_page, store):
         run(arithmetic(num_samples=3), "17 + 25", backend=ScriptedBackend(broken), seed=1, store=store)
     with open_page(store) as page:
         page.get_by_test_id("run-status").get_by_text("failed").wait_for()
+        assert rows(page).first.locator("td").nth(3).inner_text().endswith("the line is dead")
+
+
+def test_a_job_says_which_columns_it_read_and_what_it_came_to(open_page, store):
+    model = ScriptedBackend(lambda prompt, sample: "Answer: 42")
+    inputs = [{"question": f"{number} + 25", "right": str(number + 25)} for number in (16, 17)]
+    run_map(arithmetic(num_samples=1), inputs, input="question", gold="right", backend=model, seed=1, store=store)
+    with open_page(store) as page:
+        rows(page).first.wait_for()
+        given, came_to = rows(page).first.locator("td").all_inner_texts()[2:4]
+        assert given == "input: question, gold: right"
+        assert came_to.startswith("2 of 2 rows answered, 1 of 2 right (50 %")
+        page.get_by_test_id("runs-search").fill("question right")
+        page.get_by_test_id("runs-count").get_by_text("1 run in").wait_for()
+        rows(page).first.locator("a").click()
+        assert page.get_by_test_id("run-input").inner_text().split("\n")[-1] == "input: question, gold: right"
+
+
+@pytest.mark.parametrize("width", [720, 1280])
+def test_long_texts_push_no_column_out_of_sight(open_page, store, page, width):
+    run(arithmetic(num_samples=1), "17 + 25" + " + 0" * 99, backend=ScriptedBackend(long_answer), seed=1, store=store)
+    page.set_viewport_size({"width": width, "height": 800})
+    with open_page(store):
+        rows(page).first.wait_for()
+        assert rows(page).first.locator("td").last.inner_text() == "$0"
+        box = rows(page).first.locator("td").last.bounding_box()
+        assert box["x"] + box["width"] <= width
+        assert all(rows(page).first.locator("td").nth(at).bounding_box()["width"] > 60 for at in (2, 3))
 
 
 def test_more_runs_than_a_page_holds_are_shown_when_asked_for(open_page, tmp_path):

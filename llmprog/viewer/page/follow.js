@@ -9,6 +9,8 @@ const FIRST_RETRY_MS = 500;
 const LONGEST_RETRY_MS = 8000;
 // Where the run is there but cannot be read: each try reads all of it up to the fault.
 const LONGEST_REREAD_MS = 60000;
+// Where it never was: it may be one of a store that is put there yet, more likely it is a slip in the address.
+const LONGEST_SEEK_MS = 60000;
 const NOT_FOUND = 404;
 const UNREADABLE = 422;
 
@@ -197,7 +199,7 @@ class Follower {
   #fail(error) {
     this.#isAway = error.status === NOT_FOUND;
     if (error.status === NOT_FOUND || error.status === UNREADABLE) {
-      this.#retry("problem", error.message, LONGEST_RETRY_MS);
+      this.#retry("problem", error.message, this.#isAway && this.#isFirst ? LONGEST_SEEK_MS : LONGEST_RETRY_MS);
     } else if (error.status === null || error.status >= 500) {
       this.#retry("lost", error.message, LONGEST_RETRY_MS);
     } else {

@@ -135,7 +135,12 @@ function titleLine(run) {
 }
 
 function inputBlock(run) {
-  return longText(run.kind === "map" ? "Columns" : "Input", formatValue(run.input), "run-input");
+  if (run.kind !== "map" || typeof run.input !== "object") {
+    return longText("Input", formatValue(run.input), "run-input");
+  }
+  const columns = Object.entries(run.input ?? {}).filter(([, column]) => column !== null);
+  const text = columns.map(([what, column]) => `${what}: ${formatValue(column)}`).join(", ");
+  return text && longText("Columns", text, "run-input");
 }
 
 function answerBlock(run) {

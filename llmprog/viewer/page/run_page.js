@@ -35,11 +35,13 @@ export function createRunPage({ source, id, params, onPlace }) {
   const stage = el("div", { class: "stage", role: "tabpanel", "data-testid": "stage" });
   const pane = el("aside", { class: "pane", "aria-label": "What is selected", tabindex: "0", "data-testid": "pane" });
   const body = el("div", { class: "run-body" }, stage, pane);
+  const nowhere = el("p", { class: "nowhere", hidden: true }, el("a", { href: "#/" }, "All runs"));
   const element = el(
     "article",
-    { class: "run-page", "data-testid": "run-page" },
+    { class: "run-page is-empty", "data-testid": "run-page" },
     header.element,
     connection.element,
+    nowhere,
     el("div", { class: "run-bar" }, tabs.element, chooser.element),
     body,
   );
@@ -215,9 +217,11 @@ export function createRunPage({ source, id, params, onPlace }) {
 
   const onState = (state) => {
     connection.show(state);
+    nowhere.hidden = source.isFile || state.sentence === "";
     element.dataset.connection = state.kind;
   };
   const refresh = () => {
+    element.classList.toggle("is-empty", model.run === null);
     header.update();
     show();
     if (model.run !== null) {

@@ -238,7 +238,11 @@ function answerCell(run) {
   if (run.problem) {
     return el("span", { class: "fault" }, shorten(run.problem, 160));
   }
-  const { text, isSolved } = outcomeOf({ ...run, result: { answer: run.answer, solved: run.solved, stopped: "" } });
+  if (run.error) {
+    return el("span", { class: "fault", title: run.error }, shorten(run.error, 160));
+  }
+  const result = run.job ?? { answer: run.answer, solved: run.solved, stopped: "" };
+  const { text, isSolved } = outcomeOf({ ...run, result });
   return text && el("span", { class: isSolved ? "solved" : "quiet", title: text }, shorten(text, 90));
 }
 
