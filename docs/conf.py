@@ -74,6 +74,9 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # attributes are a list, as in the docstring; their types are in the signature
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+pygments_dark_style = "github-dark"  # Furo's own underlines every name of a module
 html_title = f"llmprog {version}"
 html_copy_source = False
 html_show_sphinx = False
