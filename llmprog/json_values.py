@@ -6,6 +6,7 @@ are written as they are, for ``without_secrets`` to be applied where they are ke
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -29,6 +30,44 @@ from llmprog.types import (
 
 # Words of the format itself, which no secret can black out.
 _NOT_TEXT = frozenset({"kind", "role", "finish_reason", "type"})
+_MOST_BITS = 10_000  # of a whole number; Python writes somewhat more in decimals
+_DEEPEST = 100  # levels that a value without a JSON form is followed down
+
+
+def as_json(value: Any) -> Any:
+    """Any value of a user's, as JSON values: what JSON has no form for is its text, at whatever depth it stands."""
+    try:
+        return json.loads(json.dumps(value, default=_without_form))
+    except (TypeError, ValueError, RecursionError):  # keys that are no texts, cycles, very deep or very large values
+        return _followed(value, ())
+
+
+def _without_form(value: Any) -> Any:
+    return sorted(map(_text, value)) if isinstance(value, set | frozenset) else _text(value)
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - any error of a user's class: keeping a value ends no run
+        return f"<{type(value).__name__}>"
+
+
+def _followed(value: Any, above: tuple[int, ...]) -> Any:
+    """``value`` as JSON values; ``above`` are those that it is a part of, which tells a cycle."""
+    if value is None or isinstance(value, bool | str | float):
+        return value
+    if isinstance(value, int):
+        return value if value.bit_length() < _MOST_BITS else f"{value:#x}"
+    if id(value) in above or len(above) >= _DEEPEST:
+        return f"<{type(value).__name__}>"
+    above = (*above, id(value))
+    if isinstance(value, Mapping):
+        named = ((name if isinstance(name, str) else _text(name), item) for name, item in value.items())
+        return {name: _followed(item, above) for name, item in named}
+    if isinstance(value, list | tuple):
+        return [_followed(item, above) for item in value]
+    return _without_form(value)
 
 
 def score_digest(prompt: Prompt, continuation: str) -> str:

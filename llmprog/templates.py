@@ -120,6 +120,14 @@ def format_value(value: Any) -> str:
     return str(value)
 
 
+def shown_value(value: Any) -> str:
+    """``format_value`` for records and people: where the value's class fails to write it, that is what it says."""
+    try:
+        return format_value(value)
+    except Exception as error:  # noqa: BLE001 - any error of a user's class: looking at a value ends no run
+        return f"<{type(value).__name__}, which cannot be written: {type(error).__name__}>"
+
+
 def prompt_for_state(
     source: str | Callable[..., str | Prompt | Template], state: Any, hint: Hint | None = None
 ) -> Prompt | Template:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -54,6 +55,43 @@ UNDISTURBED = run(tree(), "r", backend=ScriptedBackend(reply), seed=7)
 
 def whole(result):
     return result.answer, result.usage, result.graph.to_json()
+
+
+@dataclass(frozen=True)
+class Rated:
+    text: str
+    grade: float | None = None
+
+    def __str__(self):
+        return f"{self.text}: {self.grade:.1f}"  # not of the first state, which has no grade
+
+
+def test_a_state_that_cannot_be_written_yet_does_not_end_a_run_that_is_kept(tmp_path):
+    @generator(prompt="grade {text}")
+    def grade(state: Rated, completion: str) -> Rated:
+        return Rated(state.text, float(completion))
+
+    grades = Program(start=Rated, generators=[grade], controller=BreadthFirstSearch(max_depth=1), name="grades")
+    result = run(grades, "essay", backend=ScriptedBackend(lambda text, sample: "7"), store=tmp_path)
+    assert str(result.answer) == "essay: 7.0"
+    with closing(open_store(tmp_path)) as store, store.open(result.run_id) as kept:
+        assert kept.status == "finished"
+        events = [event.data for event in kept.events(kind="thoughts")]
+    assert [thought["state"] for entries in events for thought in entries] == [
+        "<Rated, which cannot be written: TypeError>",
+        "essay: 7.0",
+    ]
+
+
+def test_an_input_that_json_has_no_form_for_is_kept_and_resumed(tmp_path):
+    grid = {(0, 0): "r", (0, 1): "x"}
+    program = replace(tree(2), start=lambda cells: cells[0, 0])
+    with pytest.raises(BackendError) as caught:
+        run(program, grid, backend=Failing(3), seed=7, store=tmp_path)
+    result = run(program, grid, backend=ScriptedBackend(reply), store=tmp_path, resume=caught.value.partial.run_id)
+    assert result.to_json()["input"] == {"(0, 0)": "r", "(0, 1)": "x"}
+    with closing(open_store(tmp_path)) as store, store.open(result.run_id) as kept:
+        assert (kept.status, kept.info.input) == ("finished", {"(0, 0)": "r", "(0, 1)": "x"})
 
 
 @pytest.mark.parametrize("good_calls", [0, 1, 10, 29])

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from llmprog.json_values import as_json
 from llmprog.pictures import draw_votes
 from llmprog.pictures.fragments import card, drawn, facts, heading
 from llmprog.pictures.svg import GREEN, RED
 from llmprog.redaction import redact
 from llmprog.running.result import Result
 from llmprog.search.voting import canonical_answer
-from llmprog.templates import format_value
+from llmprog.templates import shown_value
 from llmprog.types import Usage
 
 
@@ -88,7 +89,7 @@ class RowResult:
             head = heading(answer, f"row {self.index}, {self.stopped}", colour=GREEN if self.solved else None)
         judged = [] if self.correct is None else [("correct", "yes" if self.correct else "no")]
         spent = ("spent", f"{self.usage.calls} calls, {self.usage.completion_tokens} completion tokens")
-        row = [(str(name), format_value(value)) for name, value in (self.row or {}).items()]
+        row = [(str(name), shown_value(value)) for name, value in (self.row or {}).items()]
         votes = drawn(draw_votes(self.votes, f"{self.num_samples} samples drawn")) if self.votes else ""
         return card(head, votes, facts([*row, *judged, spent]))
 
@@ -96,7 +97,7 @@ class RowResult:
         """It as JSON values, without ``is_recalled``."""
         return {
             "index": self.index,
-            "row": self.row,
+            "row": as_json(self.row),
             "answer": self.answer,
             "solved": self.solved,
             "stopped": self.stopped,
@@ -142,10 +143,10 @@ def result_of_run(task: RowTask, result: Result, canonical: Callable[[Any], str 
     return RowResult(
         index=task.index,
         row=task.row,
-        answer=None if result.answer is None else redact(format_value(result.answer)),
+        answer=None if result.answer is None else redact(shown_value(result.answer)),
         solved=result.solved,
         stopped=result.stopped,
-        votes=None if votes is None else tuple((redact(format_value(a)), n) for a, n in votes.histogram),
+        votes=None if votes is None else tuple((redact(shown_value(a)), n) for a, n in votes.histogram),
         num_samples=None if votes is None else votes.num_samples,
         num_allowed=None if votes is None else votes.num_allowed,
         confidence=None if votes is None else votes.confidence,
@@ -171,4 +172,4 @@ def result_of_error(task: RowTask, error: Exception) -> RowResult:
 def is_correct(answer: Any, gold: Any, canonical: Callable[[Any], str | None] = canonical_answer) -> bool:
     """Whether two answers are the same in canonical form: numbers as exact rationals, other text in folded form."""
     wanted = canonical(gold)
-    return wanted is not None and wanted in (canonical(answer), canonical(format_value(answer)))
+    return wanted is not None and wanted in (canonical(answer), canonical(shown_value(answer)))

@@ -12,6 +12,7 @@ from llmprog.jobs.executor import UNFINISHED, Executor
 from llmprog.jobs.inputs import InputOf
 from llmprog.jobs.result import RowResult, RowTask, result_of_error
 from llmprog.jobs.rows import Row
+from llmprog.json_values import as_json
 from llmprog.runs.journal import RunJournal
 from llmprog.search.calls import derive_seed
 
@@ -164,7 +165,7 @@ class Session:
     async def _keep(self, result: RowResult, digest: str) -> None:
         """Put a result into the journal, of its row only the right answer (the data holds the rest); hand it on."""
         if self._journal is not None:
-            gold = (result.row or {}).get(self._inputs.gold or "")
+            gold = as_json((result.row or {}).get(self._inputs.gold or ""))
             await self._journal.finish_row(result.index, digest, result.to_json() | {"row": None, "gold": gold})
         await self._hand_on(result)
 

@@ -10,7 +10,7 @@ from llmprog.events import Event, RunFinished, VotesChanged
 from llmprog.jobs.result import RowResult
 from llmprog.redaction import redact
 from llmprog.search.controller import VoteResult
-from llmprog.templates import format_value
+from llmprog.templates import shown_value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ def _standing(row: int, votes: VoteResult) -> Standing:
     words.append(f"{votes.num_samples} of {votes.num_allowed} samples")
     return Standing(
         row=row,
-        leader=redact(format_value(answer)),
+        leader=redact(shown_value(answer)),
         share=count / total if total else 0.0,
         words=", ".join(words),
     )

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
+from llmprog.json_values import as_json
 from llmprog.pictures.fragments import card, facts, folded, heading
 from llmprog.pictures.svg import GREEN
 from llmprog.search.controller import VoteResult
 from llmprog.search.graph_picture import graph_html
 from llmprog.search.thought_graph import Thought, ThoughtGraph
-from llmprog.templates import format_value
+from llmprog.templates import shown_value
 from llmprog.types import Usage
 
 _MAX_PARTS, _MAX_THOUGHTS = 20, 120  # in notebooks
@@ -88,10 +88,10 @@ class Result:
 
     def _html(self, max_parts: int = _MAX_PARTS, max_thoughts: int = _MAX_THOUGHTS) -> str:
         """What notebooks show: the answer or why there is none, the vote, what was spent, the graph when unfolded."""
-        answer = "" if self.answer is None else format_value(self.answer)
+        answer = "" if self.answer is None else shown_value(self.answer)
         rows = {
             "program": self.program,
-            "input": format_value(self.input),
+            "input": shown_value(self.input),
             "best so far": "" if self.solved else answer,
             "spent": f"{self.spent}, {self.wall_s:.2f} s",
             "stopped": self.stopped + (f" ({self.shortfall})" if self.shortfall else ""),
@@ -117,7 +117,7 @@ class Result:
         content = {
             "program": self.program,
             "input": self.input,
-            "answer": None if self.answer is None else format_value(self.answer),
+            "answer": None if self.answer is None else shown_value(self.answer),
             "solved": self.solved,
             "stopped": self.stopped,
             "explanation": self.explanation,
@@ -131,4 +131,4 @@ class Result:
             "shortfall": self.shortfall,
             "parts": {label: part.to_json() for label, part in self.parts.items()},
         }
-        return json.loads(json.dumps(content, default=str))  # type: ignore[no-any-return]  # an object stays one
+        return cast("dict[str, Any]", as_json(content))

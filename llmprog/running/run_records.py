@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -25,11 +24,12 @@ from llmprog.events import (
     ThoughtsPruned,
     VotesChanged,
 )
+from llmprog.json_values import as_json
 from llmprog.runs.info import Kind, RunInfo
 from llmprog.runs.journal import RunJournal
 from llmprog.runs.store import RunStore, default_store, open_store
 from llmprog.search.thought_graph import ThoughtGraph, describe_state
-from llmprog.templates import format_value
+from llmprog.templates import shown_value
 from llmprog.types import Request, Scoring
 
 _MAX_DIFFERENCE = 40  # lines shown
@@ -52,8 +52,8 @@ def describe_run(
         program=compiled.name,
         program_hash=compiled.hash,
         program_text=compiled.declaration,
-        input=json.loads(json.dumps(input, default=str)),
-        config=json.loads(json.dumps({**config, "labels": labels}, default=str)),
+        input=as_json(input),
+        config=as_json({**config, "labels": labels}),
         key=key,
     )
 
@@ -203,7 +203,7 @@ class ThoughtRecords:
                 answer = self._answer(state)
             except LLMProgError:
                 answer = None  # a thought on the way may have none
-            described["answer"] = None if answer is None else format_value(answer)
+            described["answer"] = None if answer is None else shown_value(answer)
         return described
 
     def _verdicts(self, thoughts: tuple[int, ...], asked: Iterable[tuple[str, Questions]]) -> None:

@@ -19,7 +19,7 @@ from llmprog.errors import OptionError
 from llmprog.events import ControllerEvent
 from llmprog.nodes import Checker, Generator
 from llmprog.search.thought_graph import ThoughtGraph
-from llmprog.templates import NO_HINT, Hint, format_value
+from llmprog.templates import NO_HINT, Hint, shown_value
 
 if TYPE_CHECKING:
     from llmprog.pictures import Picture
@@ -125,7 +125,7 @@ class VoteResult:
             max_answers: Answers in the histogram at most, those with the most votes; all by default.
         """
         return {
-            "histogram": [{"answer": format_value(a), "votes": n} for a, n in self.histogram[:max_answers]],
+            "histogram": [{"answer": shown_value(a), "votes": n} for a, n in self.histogram[:max_answers]],
             "confidence": self.confidence,
             "num_samples": self.num_samples,
             "num_valid": self.num_valid,
@@ -156,7 +156,7 @@ class VoteResult:
     def _picture(self) -> Picture:
         from llmprog.pictures.votes import draw_votes
 
-        return draw_votes([(format_value(answer), count) for answer, count in self.histogram], self.in_words())
+        return draw_votes([(shown_value(answer), count) for answer, count in self.histogram], self.in_words())
 
 
 @dataclass(kw_only=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmprog.errors import MissingExtraError
 from llmprog.nodes import Verdict
-from llmprog.templates import format_value
+from llmprog.templates import shown_value
 from llmprog.types import Completion
 
 if TYPE_CHECKING:
@@ -423,9 +423,9 @@ def describe_state(state: Any) -> tuple[str, str | None]:
     """A state in short, on one line, and in full with its line breaks; ``None`` where the short form has all of it."""
     fields: list[str] = list(getattr(state, "__dataclass_fields__", ()) or getattr(state, "_fields", ()))
     if "__str__" in vars(type(state)) or not fields:
-        parts = [format_value(state)]
+        parts = [shown_value(state)]
     else:
-        shown = ((name, format_value(getattr(state, name))) for name in fields)
+        shown = ((name, shown_value(getattr(state, name))) for name in fields)
         parts = [f"{name}={value}" for name, value in shown if value]
     whole = ", ".join(parts)
     short = printable(" ".join(whole.split()))

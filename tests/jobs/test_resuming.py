@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from fractions import Fraction
+
 import pytest
 from asking_sums import Recorder, answering, collected, one_in_three_fails, questions, vote, without_recall
 
@@ -12,6 +15,7 @@ from llmprog.errors import (
     ProgramChangedError,
     StoreError,
 )
+from llmprog.exports import export
 
 
 async def interrupted(store, num_rows, *, backend=None, **options):
@@ -45,6 +49,21 @@ async def test_a_job_that_was_stopped_is_gone_on_with_and_pays_for_nothing_twice
         assert run.status == "finished"
         assert run.counts().rows == 40
         assert run.result["correct"] == 40
+
+
+async def test_right_answers_that_json_has_no_form_for_are_kept(store):
+    rows = [row | {"sum": Fraction(row["sum"])} for row in questions(3)]
+    job = amap(vote(), rows, gold="sum", backend=Recorder(), store=store)
+    results = await collected(job)
+    assert [result.correct for result in results] == [True] * 3
+    again = amap(vote(), rows, gold="sum", backend=Recorder(), store=store, resume=job.progress.run_id)
+    assert without_recall(await collected(again)) == without_recall(results)
+    with store.open(job.progress.run_id) as run:
+        assert sorted(json.loads(line)["gold"] for line in export(run, "jsonl") if b'"type": "row"' in line) == [
+            "1",
+            "3",
+            "5",
+        ]
 
 
 async def test_rows_that_failed_are_tried_again_and_only_those(store):
