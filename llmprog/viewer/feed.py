@@ -341,7 +341,10 @@ def _row(number: int, result: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "number": number,
         "answer": result.get("answer"),
+        "gold": result.get("gold"),
         "correct": result.get("correct"),
+        "confidence": result.get("confidence"),
+        "usage": result.get("usage"),
         "stopped": result.get("stopped"),
         "error": error.get("message") if isinstance(error, dict) else error,
     }

@@ -238,6 +238,19 @@ def test_the_solution_the_goal_and_what_was_refused_have_their_colours(graph, pa
     assert "no score" in graph.get_by_test_id("graph-legend").inner_text()
 
 
+def test_the_legend_names_the_lines_that_are_there(graph, mount):
+    legend = graph.get_by_test_id("graph-legend")
+    lines = ["way to the solution", "another parent, joined (1)", "another way, merged (1)"]
+    assert legend.inner_text().split("\n") == ["open", "goal", "invalid", "pruned", *lines]
+    mount(
+        "graph_view.js",
+        "createGraphView",
+        [{"searches": [{"path": "", "has_goal": True}], "thoughts": [thought(0)]}],
+        path="",
+    )
+    assert legend.inner_text().split("\n") == ["open", "goal", "invalid", "pruned"]
+
+
 def test_the_picture_follows_the_colours_of_the_page(graph, painted):
     graph.emulate_media(color_scheme="dark")
     found = painted("graph-canvas")

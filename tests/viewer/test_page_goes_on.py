@@ -268,7 +268,7 @@ class Server:
     def stop(self):
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)  # at once, whoever is still connected
-            self._process.wait(30)
+            self._process.wait(100)
             self._process = None
 
 

@@ -114,6 +114,10 @@ def test_the_rows_of_a_job_lead_to_their_searches(open_page, store):
         assert page.get_by_test_id("stage").get_attribute("data-shown") == "rows"
         correct = [row.locator("span").nth(2).inner_text() for row in page.get_by_test_id("rows-row").all()]
         assert correct == ["no", "yes", "no"]
+        said = [cell.inner_text() for cell in page.get_by_test_id("rows-row").first.locator("span").all()]
+        assert said[:4] == ["0", "7", "no", "42"]
+        assert said[5:] == ["3", "$0", "num_samples", ""]
+        assert not page.get_by_test_id("pane").is_visible()  # here is nothing to select
         page.get_by_test_id("rows-row").nth(1).click()
         assert page.get_by_test_id("stage").get_attribute("data-shown") == "graph"
         paths = page.get_by_test_id("paths")

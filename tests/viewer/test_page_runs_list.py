@@ -129,7 +129,7 @@ def test_a_job_says_which_columns_it_read_and_what_it_came_to(open_page, store):
         assert page.get_by_test_id("run-input").inner_text().split("\n")[-1] == "input: question, gold: right"
 
 
-@pytest.mark.parametrize("width", [720, 1280])
+@pytest.mark.parametrize("width", [720, 1020, 1280])
 def test_long_texts_push_no_column_out_of_sight(open_page, store, page, width):
     run(arithmetic(num_samples=1), "17 + 25" + " + 0" * 99, backend=ScriptedBackend(long_answer), seed=1, store=store)
     page.set_viewport_size({"width": width, "height": 800})

@@ -112,9 +112,11 @@ def test_a_call_lasts_as_long_as_is_known_of_it(spans_of):
         {"id": 2, "sent_at": 0, "outcome": {"state": "unknown", "duration_s": None}},
         {"id": 4, "sent_at": 2, "outcome": {"state": "failed", "duration_s": None}},
     ]
+    calls = [{"attempts": [], **one} for one in calls]
+    calls.append({**calls[-1], "id": 5, "attempts": [{"at": 2.5}, {"at": 4.25}]})
     spans = spans_of("9);", calls)
     assert [(one["id"], one["start"], one["end"], one["isOpen"]) for one in spans] == [
-        (1, 0, 9, True), (2, 0, 9, False), (3, 1, 1.5, False), (4, 2, 2, False),
+        (1, 0, 9, True), (2, 0, 9, False), (3, 1, 1.5, False), (4, 2, 2, False), (5, 2, 4.25, False),
     ]  # fmt: skip
 
 
@@ -250,7 +252,7 @@ def test_the_timeline_says_what_the_time_went_into(timeline):
     facts = timeline.get_by_test_id("timeline-facts").inner_text().replace("\n", " ")
     assert "Calls 5, up to 2 at a time" in facts
     assert "Critical path 3 calls, 7.0 s (88 % of the time), waiting 1.0 s" in facts
-    assert "Tried again 1 failure, 1 rate limit" in facts
+    assert "Tried again after 1 failure, 1 rate limit" in facts
     legend = timeline.get_by_test_id("timeline-legend").inner_text().split("\n")
     assert legend == [
         "propose", "judge", "on the critical path", "failed", "from a cache", "under way",

@@ -49,7 +49,7 @@ def test_twenty_thousand_calls_hide_none_that_failed(many, painted):
     assert drawn[painted.of("--invalid")] > 200 * 2 * 5
     facts = many.get_by_test_id("timeline-facts").inner_text().replace("\n", " ")
     assert "Calls 20,000, up to 40 at a time" in facts
-    assert "Tried again 100 failures, 100 rate limits" in facts
+    assert "Tried again after 100 failures, 100 rate limits" in facts
 
 
 def test_of_twenty_thousand_calls_each_is_found_by_pointer_and_keys(many):

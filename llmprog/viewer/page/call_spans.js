@@ -9,7 +9,12 @@
  * @param {number} cutOffS when it ended if it was cut off or is under way
  */
 export function endOf(call, cutOffS) {
-  return isCutOff(call) ? Math.max(call.sent_at, cutOffS) : call.sent_at + Math.max(call.outcome.duration_s ?? 0, 0);
+  if (isCutOff(call)) {
+    return Math.max(call.sent_at, cutOffS);
+  }
+  const { duration_s: tookS } = call.outcome;
+  // How long a call took that failed is not kept, but when its attempts did is: it lasted until the last of them.
+  return Math.max(call.sent_at, typeof tookS === "number" ? call.sent_at + tookS : (call.attempts.at(-1)?.at ?? 0));
 }
 
 /** Whether nobody knows when a call ended, or it has not. */

@@ -260,7 +260,8 @@ class GraphPlaces {
       const row = Math.floor(index / columns);
       this.x[child] = left + (isBroken ? INDENT : 0) + (index % columns) * SLOT.width;
       this.y[child] = top + row * SLOT.height;
-      this.ticks[child] = row === 0 ? LEVEL_GAP / 2 : (SLOT.height - GRAPH_BOX.height) / 2;
+      // Above a root there is nothing that a line could come from.
+      this.ticks[child] = owner === null ? 0 : row === 0 ? LEVEL_GAP / 2 : (SLOT.height - GRAPH_BOX.height) / 2;
       this.#rails.shelf[child] = rail.y;
       this.#rails.block[child] = side;
     });

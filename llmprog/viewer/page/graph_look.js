@@ -1,6 +1,6 @@
 // How thoughts look: their colours by status, score or checker, the legend of these, and the colours of the page.
 
-import { formatScore } from "./text.js";
+import { formatCount, formatScore } from "./text.js";
 
 /** The ways to colour thoughts, and their names. */
 export const GRAPH_COLORINGS = [
@@ -56,6 +56,34 @@ export function looksOf(search, coloring, matches) {
   });
   const colors = { status: byStatus, score: byScore, checker: byChecker }[coloring](thoughts, { statuses, scores });
   return { ...colors, marks, scores };
+}
+
+/**
+ * What the lines of a scene mean, besides those from each thought to what was made from it.
+ * @param {GraphScene} scene
+ * @returns {{name: string, label: string, kind: string}[]} as in the legend of `looksOf`
+ */
+export function linesOf({ links, search }) {
+  const isGoal = [...search.solution].some((id) => search.thoughts[id]?.goal);
+  const numArrivals = links.filter((link) => link.isArrival).length;
+  const numJoined = links.length - numArrivals;
+  return [
+    search.solution.size > 0 && {
+      name: "solution",
+      label: isGoal ? "way to the solution" : "way to the best so far",
+      kind: "is-line",
+    },
+    numJoined > 0 && {
+      name: "series-5",
+      label: `another parent, joined (${formatCount(numJoined)})`,
+      kind: "is-line",
+    },
+    numArrivals > 0 && {
+      name: "series-5",
+      label: `another way, merged (${formatCount(numArrivals)})`,
+      kind: "is-dashed",
+    },
+  ].filter(Boolean);
 }
 
 function byStatus(thoughts, { statuses }) {

@@ -12,7 +12,8 @@ const SEARCH_DELAY_MS = 120;
  *   search: (text: string) => void, nextMatch: (step: number) => void}} on what each control does
  * @returns {{element: HTMLElement, legend: HTMLElement, focusSearch: () => void, clearSearch: () => void,
  *   showFilters: (filter: object, hasSolution: boolean) => void, showMatches: (place: number, count: number) => void,
- *   showCounts: (shown: number, all: number, links: number) => void, showLegend: (legend: object[]) => void}}
+ *   showCounts: (shown: number, all: number) => void,
+ *   showLegend: (legend: {name: string, label: string, kind?: string}[]) => void}}
  */
 export function createGraphTools(on) {
   let timer = 0;
@@ -26,8 +27,9 @@ export function createGraphTools(on) {
   };
   const search = el("input", {
     type: "search",
-    placeholder: "Search states and answers",
+    placeholder: "Search thoughts",
     "aria-label": "Search thoughts by state or answer; Enter goes to the next",
+    title: "Search states and answers; Enter goes to the next",
     "data-testid": "graph-search",
     input: () => {
       clearTimeout(timer);
@@ -52,12 +54,17 @@ export function createGraphTools(on) {
     },
     GRAPH_COLORINGS.map(([name, label]) => el("option", { value: name }, `Colour: ${label.toLowerCase()}`)),
   );
-  const box = (label, testid, change) => {
+  const box = (label, title, testid, change) => {
     const input = el("input", { type: "checkbox", "data-testid": testid, change: () => change(input.checked) });
-    return { input, element: el("label", { class: "graph-check" }, input, label) };
+    return { input, element: el("label", { class: "graph-check", title }, input, label) };
   };
-  const solutionOnly = box("Near the solution", "graph-solution-only", on.solutionOnly);
-  const hideInvalid = box("Hide invalid", "graph-hide-invalid", on.hideInvalid);
+  const solutionOnly = box(
+    "Near the solution",
+    "Only what is on the marked way, what it was made from, and what was made from it",
+    "graph-solution-only",
+    on.solutionOnly,
+  );
+  const hideInvalid = box("Hide invalid", "Leave out what a checker refused", "graph-hide-invalid", on.hideInvalid);
   const unfold = el("button", { type: "button", click: on.unfold, "data-testid": "graph-unfold" }, "Unfold all");
   const button = (label, name, testid, click) =>
     el("button", { type: "button", "aria-label": name, title: name, "data-testid": testid, click }, label);
@@ -78,7 +85,7 @@ export function createGraphTools(on) {
     hideInvalid.element,
     unfold,
   );
-  const legend = el("ul", { class: "graph-legend", "data-testid": "graph-legend", "aria-label": "Colours" });
+  const legend = el("ul", { class: "graph-legend", "data-testid": "graph-legend", "aria-label": "Colours and lines" });
   return {
     element,
     foot: el("div", { class: "graph-foot" }, legend, counts),
@@ -97,15 +104,15 @@ export function createGraphTools(on) {
       const isSearching = search.value.trim() !== "";
       fill(matches, isSearching && (count > 0 ? `${formatCount(place)} of ${formatCount(count)}` : "no match"));
     },
-    showCounts: (shown, all, links) => {
+    showCounts: (shown, all) => {
       const some = shown < all ? `${formatCount(shown)} of ` : "";
-      fill(counts, `${some}${formatPlural(all, "thought")}`, links > 0 && `, ${formatPlural(links, "other edge")}`);
+      fill(counts, `${some}${formatPlural(all, "thought")}`);
     },
     showLegend: (entries) => {
       fill(
         legend,
-        entries.map(({ name, label }) => {
-          const patch = el("span", { class: "graph-patch" });
+        entries.map(({ name, label, kind }) => {
+          const patch = el("span", { class: `graph-patch ${kind ?? ""}` });
           patch.style.setProperty("--patch", `var(--${name})`);
           return el("li", {}, patch, label);
         }),

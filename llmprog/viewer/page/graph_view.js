@@ -8,7 +8,7 @@ import { GraphScene } from "./graph_scene.js";
 import { createGraphTools } from "./graph_tools.js";
 import { describeThought, graphNeighbour } from "./graph_walk.js";
 import { listenToGraph } from "./graph_input.js";
-import { looksOf, readGraphTheme } from "./graph_look.js";
+import { linesOf, looksOf, readGraphTheme } from "./graph_look.js";
 import { el, fill, formatScore, shorten } from "./text.js";
 
 // Placing and drawing new thoughts takes at most one part in this many of the time, however fast they come.
@@ -209,10 +209,9 @@ class GraphView {
     } else if (this.#isFollowing) {
       this.#camera.fit(this.#scene);
     }
-    const links = this.#scene.links.length;
-    this.#tools.showCounts(this.#scene.order.length, search.thoughts.length, links);
+    this.#tools.showCounts(this.#scene.order.length, search.thoughts.length);
     this.#tools.showFilters(this.#filter, search.solution.size > 0);
-    this.#tools.showLegend(this.#looks.legend);
+    this.#tools.showLegend([...this.#looks.legend, ...linesOf(this.#scene)]);
     this.#showMatches();
     this.#say();
     this.#spent(performance.now() - begun);

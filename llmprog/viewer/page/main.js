@@ -16,28 +16,32 @@ function startPage() {
   let page = null;
   let key = null;
   let timer = 0;
-  // The hash as it was written here last; its event comes later, when the page may be elsewhere already.
-  let written = null;
+  // The hash that the page was last led to, or wrote. Events come late: that of a hash that was written here when the
+  // page may be elsewhere already, and that of another's when this one could be written over it.
+  let known = null;
 
   /** Write where we are into the address, after a moment: browsers refuse many changes in a short time. */
   const onPlace = (path) => (params) => {
     clearTimeout(timer);
     timer = setTimeout(() => {
+      if (location.hash !== known) {
+        return;
+      }
       const given = Object.entries(params).filter(([, value]) => value !== null && value !== "");
       const query = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
       const hash = `#${path}${query && `?${query}`}`;
       if (hash !== location.hash) {
         location.replace(hash);
-        written = location.hash;
+        known = location.hash;
       }
     }, PLACE_MS);
   };
 
   const show = () => {
-    if (location.hash === written) {
+    if (location.hash === known) {
       return;
     }
-    written = null;
+    known = location.hash;
     clearTimeout(timer);
     const { path, params } = addressOf(location.hash);
     if (key === path) {

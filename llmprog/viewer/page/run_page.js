@@ -169,6 +169,7 @@ export function createRunPage({ source, id, params, onPlace }) {
       pane.scrollTop = 0;
       body.classList.toggle("has-selection", key !== "");
     }
+    body.classList.toggle("is-alone", key === "" && NOTHING_TO_SELECT.has(shown));
     keepingPlace(pane, paneContent.update);
   }
 
@@ -253,6 +254,9 @@ export function createRunPage({ source, id, params, onPlace }) {
 /** What is typed into, and what has a use of its own for the arrow keys: tabs, and what scrolls. */
 const FIELDS = "input, select, textarea";
 const ARROWS_OF_THEIR_OWN = "[role=tab], [role=table], .pane";
+
+/** Tabs in which nothing is selected: where nothing is, they have the room of the pane. */
+const NOTHING_TO_SELECT = new Set(["rows", "votes", "playback"]);
 
 function placeOf(params) {
   const number = (name) => (/^\d{1,12}$/.test(params.get(name) ?? "") ? Number(params.get(name)) : null);

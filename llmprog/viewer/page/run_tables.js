@@ -2,7 +2,7 @@
 
 import { isTakenOver } from "./model.js";
 import { statusChip } from "./thought_pane.js";
-import { el, formatCount, formatDuration, formatScore, formatUsd, formatValue, shorten } from "./text.js";
+import { el, formatCount, formatDuration, formatScore, formatShare, formatUsd, formatValue, shorten } from "./text.js";
 import { createVirtualTable } from "./virtual_table.js";
 
 /** The thoughts of a search as a table. */
@@ -79,8 +79,14 @@ export function createCallsTable({ model, onSelectCall }) {
   };
 }
 
-/** The rows of a job as a table. */
+/** The rows of a job as a table; what the right answers were, where it was told of any. */
 export function createRowsTable({ model, onSelectRow }) {
+  const isJudged = formatValue(model.run?.input?.gold) !== "";
+  const judgement = [
+    { title: "correct", width: "5rem", cell: (row) => ({ true: "yes", false: "no" })[row.correct] ?? "" },
+    { title: "right answer", width: "minmax(7rem, 0.6fr)", cell: (row) => shorten(formatValue(row.gold), 200) },
+  ];
+  const share = (value) => (typeof value === "number" ? formatShare(value) : "");
   const table = createVirtualTable({
     label: "Rows",
     testid: "rows",
@@ -88,8 +94,11 @@ export function createRowsTable({ model, onSelectRow }) {
     columns: [
       { title: "row", width: "3.6rem", isNumber: true, cell: (row) => row.number },
       { title: "answer", width: "minmax(10rem, 1fr)", cell: (row) => shorten(formatValue(row.answer), 200) },
-      { title: "correct", width: "6rem", cell: (row) => ({ true: "yes", false: "no" })[row.correct] ?? "" },
-      { title: "stopped", width: "9rem", cell: (row) => formatValue(row.stopped) },
+      ...(isJudged ? judgement : []),
+      { title: "confidence", width: "5.6rem", isNumber: true, cell: (row) => share(row.confidence) },
+      { title: "calls", width: "3.6rem", isNumber: true, cell: (row) => row.usage && formatCount(row.usage.calls) },
+      { title: "cost", width: "4.5rem", isNumber: true, cell: (row) => row.usage && formatUsd(row.usage.usd) },
+      { title: "stopped", width: "8rem", cell: (row) => formatValue(row.stopped) },
       {
         title: "error",
         width: "minmax(8rem, 1fr)",

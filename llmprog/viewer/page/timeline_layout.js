@@ -108,7 +108,7 @@ export class Timeline {
         this.numTakenOver += 1;
       } else {
         sessions.add(call.session ?? 1);
-        this.#lastS = Math.max(this.#lastS, call.sent_at + (call.outcome?.duration_s ?? 0));
+        this.#lastS = Math.max(this.#lastS, endOf(call, 0));
         this.numAttempts += call.attempts.length;
         for (const attempt of call.attempts) {
           this.numRateLimits += Number(isRateLimit(attempt));

@@ -313,8 +313,12 @@ class TimelineView {
       facts.push(["Taken over", `${formatPlural(numTakenOver, "call")} of ${source}, not shown here`]);
     }
     if (numAttempts > 0) {
-      const others = formatPlural(numAttempts - numRateLimits, "failure");
-      facts.push(["Tried again", `${others}, ${formatPlural(numRateLimits, "rate limit")}`]);
+      const numOthers = numAttempts - numRateLimits;
+      const after = [
+        numOthers > 0 && formatPlural(numOthers, "failure"),
+        numRateLimits > 0 && formatPlural(numRateLimits, "rate limit"),
+      ];
+      facts.push(["Tried again after", after.filter(Boolean).join(", ")]);
     }
     fill(
       this.#facts,
