@@ -118,8 +118,11 @@ class Job:
             raise OptionError.unknown("executor", str(executor), ["local", "ray"])
         if isinstance(executor, RayOptions):
             refuse_without_ray()
-        if isinstance(rows, str | Mapping):
-            raise OptionError(f"rows={rows!r:.100}; allowed is an iterable of rows: mappings by column name, or texts")
+        if not _are_rows(rows):
+            raise OptionError(
+                f"rows={rows!r:.100}; allowed is an iterable of rows: mappings by column name, or texts; "
+                "of a table of pandas, table.to_dict('records')"
+            )
         check_choice(progress)
         self.compiled = compile_program(program)
         self.progress = JobProgress(total=_length_of(rows))
@@ -301,6 +304,12 @@ class Job:
         with store.open(self._resume) as run:
             seed: int = run.info.config["seed"]
             return seed
+
+
+def _are_rows(rows: object) -> bool:
+    if isinstance(rows, str | bytes | Mapping) or hasattr(rows, "itertuples"):  # that one gives its columns' names
+        return False
+    return isinstance(rows, Iterable | AsyncIterable) or hasattr(rows, "__getitem__")
 
 
 def _length_of(rows: Iterable[Any] | AsyncIterable[Any]) -> int | None:

@@ -85,6 +85,9 @@ class Session:
             error = await watcher
             if error is not None:
                 raise error
+        except (GeneratorExit, asyncio.CancelledError):  # whoever takes the results has had enough of them
+            self._end("interrupted")
+            raise
         finally:
             for task in (*workers, watcher):
                 task.cancel()

@@ -98,13 +98,20 @@ async def test_rows_are_taken_no_sooner_than_they_are_needed():
 
 async def test_no_more_than_concurrency_rows_are_worked_on():
     most = 0
+    are_four = asyncio.Event()
 
-    def script(prompt, sample):
-        nonlocal most
-        most = max(most, backend.num_in_flight)
-        return answering(prompt, sample)
+    class Counting(ScriptedBackend):
+        async def generate(self, request):
+            nonlocal most
+            most = max(most, self.num_in_flight + 1)
+            if most == 4:
+                are_four.set()
+            self.num_in_flight += 1
+            await asyncio.wait_for(are_four.wait(), 60)  # however slowly rows are begun
+            self.num_in_flight -= 1
+            return await super().generate(request)
 
-    backend = ScriptedBackend(script, latency_s=0.001)
+    backend = Counting(answering, latency_s=0.001)
     await collected(amap(vote(num_samples=1), questions(30), backend=backend, concurrency=4))
     assert most == 4
 
@@ -261,16 +268,26 @@ def test_what_is_asked_wrongly_is_said_before_anything_is_paid(options, complain
     assert not list(tmp_path.iterdir())
 
 
-def test_rows_that_are_one_text_are_refused():
-    with pytest.raises(OptionError, match="allowed is an iterable of rows"):
-        map(vote(), "data.jsonl", backend=Recorder())
+class Table(list):
+    """Gives the names of its columns where it is iterated over, as tables of pandas do."""
+
+    def itertuples(self):
+        return iter([("1 plus 2",)])
+
+
+@pytest.mark.parametrize("rows", ["data.jsonl", b"1 plus 2", {"question": "1 plus 2"}, None, 5, Table(["question"])])
+def test_rows_that_are_no_rows_are_refused(rows):
+    with pytest.raises(OptionError, match=r"allowed is an iterable of rows: .*to_dict\('records'\)"):
+        map(vote(), rows, backend=Recorder())
 
 
 async def test_whoever_stops_reading_leaves_nothing_behind():
     backend = ScriptedBackend(answering, latency_s=0.01)
-    results = amap(vote(), questions(100), backend=backend).results()
+    job = amap(vote(), questions(1000), backend=backend)
+    results = job.results()
     await anext(results)
     await results.aclose()
+    assert job.stopped == "interrupted"
     assert backend.num_in_flight == 0
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
