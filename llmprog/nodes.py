@@ -55,15 +55,42 @@ class Model(Protocol):
         ...
 
     async def generate(self, prompt: str | Prompt, *, n: int = 1, **sampling: Any) -> list[Completion]:
-        """``n`` completions of ``prompt``; ``sampling`` are fields of ``SamplingParams``."""
+        """``n`` completions of ``prompt``.
+
+        Args:
+            prompt: A text, or several messages.
+            n: Completions, 1 or more.
+            **sampling: Fields of ``SamplingParams``, such as ``temperature``; the node's own where left out.
+
+        Raises:
+            BackendError: The call failed.
+            BudgetExceededError: The budget does not allow it.
+        """
         ...
 
     async def score(self, prompt: str | Prompt, continuations: Sequence[str]) -> list[Logprobs]:
-        """The log-probability of each continuation given the prompt."""
+        """The log-probability (natural log) of each continuation given the prompt, in the order given.
+
+        Args:
+            prompt: What comes before.
+            continuations: Texts that may follow it.
+
+        Raises:
+            CapabilityError: The backend gives no likelihoods; ``can("score")`` tells before.
+        """
         ...
 
     async def infill(self, template: Template, *, n: int = 1, **sampling: Any) -> list[Completion]:
-        """``n`` completions whose text is the template's text with its blanks filled."""
+        """``n`` completions whose text is the template's text with its blanks filled.
+
+        Args:
+            template: Given text, and blanks of so many tokens each.
+            n: Completions, 1 or more.
+            **sampling: As for ``generate``.
+
+        Raises:
+            CapabilityError: The backend fills no blanks; ``can("infill")`` tells before.
+        """
         ...
 
     async def run(self, program: Any, input: Any) -> Any:  # noqa: A002 - as in Program.run

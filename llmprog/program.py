@@ -78,7 +78,7 @@ class Program:
 
         Args:
             input: What ``start`` takes.
-            **options: ``backend``, ``seed``, ``on_event``, ``max_in_flight``: see ``llmprog.run``.
+            **options: ``backend``, ``seed``, ``budget``, ``store``, ``progress`` and more: see ``llmprog.arun``.
         """
         # The composition root sits above this module; it is looked up when called so that imports point downward.
         return importlib.import_module("llmprog.runner").run(self, input, **options)

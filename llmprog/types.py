@@ -20,7 +20,12 @@ FinishReason = Literal["stop", "length", "content_filter", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    Attributes:
+        role: Who speaks: ``system``, ``user`` or ``assistant``.
+        content: What is said.
+    """
 
     role: Role
     content: str

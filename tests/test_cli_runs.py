@@ -283,6 +283,7 @@ def test_a_job_is_gone_on_with_by_its_id_too(llmprog, store, tmp_path):
     assert len(out.read_text().splitlines()) < 6
     code, printed, _ = llmprog("runs", "show", job)
     assert "(job)" in printed
+    assert "{'input'" not in printed  # what a job reads is said in words
     assert str(data) in printed
     code, printed, _ = llmprog("runs", "resume", job, "--budget", "thoughts=100", "--json")
     assert code == 0

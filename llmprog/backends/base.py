@@ -104,15 +104,42 @@ class Backend(Protocol):
         ...
 
     async def generate(self, request: Request) -> Sequence[Completion]:
-        """``request.num_samples`` completions, in sample order."""
+        """``request.num_samples`` completions, in sample order.
+
+        Args:
+            request: Prompt, sampling parameters, and which samples are wanted: ``first_sample`` on.
+
+        Raises:
+            CapabilityError: The backend cannot do what was asked, such as guided output.
+            BackendError: The call failed; ``retryable`` says whether the same call may succeed later.
+        """
         ...
 
     async def score(self, prompt: Prompt, continuations: Sequence[str]) -> Sequence[Logprobs]:
-        """The log-probability of each continuation given the prompt, in the order given."""
+        """The log-probability of each continuation given the prompt, in the order given.
+
+        Args:
+            prompt: What comes before.
+            continuations: Texts that may follow it.
+
+        Raises:
+            CapabilityError: The backend gives no likelihoods.
+            BackendError: The call failed.
+        """
         ...
 
     async def infill(self, template: Template, params: SamplingParams, num_samples: int = 1) -> Sequence[Completion]:
-        """``num_samples`` completions whose ``text`` is the template's text with every blank filled."""
+        """``num_samples`` completions whose ``text`` is the template's text with every blank filled.
+
+        Args:
+            template: Given text, and blanks of so many tokens each.
+            params: How blanks are sampled.
+            num_samples: Completions, 1 or more.
+
+        Raises:
+            CapabilityError: The backend fills no blanks.
+            BackendError: The call failed.
+        """
         ...
 
     async def aclose(self) -> None:

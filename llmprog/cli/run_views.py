@@ -121,7 +121,8 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
         for name in ("data", "out"):
             if name in command:
                 yield name, str(command[name])
-    yield "input", format_value(info.input)
+    given = info.input if info.kind == "map" and isinstance(info.input, dict) else {"input": format_value(info.input)}
+    yield from ((name, str(value)) for name, value in given.items() if value is not None)
     yield "backend", str(config.get("backend"))
     yield "seed", str(config.get("seed"))
     yield "began", f"{when(run.created_at)}, took {took(run.elapsed_s)}"
