@@ -44,7 +44,7 @@ class CallJournal(Protocol):
         """
         ...
 
-    async def fail(self, call: int, error: BaseException, usage: Usage) -> None:
+    async def fail(self, call: int, error: BaseException, usage: Usage, duration_s: float) -> None:
         """Note that a call failed or was cancelled, and what is charged for it (its bound where it may be billed)."""
         ...
 

@@ -135,7 +135,9 @@ class Accounts:
             answers = await send()
         except BaseException as error:
             charge = bound if made.is_reserved and _may_be_billed(error) else NOTHING
-            await self._in_spite_of_cancellation(self._fail(number, error, bound if made.is_reserved else None, charge))
+            await self._in_spite_of_cancellation(
+                self._fail(number, error, bound if made.is_reserved else None, charge, time.monotonic() - begun)
+            )
             raise
         finally:
             attempts.reset(token)
@@ -152,10 +154,12 @@ class Accounts:
         if self.spending is not None and reserved is not None:
             await self.spending.settle(reserved, actual)
 
-    async def _fail(self, number: int | None, error: BaseException, reserved: Usage | None, charge: Usage) -> None:
+    async def _fail(
+        self, number: int | None, error: BaseException, reserved: Usage | None, charge: Usage, duration_s: float
+    ) -> None:
         await self._settle(reserved, charge)
         if self.journal is not None and number is not None:
-            await self.journal.fail(number, error, charge)
+            await self.journal.fail(number, error, charge, duration_s)
 
     async def _in_spite_of_cancellation(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

@@ -174,9 +174,9 @@ class PathJournal:
     async def settle(self, call: int, answers: Answers, usage: Usage, duration_s: float) -> None:
         await self._writer.end_call(EndedCall(call, "settled", usage, duration_s, _answers_to_bytes(answers)))
 
-    async def fail(self, call: int, error: BaseException, usage: Usage) -> None:
+    async def fail(self, call: int, error: BaseException, usage: Usage, duration_s: float) -> None:
         state = "unknown" if isinstance(error, asyncio.CancelledError) else "failed"
-        await self._writer.end_call(EndedCall(call, state, usage, error=_describe(error)))
+        await self._writer.end_call(EndedCall(call, state, usage, duration_s, error=_describe(error)))
 
     def note_attempt(self, call: int, error: BaseException, duration_s: float) -> None:
         status = getattr(error, "status", None)

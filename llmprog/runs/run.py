@@ -63,7 +63,7 @@ class CallRecord:
         usage: What is charged; at its bound while its fate is not known.
         bound: The most it could cost, as reckoned before it was sent.
         sent_at: Seconds since 1970, for show: clocks are changed.
-        duration_s: From sending to settling.
+        duration_s: From sending to settling or failing.
         error: Why it failed.
         attempts: Failed attempts before the last.
     """

@@ -31,9 +31,9 @@ def test_errors_that_differ_in_numbers_only_are_one_kind(store):
             call = await calls.send("n", "b", Request(prompt=Prompt.from_text(f"q{number}")), Usage(1))
             error = BackendError(f"busy for {number}.5 s", backend="b", status=429)
             calls.note_attempt(call, error, 0.1)
-            await calls.fail(call, error if number else BackendError("it is gone", backend="b"), Usage())
+            await calls.fail(call, error if number else BackendError("it is gone", backend="b"), Usage(), 0.5)
         unneeded = await calls.send("n", "b", Request(prompt=Prompt.from_text("q9")), Usage(1))
-        await calls.fail(unneeded, asyncio.CancelledError(), Usage(1))
+        await calls.fail(unneeded, asyncio.CancelledError(), Usage(1), 0.5)
 
     with written(store, work) as run:
         *failures, cancelled = run.failures()

@@ -145,11 +145,11 @@ async def test_a_failed_call_is_charged_what_it_was_told_to(store, info):
     calls = journal.at("")
     error = ConnectionFailedError("it broke \0 off \ud800", backend="test:model", possibly_billed=True)
     free = await calls.send("think", "test:model", ask("a"), BOUND)
-    await calls.fail(free, ConnectionFailedError("refused", backend="test:model"), Usage())
+    await calls.fail(free, ConnectionFailedError("refused", backend="test:model"), Usage(), 0.5)
     billed = await calls.send("think", "test:model", ask("b"), BOUND)
-    await calls.fail(billed, error, BOUND)
+    await calls.fail(billed, error, BOUND, 0.5)
     cancelled = await calls.send("think", "test:model", ask("c"), BOUND)
-    await calls.fail(cancelled, asyncio.CancelledError(), BOUND)
+    await calls.fail(cancelled, asyncio.CancelledError(), BOUND, 0.5)
     await journal.aclose()
     journal = store.resume(journal.id)
     assert journal.spent == BOUND + BOUND
@@ -159,6 +159,7 @@ async def test_a_failed_call_is_charged_what_it_was_told_to(store, info):
     with store.open(journal.id) as run:
         records = list(run.calls())
     assert [record.state for record in records] == ["failed", "failed", "unknown"]
+    assert [record.duration_s for record in records] == [0.5] * 3
     assert "it broke" in records[1].error
     assert [record.usage for record in records] == [Usage(), BOUND, BOUND]
 
@@ -314,7 +315,7 @@ async def test_a_fork_begins_with_what_settled_and_leaves_the_old_run_alone(stor
     await settled(journal, ask(num_samples=2), "a", "b")
     calls = journal.at("")
     failed = await calls.send("think", "test:model", ask("lost"), BOUND)
-    await calls.fail(failed, ValueError("no"), BOUND)
+    await calls.fail(failed, ValueError("no"), BOUND, 0.5)
     await calls.send("think", "test:model", ask("under way"), BOUND)
     old_usage = None
     edited = replace(info, program_hash="hash-2")
@@ -448,7 +449,7 @@ async def test_a_value_that_cannot_be_kept_ends_the_run_instead_of_hanging_it(st
     journal = store.create(info)
     calls = journal.at("")
     tasks = [calls.send("think", "test:model", ask(f"q{i}"), Usage(1, 10**30 if i == 5 else 10)) for i in range(10)]
-    outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
+    outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 100)
     assert isinstance(outcomes[5], StoreError)
     with pytest.raises(StoreError):
         await settled(journal, ask(), "four")

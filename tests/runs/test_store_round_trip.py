@@ -55,7 +55,7 @@ def test_secrets_are_not_written(store, info):
         await calls.settle(call, [completion], COST, 0.1)
         scoring = Scoring(Prompt.from_text(secret), (secret,))
         call = await calls.send("think", "test:model", scoring, BOUND)
-        await calls.fail(call, ValueError(secret), BOUND)
+        await calls.fail(call, ValueError(secret), BOUND, 0.5)
         journal.event("", "note", {"text": secret})
         await journal.finish_row(1, "d", {"answer": secret})
         await journal.finish("finished", {"answer": secret})

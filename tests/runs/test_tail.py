@@ -38,7 +38,7 @@ async def test_what_is_added_is_read_once(store, info):
         assert (attempt.call, attempt.status, attempt.duration_s) == (second, "429", 0.25)
         assert "slow down" in attempt.error
 
-        await calls.fail(first, ValueError("no"), Usage())
+        await calls.fail(first, ValueError("no"), Usage(), 0.5)
         third = await calls.send("judge", "test:model", ask("c"), BOUND)
         await calls.settle(third, [Completion(text="d", usage=COST)], COST, 0.1)
         assert [(o.call, o.state) for o in tail.outcomes()] == [(first, "failed")]

@@ -107,7 +107,7 @@ async def write_by_hand(store):
         call = await calls.send(text[:60], text[:60], request, Usage(1))
         calls.note_attempt(call, BackendError(text, backend="b", status=429), 0.1)
         if number % 4 == 0:
-            await calls.fail(call, BackendError(text, backend="b"), Usage())
+            await calls.fail(call, BackendError(text, backend="b"), Usage(), 0.5)
         else:
             await calls.settle(call, [answered("", number, violation=text)], Usage(1, 1, 1, None), 0.1)
         origin = {"node": text, "sample": 0, "call": request.digest()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -103,6 +104,8 @@ def test_failures_are_folded_and_the_reason_is_said(open_page, store):
         page.locator("[data-tab=calls]").click()
         page.get_by_test_id("calls-row").get_by_text("failed").first.click()
         assert "the line is dead" in text(page, "call-head")
+        took = page.get_by_test_id("call-head").locator("dt", has_text="took").locator("+ dd").inner_text()
+        assert re.fullmatch(r"[\d.]+ m?s", took)
 
 
 def test_the_rows_of_a_job_lead_to_their_searches(open_page, store):

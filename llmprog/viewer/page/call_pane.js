@@ -94,7 +94,7 @@ function head(call, isLive) {
     ["backend", el("code", {}, call.backend)],
     ["asked for", call.num_samples === 1 ? `sample ${call.first_sample}` : samples],
     ...(isTakenOver(call) ? [] : [["sent", `after ${formatDuration(call.sent_at)}`]]),
-    ["took", outcome === null ? "–" : callState(call)],
+    ["took", tookText(call)],
   ];
   if (usage) {
     const cached = usage.cached_tokens ? `, ${formatCount(usage.cached_tokens)} of them cached` : "";
@@ -116,6 +116,12 @@ function head(call, isLive) {
     ),
     outcome?.error && el("pre", { class: "fault" }, outcome.error),
   ];
+}
+
+function tookText(call) {
+  const { outcome } = call;
+  const isTimed = outcome?.state === "failed" && typeof outcome.duration_s === "number";
+  return outcome === null ? "–" : isTimed ? formatDuration(outcome.duration_s) : callState(call);
 }
 
 function attemptView(attempt) {

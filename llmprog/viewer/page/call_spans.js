@@ -13,7 +13,7 @@ export function endOf(call, cutOffS) {
     return Math.max(call.sent_at, cutOffS);
   }
   const { duration_s: tookS } = call.outcome;
-  // How long a call took that failed is not kept, but when its attempts did is: it lasted until the last of them.
+  // Earlier runs did not keep how long a call took that failed, but when its attempts did: it lasted until the last one.
   return Math.max(call.sent_at, typeof tookS === "number" ? call.sent_at + tookS : (call.attempts.at(-1)?.at ?? 0));
 }
 
