@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -19,10 +19,16 @@ _LOOK_UP_S = 0.5
 _lock = threading.Lock()
 
 
-@functools.cache
+# By process: a forked one has its parent's loop without the thread that runs it. It keeps that loop all the same, since
+# to close it would take from the parent what both share.
+_loops: dict[int, asyncio.AbstractEventLoop] = {}
+
+
 def _background_loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=_keep_running, args=(loop,), name="llmprog-loop", daemon=True).start()
+    loop = _loops.get(os.getpid())
+    if loop is None:
+        loop = _loops[os.getpid()] = asyncio.new_event_loop()
+        threading.Thread(target=_keep_running, args=(loop,), name="llmprog-loop", daemon=True).start()
     return loop
 
 

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -87,6 +90,12 @@ def test_a_program_within_an_async_node():
     assert Program(generators=[nested], controller=BreadthFirstSearch(max_depth=1)).run("").answer == "raa"
 
 
+def is_waiting(thread):
+    """Whether a thread waits for another."""
+    code = sys._current_frames()[thread.ident].f_code
+    return (code.co_filename, code.co_name) == (threading.__file__, "wait")
+
+
 class Interrupting(ScriptedBackend):
     """Has Ctrl-C pressed during its first call, and once more when that was heard, if ``times`` is 2.
 
@@ -101,7 +110,8 @@ class Interrupting(ScriptedBackend):
         self.cancelled = False
 
     def press(self):
-        time.sleep(0.05)  # the main thread must have come to wait for the run
+        while not is_waiting(threading.main_thread()):
+            time.sleep(0.01)
         for _ in range(self.times):
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             if self.stop is not None:
@@ -174,6 +184,27 @@ def test_a_node_that_exits_ends_the_run_and_not_the_loop_of_all_runs(ending):
     with pytest.raises(type(ending)):
         leaving.run("r", backend=ScriptedBackend(reply))
     assert program.run("r", backend=ScriptedBackend(reply)).solved
+
+
+FORKING = """
+import multiprocessing
+from llmprog.programs import arithmetic
+
+def work(seed):
+    return arithmetic(num_samples=1).run("17 + 25", backend="local:puzzles", seed=seed).answer
+
+assert work(1) == 42
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    assert pool.map_async(work, [1]).get(timeout=120) == [42]
+assert work(1) == 42
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no process forks on this system")
+def test_a_process_forked_after_a_run_runs_programs_too():
+    script = [sys.executable, "-c", FORKING]
+    ended = subprocess.run(script, capture_output=True, text=True, timeout=240, check=False)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_backends_by_node():

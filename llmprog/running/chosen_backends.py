@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 from collections.abc import Callable, Mapping
 
 from llmprog.backends.accounts import Accounts
@@ -19,21 +20,23 @@ from llmprog.events import Event
 
 BackendChoice = str | Backend | Mapping[str, "str | Backend"]
 
-_opened: dict[str, Backend] = {}
+_opened: dict[tuple[int, str], Backend] = {}  # by process as well: a forked one has its parent's without their threads
 
 
 def shared_backend(backend_id: str) -> Backend:
     """The backend with this id, opened once per process and closed at its end."""
-    if backend_id not in _opened:
+    key = os.getpid(), backend_id
+    if key not in _opened:
         if not _opened:
             atexit.register(_close_all)
-        _opened[backend_id] = open_backend(backend_id)
-    return _opened[backend_id]
+        _opened[key] = open_backend(backend_id)
+    return _opened[key]
 
 
 def _close_all() -> None:
-    for backend in _opened.values():
-        run_sync(backend.aclose())
+    for (process, _), backend in _opened.items():
+        if process == os.getpid():
+            run_sync(backend.aclose())
     _opened.clear()
 
 
