@@ -184,7 +184,7 @@ def test_a_csv_file_and_a_template(place, llmprog_map):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.fault("process", "Ctrl-C or SIGTERM in a job", "drains, exit code 130, and the same command goes on")
 def test_one_interrupt_drains_and_the_same_command_goes_on(place, llmprog_map, number):
-    with started(place, "--input", "n", "--concurrency", "2", pause_s=1) as process:
+    with started(place, "--input", "n", "--concurrency", "2", pause_s=2) as process:
         wait_for_rows(place, 4)
         process.send_signal(number)
         out, errors = process.communicate(timeout=100)
@@ -295,7 +295,7 @@ def test_the_data_is_never_overwritten(place, llmprog_map):
 
 
 def test_two_at_once_are_refused_by_name_of_the_owner(place, llmprog_map):
-    with started(place, "--input", "n", "--concurrency", "1", pause_s=1.5) as process:
+    with started(place, "--input", "n", "--concurrency", "1", pause_s=3) as process:
         wait_for_rows(place, 2)
         second = llmprog_map("--input", "n")
         process.send_signal(signal.SIGINT)

@@ -341,13 +341,16 @@ def test_at_info_only_runs_are_logged_and_rows_are_not():
 
 def test_ids_are_those_of_the_task_that_writes(configured):
     log = Log("llmprog.test")
+    turns = [asyncio.Event() for _ in range(3)]
 
     async def work(number):
         with bound(call=number):
-            await asyncio.sleep(0.001 * (3 - number))
+            await turns[number].wait()
             log.info("at work")
+            turns[number - 1].set()
 
     async def several():
+        turns[2].set()
         with bound(run="r1"):
             await asyncio.gather(*(work(number) for number in range(3)))
         log.info("after")

@@ -297,11 +297,11 @@ def test_no_part_is_begun_once_the_budget_has_ended():
 
 def test_a_tool_ends_with_the_time_of_the_budget():
     async def endless(given):
-        await asyncio.sleep(60)
+        await asyncio.sleep(600)
 
     begun = time.monotonic()
     result = run(Sequence(Apply(str), Apply(endless)), "x", budget="seconds=0.1")
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 120
     assert (result.stopped, result.solved, result.answer) == ("budget", False, None)
     assert result.shortfall.startswith("seconds: 0.1 of 0.1 over")
 

@@ -21,6 +21,7 @@ from llmprog import Budget, Program, generator, map, open_store  # noqa: A004 - 
 from llmprog.backends import ScriptedBackend
 from llmprog.errors import AuthenticationError, LLMProgError, OptionError
 from llmprog.jobs.job import Job
+from llmprog.jobs.ray import executor
 from llmprog.jobs.ray.cluster import Cluster
 from llmprog.jobs.ray.options import RayOptions
 from llmprog.programs.self_consistency import self_consistency
@@ -40,6 +41,12 @@ def ray():
     cluster = Cluster.open(TWO_WORKERS)
     yield cluster.ray
     cluster.close()
+
+
+@pytest.fixture(autouse=True)
+def slow_workers_are_waited_for(monkeypatch):
+    """A job of few rows would be over before the second worker is there, where that takes long."""
+    monkeypatch.setattr(executor, "_OTHERS_S", 200.0)
 
 
 @dataclass(frozen=True)

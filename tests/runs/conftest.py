@@ -66,14 +66,14 @@ def postgres_server():
         yield f"postgresql://{POSTGRES_USER}@127.0.0.1:{port}"
     finally:
         server.send_signal(signal.SIGINT)  # at once, whoever is still connected
-        server.wait(30)
+        server.wait(100)
         shutil.rmtree(home, ignore_errors=True)
 
 
 def wait_for_server(server, port, log):
     import psycopg
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 100
     while True:
         assert server.poll() is None, log.read_text()
         try:

@@ -35,15 +35,15 @@ async def settled(journal, number, length=10):
 async def assert_refused_at_once(journal, message):
     """All who wait and all who come later are told, none is left waiting."""
     tasks = [settled(journal, number) for number in range(100, 130)]
-    outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
+    outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 100)
     assert {type(outcome) for outcome in outcomes} == {StoreError}
     assert all(message in str(outcome) for outcome in outcomes)
     with pytest.raises(StoreError, match=message):
-        await asyncio.wait_for(settled(journal, 200), 20)
+        await asyncio.wait_for(settled(journal, 200), 100)
     with pytest.raises(StoreError, match=message):
         journal.event("", "note", {})
     with pytest.raises(StoreError, match=message):
-        await asyncio.wait_for(journal.aclose(), 20)
+        await asyncio.wait_for(journal.aclose(), 100)
 
 
 def worked(what, where):
@@ -238,7 +238,7 @@ async def test_a_lock_that_is_held_for_a_while(tmp_path, info):
         await asyncio.sleep(0.3)
         assert not waiting.done()
         other.execute("COMMIT")
-        await asyncio.wait_for(waiting, 20)
+        await asyncio.wait_for(waiting, 100)
     await journal.aclose()
 
 

@@ -99,7 +99,7 @@ def others_writing(where, run_id):
 
 def eventually_interrupted(store, run_id):
     """A server may need an instant to notice that the run's owner was killed."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 100
     while True:
         with store.open(run_id) as run:
             if run.status == "interrupted":

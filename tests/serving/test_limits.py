@@ -128,12 +128,23 @@ def test_other_paths_and_methods_have_openais_error_too(guarded):
 
 def test_calls_beyond_the_limit_are_told_to_come_again():
     options = ServerOptions(port=0, max_concurrency=2)
+    go = threading.Event()
+
+    class Waiting(ScriptedBackend):
+        async def generate(self, request):
+            await asyncio.to_thread(go.wait, 100)
+            return await super().generate(request)
 
     async def together(base):
-        async with httpx.AsyncClient(base_url=base) as client:
-            return await asyncio.gather(*(client.post("/chat/completions", json=CHAT) for _ in range(6)))
+        async with httpx.AsyncClient(base_url=base, timeout=100) as client:
+            asked = [asyncio.create_task(client.post("/chat/completions", json=CHAT)) for _ in range(6)]
+            first = asyncio.as_completed(asked)
+            for _ in range(4):
+                assert (await next(first)).status_code == 429
+            go.set()
+            return await asyncio.gather(*asked)
 
-    with serving(scripted(latency_s=0.5), {}, options=options) as base:
+    with serving({"m": Waiting(lambda *_: "Hello!")}, {}, options=options) as base:
         replies = asyncio.run(together(base))
         assert sorted(reply.status_code for reply in replies) == [200, 200, 429, 429, 429, 429]
         refused = next(reply for reply in replies if reply.status_code == 429)

@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +23,6 @@ import pytest
 
 from llmprog.backends import ScriptedBackend, open_backend
 from llmprog.serving.background import serving
-from llmprog.serving.exchange import HEARTBEAT_S
 from llmprog.serving.server import ServerOptions
 
 PROPOSE = "Input: 4 9 10 13\nPossible next steps:"
@@ -62,12 +62,23 @@ async def health(url):
         return (await client.get(url.removesuffix("/v1") + "/health")).json()
 
 
-async def in_flight_becomes(url, count, seconds=20.0):
+async def in_flight_becomes(url, count, seconds=60.0):
     for _ in range(int(seconds / 0.05)):
         if (await health(url))["in_flight"] == count:
             return
         await asyncio.sleep(0.05)
     raise AssertionError(f"{await health(url)}, not {count} in flight")
+
+
+async def is_refused(url, seconds=60.0):
+    """Until the server takes no more connections."""
+    for _ in range(int(seconds / 0.05)):
+        try:
+            await health(url)
+        except httpx.TransportError:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("it still answers")
 
 
 def test_clients_that_go_away_free_their_slots_and_their_rows():
@@ -87,8 +98,10 @@ def test_clients_that_go_away_free_their_slots_and_their_rows():
 
             done = await asyncio.gather(*(stay(i) if i % 2 else leave(url, i) for i in range(64)))
             assert all(done[1::2])
-            await in_flight_becomes(url, 0)
-            found = await health(url)
+            found = {}
+            while found.get("answered", 0) + found.get("gone", 0) < 64:  # the last that left may not have been read yet
+                await in_flight_becomes(url, 0)
+                found = await health(url)
             assert found["answered"] >= 32
             assert found["answered"] + found["gone"] == 64
             assert await stay(1) == done[1]
@@ -140,18 +153,25 @@ def command(*options, **environment):
 
 def test_at_its_end_a_server_lets_calls_end_and_cancels_those_that_do_not():
     backends = {
-        name: ScriptedBackend(lambda *_, name=name: name, latency_s=s) for name, s in (("slow", 60.0), ("quick", 3.0))
+        name: ScriptedBackend(lambda *_, name=name: name, latency_s=s) for name, s in (("slow", 600.0), ("quick", 3.0))
     }
+    has_begun = threading.Event()
+
+    def ask(url, body):
+        with httpx.stream("POST", f"{url}/chat/completions", json=body, timeout=240) as answer:
+            if "stream" in body:
+                has_begun.set()
+            answer.read()
+        return answer
+
     with ThreadPoolExecutor(3) as threads:
-        with serving(backends, {}, options=ServerOptions(port=0, grace_s=2.5)) as url:
-            asked = [
-                threads.submit(httpx.post, f"{url}/chat/completions", json=body, timeout=30)
-                for body in (chat("slow", "?", stream=True), chat("slow", "?"), chat("quick", "?"))
-            ]
+        with serving(backends, {}, options=ServerOptions(port=0, grace_s=8)) as url:
+            bodies = (chat("slow", "?", stream=True), chat("slow", "?"), chat("quick", "?"))
+            asked = [threads.submit(ask, url, body) for body in bodies]
             asyncio.run(in_flight_becomes(url, 3))
-            time.sleep(HEARTBEAT_S)  # by then the stream has begun
+            assert has_begun.wait(60)
             begun = time.monotonic()
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 120
         streamed, whole, quick = (future.result() for future in asked)
     assert streamed.status_code == 200
     assert "shutting_down" in streamed.text
@@ -184,13 +204,13 @@ def test_a_second_signal_does_not_wait():
             assert b"200 OK" in await reader.readline()
             begun = time.monotonic()
             process.send_signal(signal.SIGINT)
-            await asyncio.sleep(0.5)
+            await is_refused(url)  # the first one has come: two that come at once would be one
             process.send_signal(signal.SIGINT)
-            await asyncio.to_thread(process.wait, 60)
+            await asyncio.to_thread(process.wait, 200)
             return time.monotonic() - begun
 
     with command("--backend", PUZZLES, "--grace", "600") as (process, url):
-        assert asyncio.run(interrupt(process, url)) < 60
+        assert asyncio.run(interrupt(process, url)) < 250
         assert process.returncode == 0
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 
 import httpx
 import pytest
 
 from llmprog.backends import Capabilities, ScriptedBackend
 from llmprog.serving.background import serving
-from llmprog.serving.exchange import HEARTBEAT_S
 from llmprog.types import Completion, Delta
 
 ASKED = {"model": "m", "messages": [{"role": "user", "content": "?"}], "stream": True}
@@ -73,11 +74,24 @@ def test_events_are_lines_whatever_they_hold(streamed):
     assert text.splitlines() == text.split("\n")[:-1]
 
 
-def test_a_backend_that_does_not_stream_sends_one_piece_and_keeps_the_connection_alive(streamed):
-    text, events = streamed(ScriptedBackend(lambda *_: "late", latency_s=HEARTBEAT_S + 0.5))
-    assert text.startswith(": waiting\n\n")
-    assert contents(events) == ["late"]
-    assert text.endswith("data: [DONE]\n\n")
+def test_a_backend_that_does_not_stream_sends_one_piece_and_keeps_the_connection_alive():
+    is_waited_for = threading.Event()
+
+    class Late(ScriptedBackend):
+        async def generate(self, request):
+            await asyncio.to_thread(is_waited_for.wait, 100)
+            return await super().generate(request)
+
+    with (
+        serving({"m": Late(lambda *_: "late")}, {}) as base,
+        httpx.stream("POST", f"{base}/chat/completions", json=ASKED, timeout=100) as answer,
+    ):
+        lines = answer.iter_lines()
+        assert next(lines) == ": waiting"
+        is_waited_for.set()
+        said = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+    assert contents(map(json.loads, said[:-1])) == ["late"]
+    assert said[-1] == "[DONE]"
 
 
 def test_every_choice_begins_and_ends_once(streamed):

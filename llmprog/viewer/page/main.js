@@ -20,22 +20,37 @@ function startPage() {
   // page may be elsewhere already, and that of another's when this one could be written over it.
   let known = null;
 
-  /** Write where we are into the address, after a moment: browsers refuse many changes in a short time. */
-  const onPlace = (path) => (params) => {
-    clearTimeout(timer);
-    timer = setTimeout(() => {
-      if (location.hash !== known) {
-        return;
-      }
-      const given = Object.entries(params).filter(([, value]) => value !== null && value !== "");
-      const query = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
-      const hash = `#${path}${query && `?${query}`}`;
-      if (hash !== location.hash) {
+  const write = (path, params, isStep) => {
+    if (location.hash !== known) {
+      return;
+    }
+    const given = Object.entries(params).filter(([, value]) => value !== null && value !== "");
+    const query = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
+    const hash = `#${path}${query && `?${query}`}`;
+    if (hash !== location.hash) {
+      if (isStep) {
+        location.assign(hash);
+      } else {
         location.replace(hash);
-        known = location.hash;
       }
-    }, PLACE_MS);
+      known = location.hash;
+    }
   };
+
+  /**
+   * Write where we are into the address: a step, which the browser's Back undoes, at once; else after a moment, since
+   * browsers refuse many changes in a short time.
+   */
+  const onPlace =
+    (path) =>
+    (params, isStep = false) => {
+      clearTimeout(timer);
+      if (isStep) {
+        write(path, params, true);
+      } else {
+        timer = setTimeout(() => write(path, params, false), PLACE_MS);
+      }
+    };
 
   const show = () => {
     if (location.hash === known) {

@@ -88,7 +88,7 @@ class EchoWriting:
         decoder.batches.append(len(self.rows))
         decoder.most_writings = max(decoder.most_writings, sum(bool(writing.rows) for writing in decoder.writings))
         decoder.started.set()
-        assert decoder.gate.wait(10)
+        assert decoder.gate.wait(60)
         found = {}
         for ticket, row in list(self.rows.items()):
             last = row.prompt[-1]
@@ -130,7 +130,14 @@ async def engine(decoder: EchoDecoder):
 
 
 async def until(event: threading.Event) -> None:
-    assert await asyncio.to_thread(event.wait, 10)
+    assert await asyncio.to_thread(event.wait, 60)
+
+
+async def handed_over() -> None:
+    """What was asked for has gone to the engine's thread, which takes some time and some turns of the loop."""
+    await asyncio.sleep(0.01)
+    for _ in range(2 * engine_module.GATHER_TURNS):
+        await asyncio.sleep(0)
 
 
 async def test_what_is_submitted_together_becomes_one_batch(
@@ -165,7 +172,7 @@ async def test_large_calls_are_split_and_what_waits_joins_as_soon_as_there_is_ro
     first = asyncio.create_task(engine.decode([make_row((5, i)) for i in range(130)]))
     await until(decoder.started)
     others = [asyncio.create_task(engine.decode([make_row((6,))])) for _ in range(3)]
-    await asyncio.sleep(0.01)
+    await handed_over()
     decoder.gate.set()
     assert [r.tokens for r in await first] == [(3, 5, i) for i in range(130)]
     await asyncio.gather(*others)
@@ -182,7 +189,7 @@ async def test_what_comes_later_is_written_between_the_steps_of_what_is_under_wa
     long = asyncio.create_task(engine.decode([make_row((7,))] * 3))
     await until(decoder.started)
     short = asyncio.create_task(engine.decode([make_row((8,))]))
-    await asyncio.sleep(0.01)
+    await handed_over()
     decoder.gate.set()
     done, _ = await asyncio.wait({long, short}, return_when=asyncio.FIRST_COMPLETED)
     assert short in done
@@ -202,7 +209,7 @@ async def test_what_cannot_join_is_gathered_behind_what_is_under_way(
     await until(decoder.started)
     for _ in range(2):
         calls.append(asyncio.create_task(engine.decode([make_row((8,))])))
-        await asyncio.sleep(0.01)
+        await handed_over()
     decoder.gate.set()
     await asyncio.gather(*calls)
     assert decoder.batches == [1, 1, 1, 1, 2]
@@ -264,9 +271,9 @@ async def test_a_cancelled_caller_is_dropped_while_it_waits(
     await until(decoder.started)
     waiting = asyncio.create_task(engine.decode([make_row((6,))] * 10))
     other = asyncio.create_task(engine.decode([make_row((7,))] * 2))
-    await asyncio.sleep(0.01)
+    await handed_over()
     waiting.cancel()
-    await asyncio.sleep(0.01)
+    await handed_over()
     decoder.gate.set()
     await asyncio.gather(first, other)
     assert decoder.batches == [1, 2]
@@ -296,7 +303,7 @@ async def test_a_cancelled_caller_before_hand_over_costs_nothing(
     task = asyncio.create_task(engine.decode([make_row((5,))]))
     await asyncio.sleep(0)
     task.cancel()
-    await asyncio.sleep(0.01)
+    await handed_over()
     assert task.cancelled()
     assert decoder.batches == []
 
@@ -351,7 +358,7 @@ async def test_a_row_waits_for_memory_that_others_hold(
     many = asyncio.create_task(engine.decode([make_row((7,))] * 10))
     await until(decoder.started)
     one = asyncio.create_task(engine.decode([make_row((8,))]))
-    await asyncio.sleep(0.01)
+    await handed_over()
     decoder.gate.set()
     results = await asyncio.gather(many, one)
     assert [len(result) for result in results] == [10, 1]
@@ -378,7 +385,7 @@ async def test_a_row_for_which_there_can_be_no_room_fails_at_once(
     running = asyncio.create_task(engine.decode([make_row((7,))]))
     await until(decoder.started)
     refused = asyncio.create_task(engine.decode([make_row((8,))]))
-    await asyncio.sleep(0.01)
+    await handed_over()
     decoder.gate.set()
     with pytest.raises(InputError, match="too long"):
         await refused

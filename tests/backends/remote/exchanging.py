@@ -62,7 +62,7 @@ async def hold_open(writer, drip):
         writer.write(drip)
 
 
-async def until(condition, seconds=20.0):
+async def until(condition, seconds=60.0):
     for _ in range(int(seconds / 0.01)):
         if condition():
             return

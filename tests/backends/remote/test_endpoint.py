@@ -66,7 +66,7 @@ async def connect(time):
             transport=Transport(
                 backend="b",
                 max_connections=options.max_concurrency,
-                timeouts=Timeouts(connect_s=1, first_byte_s=2, idle_s=2, total_s=5),
+                timeouts=Timeouts(connect_s=60, first_byte_s=60, idle_s=60, total_s=120),
             ),
             clock=time.clock,
             wall_clock=time.wall_clock,

@@ -52,7 +52,7 @@ def test_a_huge_text_is_not_even_read():
     begun = time.perf_counter()
     for guided in (POINT, Regex("x*")):
         assert "100000000 characters" in violation("x" * 100_000_000, guided)
-    assert time.perf_counter() - begun < 20
+    assert time.perf_counter() - begun < 100
 
 
 def test_a_long_violation_stays_short():

@@ -186,8 +186,8 @@ async def test_events_keep_a_stream_alive_until_the_total_timeout(serve, wire):
 
     server = await serve(handler)
     reader = Reader()
-    async with transport(idle_s=1, total_s=2) as opened:
-        with pytest.raises(ConnectionFailedError, match=r"not finished within 2 s .*total"):
+    async with transport(idle_s=4, total_s=5) as opened:
+        with pytest.raises(ConnectionFailedError, match=r"not finished within 5 s .*total"):
             await post(opened, server, reader)
     assert len(reader.data) > 2
 
@@ -215,7 +215,7 @@ async def test_done_with_the_socket_left_open(serve, wire):
     async with transport() as opened:
         started = asyncio.get_running_loop().time()
         assert (await post(opened, server, Reader())).status == 200
-        assert asyncio.get_running_loop().time() - started < 10  # the server never ends it
+        assert asyncio.get_running_loop().time() - started < 50  # the server never ends it
         assert opened.num_open == 0
         await until(lambda: server.num_open == 0)  # closed, not left behind
 
