@@ -258,6 +258,8 @@ def test_a_viewer_shows_hostile_texts_and_does_nothing_else(looked_at, hostile):
         page.goto(f"{base}/#/compare/{hostile.tree}/{hostile.by_hand}")
         page.get_by_test_id("compare-facts").wait_for()
         page.wait_for_timeout(300)
+        page.goto(f"{base}/#/nowhere")  # where nobody asks for a server that is gone
+        page.get_by_text("There is no such page.").wait_for()
     assert {address for address in looked_at.requests if not address.startswith((f"{base}/", "data:"))} == set()
 
 
@@ -292,6 +294,9 @@ def test_an_address_that_somebody_else_made_does_nothing(looked_at, hostile):
             for place in ("run/{}", "compare/{0}/{0}", "run/" + hostile.tree + "?tab={0}&path={0}&thought={0}", "{}"):
                 page.evaluate("hash => { location.hash = hash }", f"#/{place.format(text[:300])}")
         page.wait_for_timeout(300)
+        assert page.evaluate("globalThis.numRan") == 0
+        page.goto(f"{base}/#/nowhere")
+        page.reload()  # nothing is under way any more
         # A run that is not there is asked for and not found, which a browser writes to its console.
         looked_at.said[:] = [line for line in looked_at.said if "status of 404" not in line]
     assert all(address.startswith(f"{base}/") for address in looked_at.requests)

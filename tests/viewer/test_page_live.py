@@ -122,6 +122,10 @@ def test_the_rows_of_a_job_lead_to_their_searches(open_page, store):
         assert said[5:] == ["3", "$0", "num_samples", ""]
         assert not page.get_by_test_id("pane").is_visible()  # here is nothing to select
         page.get_by_test_id("rows-row").nth(1).click()
+        page.locator("[data-shown=graph]").wait_for()
+        page.go_back()
+        page.locator("[data-shown=rows]").wait_for()
+        page.get_by_test_id("rows-row").nth(1).click()
         assert page.get_by_test_id("stage").get_attribute("data-shown") == "graph"
         paths = page.get_by_test_id("paths")
         page.wait_for_url(f"**path={paths.input_value()}")

@@ -326,3 +326,19 @@ def test_a_call_of_the_run_that_this_one_was_forked_from_has_no_time_in_it(modul
     said = pane_of(module, outcome)
     assert "sentafter" not in said
     assert "from the run it was forked from" in said
+
+
+def test_the_browsers_back_undoes_tabs_and_not_each_thought(game, puzzles):
+    path = solution_of(puzzles)
+    show(game, path[-1])
+    game.keyboard.press("ArrowUp")
+    for tab in ("timeline", "calls"):
+        game.locator(f"[data-tab={tab}]").click()
+        game.locator(f"[data-shown={tab}]").wait_for()
+    game.go_back()
+    game.locator("[data-shown=timeline]").wait_for()
+    game.go_back()
+    game.locator("[data-shown=thoughts]").wait_for()
+    assert text(game, "thought-title") == f"Thought {path[-2]}"
+    game.go_forward()
+    game.locator("[data-shown=timeline]").wait_for()

@@ -255,7 +255,7 @@ def test_hostile_text_stays_text(open_page, store, still, watched, has_tokens):
         assert page.locator("[data-testid=canvas] :is(script, img, svg)").count() == 0
         assert page.get_by_test_id("order-strip").is_visible() == has_tokens
         assert page.get_by_test_id("canvas-legend").is_visible() == has_tokens
-    assert watched.dialogs == watched.said == []
+        assert watched.dialogs == watched.said == []
 
 
 def test_a_file_plays_back_without_a_server(page, recorded, still, watched, tmp_path):

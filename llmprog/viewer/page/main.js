@@ -16,6 +16,7 @@ function startPage() {
   let page = null;
   let key = null;
   let timer = 0;
+  let unwritten = null;
   // The hash that the page was last led to, or wrote. Events come late: that of a hash that was written here when the
   // page may be elsewhere already, and that of another's when this one could be written over it.
   let known = null;
@@ -37,6 +38,12 @@ function startPage() {
     }
   };
 
+  const flush = () => {
+    clearTimeout(timer);
+    unwritten?.();
+    unwritten = null;
+  };
+
   /**
    * Write where we are into the address: a step, which the browser's Back undoes, at once; else after a moment, since
    * browsers refuse many changes in a short time.
@@ -44,11 +51,14 @@ function startPage() {
   const onPlace =
     (path) =>
     (params, isStep = false) => {
-      clearTimeout(timer);
+      const now = { ...params };
       if (isStep) {
-        write(path, params, true);
+        flush();
+        write(path, now, true);
       } else {
-        timer = setTimeout(() => write(path, params, false), PLACE_MS);
+        clearTimeout(timer);
+        unwritten = () => write(path, now, false);
+        timer = setTimeout(flush, PLACE_MS);
       }
     };
 
@@ -57,7 +67,7 @@ function startPage() {
       return;
     }
     known = location.hash;
-    clearTimeout(timer);
+    unwritten = null;
     const { path, params } = addressOf(location.hash);
     if (key === path) {
       page.goTo(params);

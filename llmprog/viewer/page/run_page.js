@@ -21,7 +21,8 @@ import { createVoteView, votesOf } from "./vote_view.js";
  * @param {LiveSource|FileSource} options.source
  * @param {string} options.id
  * @param {URLSearchParams} options.params `tab`, `path`, `thought`, `call`
- * @param {function(object)} options.onPlace called with the params of the place that is shown
+ * @param {function(object, boolean)} options.onPlace called with the params of the place that is shown, and whether one
+ *   gets back from it by the browser's Back
  * @returns {{element: HTMLElement, goTo: function(URLSearchParams), destroy: function()}}
  */
 export function createRunPage({ source, id, params, onPlace }) {
@@ -95,9 +96,10 @@ export function createRunPage({ source, id, params, onPlace }) {
   /** Go to another place of the run: what is not given stays. */
   function settle(change) {
     isPathChosen ||= [change.path, change.thought, change.call].some((chosen) => chosen != null);
+    const isStep = ["tab", "path"].some((name) => name in change && change[name] !== place[name]);
     Object.assign(place, change);
     show();
-    onPlace(place);
+    onPlace(place, isStep);
   }
 
   /** The view of a tab, made when it is first shown, at the path of this place. */
@@ -238,7 +240,7 @@ export function createRunPage({ source, id, params, onPlace }) {
     goTo(given) {
       const next = placeOf(given);
       isPathChosen ||= next.path !== null && next.path !== place.path;
-      Object.assign(place, next, { path: next.path ?? place.path, tab: next.tab ?? place.tab });
+      Object.assign(place, next, { path: next.path ?? place.path });
       show();
     },
     destroy() {
