@@ -16,7 +16,7 @@ from typing import Any
 
 from llmprog.compile_joined import joined_content, joined_faults, joined_graph, part_faults
 from llmprog.compile_picture import program_html, program_picture
-from llmprog.errors import CompileError, DeclarationError
+from llmprog.errors import CompileError, DeclarationError, OptionError
 from llmprog.fingerprint import describe_function, describe_value, function_name, readable_lines
 from llmprog.joined import Joined
 from llmprog.nodes import Checker, Generator, Node
@@ -107,7 +107,13 @@ def compile_program(program: Program) -> CompiledProgram:
 
     Raises:
         CompileError: The declaration has faults; all of them are listed.
+        OptionError: It is no program.
     """
+    if not isinstance(program, Program | Joined):
+        raise OptionError(
+            f"program={program!r:.100}; allowed is a Program, such as llmprog.programs.game24() makes, or a combinator "
+            "of programs"
+        )
     cached = program._cache.get("compiled")
     if isinstance(cached, CompiledProgram):
         return cached

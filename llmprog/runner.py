@@ -151,6 +151,12 @@ async def opened_context(
     """
     if isinstance(budget, str):
         budget = Budget.parse(budget)
+    if not isinstance(budget, Budget | Ledger | None):
+        raise OptionError(
+            f"budget={budget!r:.100}; allowed is a Budget, its text such as 'calls=200,usd=2', an open ledger, or None"
+        )
+    if stop is not None and not isinstance(stop, threading.Event):
+        raise OptionError(f"stop={stop!r:.100}; allowed is a threading.Event, or None")
     if (
         isinstance(budget, Budget | Ledger)
         and (budget if isinstance(budget, Budget) else budget.budget).usd is not None
@@ -167,6 +173,8 @@ async def opened_context(
         if cache is not False:
             from llmprog.runs.cache import CallCache
 
+            if not isinstance(cache, bool | str | Path | CallCache):
+                raise OptionError(f"cache={cache!r:.100}; allowed is True, False, a file, or an open CallCache")
             if isinstance(cache, CallCache):
                 stack.push_async_callback(asyncio.to_thread, cache.flush)  # the next run finds what this one has put
             else:

@@ -213,7 +213,7 @@ def test_backends_by_node():
     assert {r.prompt.text.split()[0] for r in growing.requests} == {"after"}
     assert {r.prompt.text.split()[0] for r in judging.requests} == {"worth"}
     assert result.backend == "grow=scripted, default=scripted"
-    with pytest.raises(OptionError, match="'wroth'; known: default, grow, worth"):
+    with pytest.raises(OptionError, match=r"'wroth' \(did you mean 'worth'\?\); known: default, grow, worth"):
         program.run("r", backend={"wroth": judging})
 
 
@@ -271,8 +271,23 @@ def test_backends_by_node_are_complete_before_anything_is_called():
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
-    [({"backend": 5}, "backend=5; allowed is an id"), ({"seed": "a"}, "seed='a'; allowed is a whole number")],
+    [
+        ({"backend": 5}, "backend=5; allowed is an id"),
+        ({"seed": "a"}, "seed='a'; allowed is a whole number"),
+        ({"budget": 5}, "budget=5; allowed is a Budget, its text"),
+        ({"budget": {"calls": 5}}, "budget={'calls': 5}; allowed is a Budget, its text"),
+        ({"store": 5}, "store=5; allowed is a directory"),
+        ({"store": ""}, "store=''; allowed is a directory"),
+        ({"cache": 5}, "cache=5; allowed is True, False, a file"),
+        ({"stop": True}, "stop=True; allowed is a threading.Event"),
+    ],
 )
 def test_options_of_a_run_are_checked(options, complaint):
     with pytest.raises(OptionError, match=complaint):
         program.run("r", **{"backend": ScriptedBackend(reply), **options})
+
+
+@pytest.mark.parametrize("given", [None, "game24", BreadthFirstSearch])
+def test_what_is_no_program_is_refused_by_name(given):
+    with pytest.raises(OptionError, match="allowed is a Program, such as"):
+        run(given, "r", backend=ScriptedBackend(reply))

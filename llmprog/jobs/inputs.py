@@ -24,10 +24,13 @@ class InputOf:
         gold: The column that holds the right answer, if there is one; it is never the input by default.
 
     Raises:
-        OptionError: The template is malformed.
+        OptionError: The template is malformed, or a column is not named by a text.
     """
 
     def __init__(self, spec: str | None, *, gold: str | None = None) -> None:
+        for what, named in (("input", spec), ("gold", gold)):
+            if not isinstance(named, str | None):
+                raise OptionError(f"{what}={named!r:.100}; allowed is a column's name, or None")
         self.spec = spec
         self.gold = gold
         self._template_fields: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from typing import Any
 
 import platformdirs
 
-from llmprog.errors import StoreError, UnknownRunError
+from llmprog.errors import OptionError, StoreError, UnknownRunError
 from llmprog.runs import sessions
 from llmprog.runs.database import BUSY_TIMEOUT_S, Database, MemoryDatabase, SqliteFile
 from llmprog.runs.encoding import json_object
@@ -34,11 +34,16 @@ def open_store(where: str | os.PathLike[str] | RunStore) -> RunStore:
     """The store at ``where``: a directory (made when the first run is), ``memory``, or ``postgresql://…``.
 
     Raises:
+        OptionError: It names no place.
         StoreError: It cannot be a store.
         MissingExtraError: It needs psycopg, which is not installed.
     """
     if isinstance(where, RunStore):
         return where
+    if not isinstance(where, str | os.PathLike) or not str(where):
+        raise OptionError(
+            f"store={where!r:.100}; allowed is a directory, 'memory', a postgresql:// URL, or an open store"
+        )
     if where == "memory":
         return MemoryStore()
     if isinstance(where, str) and where.startswith(("postgresql://", "postgres://")):

@@ -258,6 +258,9 @@ async def test_a_job_that_is_cancelled_leaves_nothing_behind(tmp_path):
         ({"gold": "nope"}, "no column 'nope'"),
         ({"fork": True}, "fork=True without resume="),
         ({"budget": "cals=3"}, "cals"),
+        ({"budget": 3}, "budget=3; allowed is a Budget"),
+        ({"input": 5}, "input=5; allowed is a column's name"),
+        ({"gold": 5}, "gold=5; allowed is a column's name"),
     ],
 )
 def test_what_is_asked_wrongly_is_said_before_anything_is_paid(options, complaint, tmp_path):
