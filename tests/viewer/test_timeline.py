@@ -253,6 +253,7 @@ def test_the_timeline_says_what_the_time_went_into(timeline):
     assert "Calls 5, up to 2 at a time" in facts
     assert "Critical path 3 calls, 7.0 s (88 % of the time), waiting 1.0 s" in facts
     assert "Tried again after 1 failure, 1 rate limit" in facts
+    assert not timeline.get_by_test_id("timeline-sessions").is_visible()  # it was never resumed
     legend = timeline.get_by_test_id("timeline-legend").inner_text().split("\n")
     assert legend == [
         "propose", "judge", "on the critical path", "failed", "from a cache", "under way",
@@ -340,6 +341,27 @@ def test_a_run_that_was_forked_and_resumed_shows_the_time_of_its_own_calls(mount
     page.get_by_test_id("timeline-canvas").focus()
     page.keyboard.press("ArrowRight")
     assert page.evaluate("picked") == [2]
+    sessions = page.get_by_test_id("timeline-sessions")
+    assert sessions.locator("option").all_inner_texts() == ["Go to…", "Session 1, after 0 ms", "Session 2, after 1 h"]
+    sessions.select_option(index=2)  # in which the other call is all that there is to hit
+    box = page.get_by_test_id("timeline-canvas").bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 4, box["y"] + 124 + 10)
+    assert page.evaluate("picked") == [2, 3]
+
+
+def test_a_session_that_asked_nothing_does_not_make_the_timeline_longer(mount):
+    def of_session(number, records):
+        return {**records, "calls": [{**records["calls"][0], "session": number}]}
+
+    run = {"id": "r", "elapsed_s": 5.0, "began_at": 1000.0, "updated_at": 9000.0, "sessions": 3}
+    page = mount(
+        "timeline_view.js",
+        "createTimelineView",
+        [{"run": run}, of_session(1, call(1, "propose", 0.0, 2)), of_session(2, call(2, "judge", 602.0, 2))],
+    )
+    facts = page.get_by_test_id("timeline-facts").inner_text().replace("\n", " ")
+    assert "Time 4.0 s, and paused for 10 min" in facts
+    assert "Critical path 2 calls, 4.0 s (100 % of the time)" in facts
 
 
 def test_the_picture_follows_the_colours_of_the_page(timeline, painted):

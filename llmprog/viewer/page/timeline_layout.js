@@ -78,8 +78,9 @@ export class Timeline {
     [this.#first, this.#numTaken] = [first, calls.size];
     const before = this.wallS;
     this.wallS = Math.max(before, run?.elapsed_s ?? 0, this.#lastS);
-    if (this.#numSessions > 1) {
-      // The seconds that it took are those of its sessions; what is under way now is later by their pauses.
+    if (this.#numSessions > 1 && (run.sessions ?? this.#latest) === this.#latest) {
+      // The seconds that it took are those of its sessions; what is under way now is later by their pauses. A session
+      // that sent nothing, since all had settled before, is no part of the picture.
       this.wallS = Math.max(this.wallS, (run.updated_at ?? 0) - (run.began_at ?? 0));
     }
     this.#lay(spansOf(fresh, this.wallS), before);

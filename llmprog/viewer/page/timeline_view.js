@@ -47,6 +47,13 @@ class TimelineView {
     "data-testid": "timeline-canvas",
     "aria-label": "Timeline of calls. Left and right go to the call sent before and after; plus, minus and 0 zoom.",
   });
+  // Of a run that was resumed: beside a pause of hours, what was done in seconds is too narrow to be hit.
+  #sessions = el("select", {
+    "aria-label": "Go to a session",
+    "data-testid": "timeline-sessions",
+    hidden: true,
+    change: () => this.#goToSession(Number(this.#sessions.value)),
+  });
   #facts = el("dl", { class: "timeline-facts", "data-testid": "timeline-facts" });
   #legend = el("ul", { class: "graph-legend", "data-testid": "timeline-legend", "aria-label": "Colours and marks" });
   #said = el("p", { class: "graph-said", role: "status", "aria-live": "polite", "data-testid": "timeline-said" });
@@ -73,6 +80,7 @@ class TimelineView {
         button("+", "Zoom in", "timeline-zoom-in", () => zoom(1.6)),
         button("Fit", "Show the whole run", "timeline-fit", () => this.#fit()),
       ),
+      this.#sessions,
       this.#facts,
     );
     this.element = el("section", { class: "timeline", "aria-label": "Timeline of calls" });
@@ -111,6 +119,7 @@ class TimelineView {
       this.#show(0, this.#timeline.wallS);
     }
     this.#showFacts();
+    this.#showSessions();
     this.#showLegend();
     this.#notBefore = performance.now() + (performance.now() - begun) * (SHARE_OF_TIME - 1);
     this.#draw();
@@ -195,6 +204,33 @@ class TimelineView {
     this.#view.scroll = 0;
     this.#show(0, this.#timeline.wallS);
     this.#draw();
+  }
+
+  /** The times between pauses. */
+  #workTimes() {
+    const { times, wallS } = this.#timeline;
+    const starts = [0, ...times.pauses.map((pause) => pause.end)];
+    const ends = [...times.pauses.map((pause) => pause.start), wallS];
+    return starts.map((start, index) => ({ start, end: ends[index] }));
+  }
+
+  #showSessions() {
+    const sessions = this.#workTimes();
+    this.#sessions.hidden = sessions.length < 2;
+    if (this.#sessions.children.length !== sessions.length + 1) {
+      const names = sessions.map(({ start }, index) => `Session ${index + 1}, after ${formatDuration(start)}`);
+      const options = names.map((name, index) => el("option", { value: String(index) }, name));
+      fill(this.#sessions, el("option", { value: "" }, "Go to…"), options);
+    }
+  }
+
+  #goToSession(index) {
+    const { start, end } = this.#workTimes()[index];
+    this.#isFollowing = false;
+    this.#show(start, end);
+    this.#clamp();
+    this.#draw();
+    this.#sessions.value = "";
   }
 
   /** Keep the run in sight: neither zoomed out beyond it nor moved away from it. */
