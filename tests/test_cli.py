@@ -114,6 +114,14 @@ def test_the_version_is_that_of_the_package() -> None:
     assert done.stdout == f"llmprog {version('llmprog')}\n"
 
 
+def test_the_package_runs_as_a_module_where_its_script_is_not_on_the_path() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "llmprog", "run", "gam24", "1"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("llmprog: error: unknown program 'gam24'")
+
+
 @pytest.mark.parametrize(
     ("group", "commands"),
     [
