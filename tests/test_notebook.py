@@ -81,7 +81,7 @@ jobs = llmprog.map(saying("many", 4), rows, backend=ScriptedBackend(reply), seed
 """,
     """
 async for row in llmprog.amap(saying("<b>many</b>", 4), rows, backend=ScriptedBackend(reply), progress=True):
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(1.5)
 """,
     """
 def failing_third(text, sample):

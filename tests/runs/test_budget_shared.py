@@ -215,7 +215,7 @@ async def test_seconds_and_thoughts_are_each_process_s_own(where):
     assert (first.take_thoughts(5), second.take_thoughts(5)) == (3, 1)
     assert second.deadline is None
     late = await opened(where, Budget(seconds=60), elapsed_s=61)
-    with pytest.raises(BudgetExceededError, match="seconds: 61"):
+    with pytest.raises(BudgetExceededError, match=r"seconds: [6-9]\d"):
         await late.reserve(EACH, 1)
     for ledger in (first, second, late):
         await ledger.aclose()

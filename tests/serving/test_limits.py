@@ -30,7 +30,7 @@ def scripted(**options):
 def guarded():
     allowed = {"allow_origins": ("https://notes.example",), "allow_hosts": ("proxy.example",)}
     options = ServerOptions(port=0, token=TOKEN, **allowed)
-    with serving(scripted(), {}, options=options) as base, httpx.Client(base_url=base) as client:
+    with serving(scripted(), {}, options=options) as base, httpx.Client(base_url=base, timeout=60) as client:
         yield client
 
 
@@ -150,7 +150,7 @@ def test_calls_beyond_the_limit_are_told_to_come_again():
         refused = next(reply for reply in replies if reply.status_code == 429)
         assert refused.headers["retry-after"] == "1"
         assert refused.json()["error"]["code"] == "too_many_calls"
-        assert httpx.post(f"{base}/chat/completions", json=CHAT).status_code == 200
+        assert httpx.post(f"{base}/chat/completions", json=CHAT, timeout=60).status_code == 200
 
 
 class Broken:
@@ -166,8 +166,8 @@ class Broken:
 
 def test_an_unknown_error_tells_the_client_nothing_of_the_inside_and_the_log_where_it_was(caplog):
     with serving({"m": Broken()}, {}) as base:
-        failed = httpx.post(f"{base}/completions", json={"model": "m", "prompt": "Hush"})
-        listed = httpx.get(f"{base}/models/m")
+        failed = httpx.post(f"{base}/completions", json={"model": "m", "prompt": "Hush"}, timeout=60)
+        listed = httpx.get(f"{base}/models/m", timeout=60)
     for reply in (failed, listed):
         assert (reply.status_code, reply.json()["error"]["code"]) == (500, "internal_error")
         assert "division" not in reply.text
@@ -223,5 +223,5 @@ def test_a_port_that_is_taken_is_one_line():
 def test_a_server_in_a_thread_leaves_no_thread():
     before = threading.active_count()
     with serving(scripted(), {}) as base:
-        assert httpx.get(f"{base}/models").status_code == 200
+        assert httpx.get(f"{base}/models", timeout=60).status_code == 200
     assert threading.active_count() <= before

@@ -146,4 +146,4 @@ def test_money_takes_a_backend_with_a_known_price():
     ):
         pass
     with serving(["local:puzzles?threads=1"], {}, options=dollars) as base:
-        assert httpx.get(f"{base}/models").status_code == 200
+        assert httpx.get(f"{base}/models", timeout=60).status_code == 200

@@ -108,7 +108,7 @@ def test_text_completions_number_their_choices_over_all_prompts(streamed):
     backend = Pieces(Completion(text="ab"), Delta(sample=0, text="a"), Delta(sample=1, text="a"))
     with serving({"m": backend}, {}) as base:
         asked = {"model": "m", "prompt": ["x", "y"], "n": 2, "stream": True, "echo": True}
-        text = httpx.post(f"{base}/completions", json=asked).text
+        text = httpx.post(f"{base}/completions", json=asked, timeout=60).text
     found = ["", "", "", ""]
     for line in text.split("\n"):
         if line.startswith("data: {"):

@@ -232,7 +232,7 @@ def test_a_pattern_that_takes_forever_ends_soon() -> None:
         "x", backend=ScriptedBackend(lambda prompt, sample: "a" * 5000 + "!")
     )
     assert not result.solved
-    assert result.wall_s < 10
+    assert result.wall_s < 100
 
 
 # ------------------------------------------------------------------------------- parameters, names, references

@@ -7,6 +7,7 @@ import gc
 import json
 
 import pytest
+from exchanging import until
 
 from llmprog import Blank, Choices, JsonSchema, Prompt, Template
 from llmprog.backends import Scheduler, open_backend
@@ -337,11 +338,7 @@ async def test_connections_are_reused_and_closed(talk):
     assert server.num_connections == 1
     await backend.aclose()
     await backend.aclose()
-    for _ in range(100):
-        if not server.num_open:
-            break
-        await asyncio.sleep(0.01)
-    assert server.num_open == 0
+    await until(lambda: server.num_open == 0)
     assert (await backend.generate(asking()))[0].text == "text 0"  # it opens again when needed
 
 
@@ -352,11 +349,7 @@ async def test_one_backend_serves_several_loops(talk):
     await asyncio.to_thread(asyncio.run, backend.generate(asking()))
     gc.collect()
     assert server.num_connections == 3
-    for _ in range(100):
-        if server.num_open == 2:
-            break
-        await asyncio.sleep(0.01)
-    assert server.num_open == 2  # what asyncio.run opened was closed with its loop
+    await until(lambda: server.num_open == 2)  # what asyncio.run opened was closed with its loop
 
 
 async def test_backends_of_one_account_share_its_connections(serve, wire, opened):
