@@ -381,9 +381,14 @@ def test_calls_that_come_later_appear(timeline):
 
 def test_the_timeline_of_a_real_run(open_page, puzzles):
     with puzzles.store.open(puzzles.game) as kept:
-        calls = list(kept.calls())
+        calls, usage = list(kept.calls()), kept.usage
     with open_page(puzzles.store, f"#/run/{puzzles.game}?tab=timeline") as page:
         page.locator(f"[data-testid=timeline-canvas][data-drawn='{len(calls)}']").wait_for()
+        facts = page.get_by_test_id("timeline-facts").inner_text()
+        assert f"{len(calls):,} for {usage.calls:,} samples, up to" in facts
+        counted = page.locator("[data-fact=calls]")
+        assert counted.inner_text().split()[-1] == f"{usage.calls:,}"
+        assert "once for each" in counted.get_attribute("title")
         page.get_by_test_id("timeline-canvas").focus()
         page.keyboard.press("ArrowRight")
         first = calls[0]

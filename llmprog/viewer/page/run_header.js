@@ -19,6 +19,8 @@ const STOPPED = new Map([
   ["max_depth", "no goal within the greatest depth"],
 ]);
 
+const EACH_SAMPLE = "as budgets count them: a call that asks for several samples counts once for each";
+
 /**
  * The head of a run.
  * @param {{model: RunModel}} options
@@ -179,7 +181,7 @@ function factsLine(model) {
   const cacheHits = usage.cache_hits ? `, ${formatCount(usage.cache_hits)} recalled` : "";
   const reasoning = usage.reasoning_tokens ? `, ${formatCount(usage.reasoning_tokens)} reasoning` : "";
   const facts = [
-    ["calls", `${formatCount(usage.calls ?? 0)}${cacheHits}`],
+    ["calls", `${formatCount(usage.calls ?? 0)}${cacheHits}`, EACH_SAMPLE],
     [
       "tokens",
       `${formatCount(usage.prompt_tokens ?? 0)} read, ${formatCount(usage.completion_tokens ?? 0)} written${reasoning}`,
@@ -198,8 +200,8 @@ function factsLine(model) {
   return el(
     "dl",
     { class: "run-facts", title: versions.join(", ") },
-    shown.map(([name, value]) =>
-      el("div", { "data-fact": name }, el("dt", {}, name), el("dd", {}, formatValue(value))),
+    shown.map(([name, value, title]) =>
+      el("div", { "data-fact": name, title }, el("dt", {}, name), el("dd", {}, formatValue(value))),
     ),
   );
 }

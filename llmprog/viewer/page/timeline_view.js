@@ -334,9 +334,11 @@ class TimelineView {
   #showFacts() {
     const { bars, concurrency, numAttempts, numRateLimits, numTakenOver, path, times, wallS } = this.#timeline;
     const pausedS = wallS - times.workS;
+    const numSamples = bars.reduce((sum, { call }) => sum + call.num_samples, 0);
+    const samples = numSamples > bars.length ? ` for ${formatPlural(numSamples, "sample")}` : "";
     const facts = [
       ["Time", formatDuration(times.workS) + (pausedS > 0 ? `, and paused for ${formatDuration(pausedS)}` : "")],
-      ["Calls", `${formatCount(bars.length)}, up to ${formatCount(concurrency.most)} at a time`],
+      ["Calls", `${formatCount(bars.length)}${samples}, up to ${formatCount(concurrency.most)} at a time`],
       [
         "Critical path",
         `${formatPlural(path.spans.length, "call")}, ${formatDuration(times.callsS)}` +
