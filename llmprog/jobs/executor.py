@@ -18,6 +18,7 @@ from llmprog.errors import (
     LLMProgError,
     MissingExtraError,
     ModelFileError,
+    NodeError,
     OptionError,
     QuotaError,
     StoreError,
@@ -113,7 +114,11 @@ class LocalExecutor:
                 raise
             return result_of_error(task, error)
         self._num_failures = 0
-        return result_of_run(task, result, self._canonical)
+        try:
+            return result_of_run(task, result, self._canonical)
+        except NodeError as error:
+            error.partial = result
+            return result_of_error(task, error)
 
 
 def canonical_form(compiled: CompiledProgram) -> Callable[[Any], str | None]:

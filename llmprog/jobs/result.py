@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from llmprog.errors import NodeError
 from llmprog.json_values import as_json
 from llmprog.pictures import draw_votes
 from llmprog.pictures.fragments import card, drawn, facts, heading
@@ -170,6 +171,17 @@ def result_of_error(task: RowTask, error: Exception) -> RowResult:
 
 
 def is_correct(answer: Any, gold: Any, canonical: Callable[[Any], str | None] = canonical_answer) -> bool:
-    """Whether two answers are the same in canonical form: numbers as exact rationals, other text in folded form."""
-    wanted = canonical(gold)
-    return wanted is not None and wanted in (canonical(answer), canonical(shown_value(answer)))
+    """Whether two answers are the same in canonical form: numbers as exact rationals, other text in folded form.
+
+    Raises:
+        NodeError: ``canonical`` cannot take the answer or the right answer.
+    """
+
+    def form(given: Any) -> str | None:
+        try:
+            return canonical(given)
+        except Exception as error:  # any error of a user's function: named and raised again
+            raise NodeError("canonical", f"raised {type(error).__name__}: {error} for {given!r:.100}") from error
+
+    wanted = form(gold)
+    return wanted is not None and (wanted == form(answer) or wanted == form(shown_value(answer)))

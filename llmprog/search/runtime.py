@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 
 from llmprog.accounting import Spending
 from llmprog.compile import CompiledProgram
-from llmprog.errors import BudgetExceededError, DeclarationError
+from llmprog.errors import BudgetExceededError, DeclarationError, LLMProgError, NodeError
 from llmprog.events import (
     ControllerEvent,
     Event,
@@ -166,27 +166,31 @@ class Search:
     def outcome(self, stopped: str) -> SearchOutcome:
         """What the search has come to, also where an error ended it."""
         thought = self._goal_thought
-        if thought is None:
-            thought = self.controller.best(self.graph)
+        try:
+            if thought is None:
+                thought = self.controller.best(self.graph)
+            votes = self.controller.votes(self.graph)
+        except LLMProgError:
+            raise
+        except Exception as error:  # as of ask
+            raise self._controller_error("best or votes", error) from error
         return SearchOutcome(
             graph=self.graph,
             thought=thought,
             reached_goal=thought is not None and self._expander.is_goal(self.graph.states[thought]),
             stopped=stopped,
-            votes=self.controller.votes(self.graph),
+            votes=votes,
         )
 
     async def _loop(self, start: Any) -> str:
-        graph, pending, controller = self.graph, self._pending, self.controller
+        graph, pending = self.graph, self._pending
         if self._spending is not None and not self._spending.take_thoughts(1):
             raise BudgetExceededError(f"the budget is spent: {self._spending.exhausted}; raise thoughts to go on")
         if self._begin(start):
             return "goal"
         commits = 0
         while True:
-            actions = controller.ask(graph, max(0, self.max_in_flight - len(pending)))
-            self._report(actions)
-            for action in actions:
+            for action in self._ask():
                 if isinstance(action, Prune):
                     graph.prune(action.thought, action.reason)
                 elif isinstance(action, Stop):
@@ -215,6 +219,19 @@ class Search:
         if self._observe is not None:
             self._observe(SearchStarted(graph=self.graph))
         return is_goal
+
+    def _ask(self) -> Sequence[Action]:
+        """What the controller wants done next."""
+        try:
+            actions = self.controller.ask(self.graph, max(0, self.max_in_flight - len(self._pending)))
+        except LLMProgError:
+            raise
+        except Exception as error:  # of a controller of one's own, or of a function that it was given
+            raise self._controller_error("ask", error) from error
+        if not isinstance(actions, Sequence):
+            raise NodeError(self.controller.name, f"its ask returned {actions!r:.200}; allowed is a list of actions")
+        self._report(actions)
+        return actions
 
     def _report(self, actions: Sequence[Action]) -> None:
         """Tell whoever watches of what the controller has decided by itself: whom to prune, how the vote stands."""
@@ -266,6 +283,13 @@ class Search:
     # -- dispatch
 
     def _dispatch(self, action: Expand | Merge | Compare) -> Any:
+        known = isinstance(action, Expand | Merge | Compare)
+        thoughts = () if not known else (action.thought,) if isinstance(action, Expand) else action.thoughts
+        if not known or not all(0 <= thought < len(self.graph) for thought in thoughts):
+            raise NodeError(
+                self.controller.name,
+                f"its ask returned {action!r:.200}; allowed are actions for the thoughts 0 to {len(self.graph) - 1}",
+            )
         self._num_dispatched += 1
         occasion = self._num_dispatched
         if isinstance(action, Compare):
@@ -377,9 +401,17 @@ class Search:
                 self._pending.append(_Pending(_Check(thought), work))
 
     def _tell(self, event: ControllerEvent) -> None:
-        self.controller.tell(event)
+        try:
+            self.controller.tell(event)
+        except LLMProgError:
+            raise
+        except Exception as error:  # as of ask
+            raise self._controller_error("tell", error) from error
         if self._observe is not None:
             self._observe(event)
+
+    def _controller_error(self, method: str, error: Exception) -> NodeError:
+        return NodeError(self.controller.name, f"its {method} raised {type(error).__name__}: {str(error)[:500]}")
 
     def answer(self, state: Any) -> Any:
         """What ``state`` is reported as."""

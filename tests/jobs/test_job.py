@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from asking_sums import Recorder, answering, collected, one_in_three_fails, questions, until_error, vote, without_recall
@@ -282,6 +283,18 @@ class Table(list):
 def test_rows_that_are_no_rows_are_refused(rows):
     with pytest.raises(OptionError, match=r"allowed is an iterable of rows: .*to_dict\('records'\)"):
         map(vote(), rows, backend=Recorder())
+
+
+def test_a_right_answer_that_cannot_be_compared_fails_its_row_alone(tmp_path):
+    rows = questions(3)
+    rows[1]["sum"], rows[0]["sum"], rows[2]["sum"] = 3, "1", "6"
+    programs = vote(num_samples=2)
+    programs = replace(programs, controller=replace(programs.controller, canonical=str.strip))
+    results = map(programs, rows, gold="sum", backend=Recorder(), store=tmp_path)
+    assert [result.correct for result in results] == [True, None, False]
+    assert "canonical" in results[1].error.message
+    assert "for 3" in results[1].error.message
+    assert results[1].usage.calls == 2
 
 
 async def test_whoever_stops_reading_leaves_nothing_behind():

@@ -19,7 +19,10 @@ from llmprog.search import (
     BestFirstSearch,
     BestOfN,
     BreadthFirstSearch,
+    Controller,
     DepthFirstSearch,
+    Expand,
+    Merge,
     SelfConsistency,
     Status,
 )
@@ -320,6 +323,52 @@ def test_errors_of_goal_and_answer_name_the_part():
     with pytest.raises(NodeError, match="node 'answer': raised IndexError") as caught:
         program.run("x", backend=ScriptedBackend(tree))
     assert len(caught.value.partial.graph) == 4
+
+
+@dataclass(kw_only=True)
+class Odd(Controller):
+    """Expands the start, then returns what it is given, or raises it."""
+
+    then: object
+
+    def ask(self, graph, capacity):
+        if len(graph) == 1:
+            return [Expand(0)]
+        if isinstance(self.then, Exception):
+            raise self.then
+        return self.then
+
+    def tell(self, event):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("then", "complaint"),
+    [
+        (KeyError("level"), r"node 'Odd': its ask raised KeyError: 'level'"),
+        (None, "node 'Odd': its ask returned None; allowed is a list of actions"),
+        (["expand"], "node 'Odd': its ask returned 'expand'; allowed are actions for the thoughts 0 to 3"),
+        ([Expand(4)], r"its ask returned Expand\(thought=4, .*; allowed are actions for the thoughts 0 to 3"),
+        ([Expand(-1)], r"its ask returned Expand\(thought=-1, "),
+        ([Merge((0, 9))], r"its ask returned Merge\(thoughts=\(0, 9\), "),
+    ],
+)
+def test_an_error_of_a_controller_is_its_own_and_keeps_what_was_paid_for(then, complaint):
+    program = Program(generators=[expand], controller=Odd(then=then))
+    with pytest.raises(NodeError, match=complaint) as caught:
+        program.run("x", backend=ScriptedBackend(tree))
+    assert len(caught.value.partial.graph) == 4
+    assert caught.value.partial.usage.calls == 1
+
+
+def test_an_answer_that_a_vote_cannot_compare_keeps_what_was_paid_for():
+    def length(answer):
+        return str(len(answer) // (len(answer) - 2))
+
+    program = Program(generators=[expand], controller=SelfConsistency(num_samples=3, canonical=length))
+    with pytest.raises(NodeError, match=r"SelfConsistency.*ZeroDivisionError") as caught:
+        program.run("x", backend=ScriptedBackend(tree))
+    assert caught.value.partial.usage.calls == 3
 
 
 def test_a_missing_backend_is_said_with_the_node():
