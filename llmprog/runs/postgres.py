@@ -109,7 +109,7 @@ class PostgresStore(RunStore):
             self._server.shared()  # sees to the tables
             connection = self._server.connect()
             if connection.execute("SELECT pg_try_advisory_lock(?)", (_lock_key(run_id),)).fetchone()[0]:
-                return PostgresDatabase(self._server, connection), _SessionLock(connection)
+                return PostgresDatabase(self._server, connection), _SessionLock(connection, self._server.errors)
             connection.close()
             return None
 
@@ -154,6 +154,8 @@ class PostgresDatabase:
         connection.copy(insert, rows)
 
     def closing(self, connection: Connection) -> None:
+        if connection is self._owner:
+            _unlock(connection, self.errors)
         with contextlib.suppress(*self.errors):
             connection.close()
 
@@ -305,13 +307,22 @@ class _Session:
 
 
 class _SessionLock:
-    """An advisory lock: it ends with the session."""
+    """An advisory lock: it ends with the session, if not before."""
 
-    def __init__(self, session: _Session) -> None:
+    def __init__(self, session: _Session, errors: tuple[type[Exception], ...]) -> None:
         self._session = session
+        self._errors = errors
 
     def release(self) -> None:
+        if not self._session.is_closed:
+            _unlock(self._session, self._errors)
         self._session.close()
+
+
+def _unlock(session: Connection, errors: tuple[type[Exception], ...]) -> None:
+    """Let go of a session's locks by now: a server ends a session that was closed a moment later."""
+    with contextlib.suppress(*errors):
+        session.execute("SELECT pg_advisory_unlock_all()")
 
 
 @functools.lru_cache(maxsize=512)

@@ -272,6 +272,28 @@ async def test_a_server_that_ends_the_session(postgres_url, info):
     again.close()
 
 
+@pytest.mark.fault("process", "the database server ends a closed session late", "the run can be resumed at once")
+async def test_a_server_that_ends_a_closed_session_late(postgres_url, info, monkeypatch):
+    from llmprog.runs import postgres
+
+    store = open_store(postgres_url)
+    journal = store.create(info)
+    late = []
+
+    def close(session):
+        late.append(session)
+
+    with monkeypatch.context() as server:
+        server.setattr(postgres._Session, "close", close)
+        await journal.aclose()
+    with store.open(journal.id) as run:
+        assert run.status == "interrupted"
+    await store.resume(journal.id).aclose()
+    for session in late:
+        session.close()
+    store.close()
+
+
 @pytest.mark.fault("concurrency", "a slow reader", "it holds up nothing, and sees what was there")
 async def test_a_slow_reader_holds_up_nothing(tmp_path, info):
     store = DirectoryStore(tmp_path, busy_timeout_s=0.5)
