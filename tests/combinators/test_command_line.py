@@ -52,7 +52,7 @@ def test_show_draws_the_parts_of_parts(llmprog):
     assert "map  (program, Iterable[Any] → list[int])  → vote" in shown
     assert "num_samples = 3" in shown
     assert "double  (generator)  → BestOfN" in shown
-    assert "--set num_samples=2 Runs of the vote." in shown
+    assert "num_samples  2        Runs of the vote." in shown
 
 
 def test_run_shows_the_dataflow_and_the_answer(llmprog):

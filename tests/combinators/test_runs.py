@@ -335,7 +335,7 @@ def test_a_part_without_a_backend_is_named_before_anything_is_paid_for():
     backend = scripted()
     with pytest.raises(OptionError, match=r"has none for write\.say; add 'default'"):
         run(program, "x", backend={"plan": backend})
-    known = r"unknown part or node in backend= for program 'sequence': 'writ'; known: default, plan, plan.say, write, "
+    known = r"for program 'sequence': 'writ' \(did you mean 'write'\?\); known: default, plan, plan.say, write, "
     with pytest.raises(OptionError, match=known):
         run(program, "x", backend={"writ": backend, "default": backend})
     with pytest.raises(OptionError, match=r"program 'sequence' calls a model in plan\.say, write\.say, but no backend"):

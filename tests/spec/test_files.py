@@ -113,7 +113,7 @@ def test_every_fault_of_a_file_is_reported_at_once_with_line_and_column() -> Non
         ({"sequence": [search(parameters={"n": 1})]}, "parameters belongs to the top of the file"),
         ({"program": "game24", "set": {"beam_width": 0}}, "beam_width=0; allowed is a whole number >= 1"),
         ({"program": "game24", "set": {"beam_widht": 1}}, "did you mean 'beam_width'?"),
-        ({"program": "game25"}, "unknown program 'game25'; known: arithmetic"),
+        ({"program": "game25"}, "unknown program 'game25' (did you mean 'game24'?); known: arithmetic"),
         ({"program": "game24", "name": "mine"}, "has its own name"),
         ({"branch": {"cases": {"a": "arithmetic"}}}, "give on: a parser of the input, or ask: a program"),
         ({"loop": {"program": "arithmetic", "until": "not_empty", "max_rounds": 0}}, "max_rounds=0"),

@@ -19,9 +19,8 @@ def test_texts_become_typed_options() -> None:
 
 
 def test_an_unknown_option_lists_the_known_ones() -> None:
-    with pytest.raises(
-        OptionError, match=r"unknown option of local:puzzles 'decodr'; known: alpha0, .*decoder.*unmask"
-    ):
+    said = r"unknown option of local:puzzles 'decodr' \(did you mean 'decoder'\?\); known: alpha0, .*decoder.*unmask"
+    with pytest.raises(OptionError, match=said):
         LocalOptions.parse("local:puzzles", {"decodr": "x"})
 
 
