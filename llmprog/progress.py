@@ -302,12 +302,17 @@ def _in_short(state: Any) -> str:
 
 
 @contextmanager
-def repeated(show: Callable[[], None], interval_s: float = SECONDS_BETWEEN_LINES) -> Iterator[None]:
-    """Has ``show`` called now and then, in a thread of its own, while the block runs; what it raises ends nothing."""
+def repeated(show: Callable[[], None], interval_s: float | None = None) -> Iterator[None]:
+    """Has ``show`` called now and then, in a thread of its own, while the block runs; what it raises ends nothing.
+
+    Args:
+        show: What is called.
+        interval_s: Seconds between two calls; ``SECONDS_BETWEEN_LINES`` by default.
+    """
     ended = threading.Event()
 
     def run() -> None:
-        while not ended.wait(interval_s):
+        while not ended.wait(SECONDS_BETWEEN_LINES if interval_s is None else interval_s):
             with suppress(Exception):  # what shows a run must neither end it nor be silent from then on
                 show()
 

@@ -30,7 +30,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from llmprog import cli
+from llmprog import cli, progress
 from llmprog.backends import registry
 from llmprog.backends.local.options import describe_options
 from llmprog.programs import catalog
@@ -159,6 +159,7 @@ def llmprog(command):
     status = 0
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["llmprog", *arguments])
+        patch.setattr(progress, "SECONDS_BETWEEN_LINES", 3600)  # on a slow machine there would be lines more
         try:
             cli.main()
         except SystemExit as end:

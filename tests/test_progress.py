@@ -177,7 +177,7 @@ def test_known_secrets_are_blacked_out_before_anything_is_cut(progress):
     assert seen.frontier[0].state == "y" * 100 + "[redacted]"
 
 
-def test_a_state_without_a_text_is_an_ellipsis(progress):
+def test_a_state_that_fails_to_write_itself_is_shown_as_that(progress):
     class Odd:
         def __str__(self):
             raise KeyError("no")
@@ -186,7 +186,9 @@ def test_a_state_without_a_text_is_an_ellipsis(progress):
     grown.graph.add(Odd(), 1, (0,))
     progress(ThoughtExpanded((0,), (1,), (True,), (1,), (), 0, graph=grown.graph))
     progress(ThoughtChecked(1, graph=grown.graph))
-    assert [thought.state for thought in progress.glance(max_frontier=5).frontier] == ["…"]
+    assert [thought.state for thought in progress.glance(max_frontier=5).frontier] == [
+        "<Odd, which cannot be written: KeyError>"
+    ]
 
 
 def test_what_shows_a_run_may_fail_and_is_asked_again():

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from pathlib import Path
 
@@ -37,6 +38,11 @@ def build(target, source, folder):
     return path
 
 
+def unpack(archive, folder):
+    """Unpack an archive of our own; Pythons before 3.11.4 know no filter, later ones ask for one."""
+    shutil.unpack_archive(archive, folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+
+
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory):
     return build("sdist", ROOT, tmp_path_factory.mktemp("sdist"))
@@ -45,7 +51,7 @@ def sdist(tmp_path_factory):
 @pytest.fixture(scope="module")
 def unpacked_sdist(sdist, tmp_path_factory):
     folder = tmp_path_factory.mktemp("unpacked")
-    shutil.unpack_archive(sdist, folder, filter="data")
+    unpack(sdist, folder)
     return folder / NAME
 
 
@@ -134,7 +140,7 @@ def test_the_page_on_an_index_leads_nowhere_that_is_not_there(metadata):
 def test_the_weights_are_a_package_of_their_own(tmp_path, unpacked_wheel, metadata):
     unpacked = tmp_path / "unpacked"
     sdist = build("sdist", ROOT / "weights", tmp_path / "sdist")
-    shutil.unpack_archive(sdist, unpacked, filter="data")
+    unpack(sdist, unpacked)
     source = unpacked / sdist.name.removesuffix(".tar.gz")
     wheel = build("wheel", source, tmp_path / "wheel")
     assert build("wheel", ROOT / "weights", tmp_path / "again").read_bytes() == wheel.read_bytes()
