@@ -7,6 +7,7 @@ loopback that refuses some requests; a viewer is opened on that store, and Chrom
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -115,8 +116,9 @@ def main() -> None:
     browser_path = shutil.which("chromium") or shutil.which("google-chrome")
     if browser_path is None:
         sys.exit("no Chromium on this machine; on Debian: apt-get install chromium")
-    with tempfile.TemporaryDirectory() as folder:
-        store = f"{folder}/runs"
+    # From inside it: the list of runs names the folder they are in, and a path of this machine would say nothing.
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        store = "runs"
         ids = make_runs(store)
         with viewing(open_store(store)) as address, sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)

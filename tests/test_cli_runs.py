@@ -226,10 +226,12 @@ def test_a_run_out_of_budget_is_gone_on_with_by_its_id(llmprog, store):
     stopped = json.loads(out)
     assert (stopped["stopped"], stopped["usage"]["calls"]) == ("budget", 4)
     assert f"llmprog runs resume {stopped['run']} --budget …" in err
+    assert "budget    calls=4\n" in llmprog("runs", "show", "last")[1]
     code, out, _ = llmprog("runs", "resume", stopped["run"], "--json")
     assert code == cli.EXIT_BUDGET  # its budget is still the same
     code, out, _ = llmprog("runs", "resume", stopped["run"], "--budget", "calls=100", "--json")
     assert code == 0
+    assert "budget    calls=4 when it was begun\n" in llmprog("runs", "show", "last")[1]
     resumed, whole = json.loads(out), json.loads(undisturbed)
     for value in (resumed, whole):
         del value["wall_s"], value["run"]

@@ -137,7 +137,8 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
         yield "rows", _rows(run, counts.rows)
     yield "spent", _spent(run)
     if command.get("budget"):
-        yield "budget", str(command["budget"])
+        # Only the command that began it is kept, and whoever resumes a run may give another budget.
+        yield "budget", str(command["budget"]) + (" when it was begun" if run.num_sessions > 1 else "")
     yield from _outcome(run)
 
 

@@ -29,7 +29,7 @@ export function createCallPane({ model, id, loadCall, onSelect }) {
     {
       title: "",
       testid: "call-head",
-      signature: outcome,
+      signature: () => `${outcome()} ${model.run?.is_live}`,
       build: () => head(call(), model.run?.is_live),
     },
     {
