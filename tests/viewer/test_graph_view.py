@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from looking import expect
 
 
 def thought(number, parents=(), state=None, **more):
@@ -161,7 +162,7 @@ def test_pointing_at_a_thought_shows_its_state_and_score(graph):
     tip = graph.get_by_test_id("graph-tip")
     assert tip.inner_text().split("\n") == ["10 - 4 = 6", "#2 · open · score 8"]
     graph.mouse.move(10, 5)
-    assert not tip.is_visible()
+    expect(tip).to_be_hidden()
 
 
 def test_dragging_moves_the_picture_and_selects_nothing(graph):
@@ -206,7 +207,7 @@ def test_search_finds_states_and_answers_and_goes_from_one_to_the_next(graph, pa
     box = graph.get_by_test_id("graph-search")
     box.fill("10 - 4")
     box.press("Enter")
-    assert graph.get_by_test_id("graph-matches").inner_text() == "1 of 2"
+    expect(graph.get_by_test_id("graph-matches")).to_have_text("1 of 2", use_inner_text=True)
     box.press("Enter")
     box.press("Enter")
     box.press("Shift+Enter")
@@ -225,8 +226,8 @@ def test_filters_leave_out_and_selecting_brings_back(graph):
     drawn(graph, 6)
     graph.evaluate("view.select(3)")
     drawn(graph, 8)
-    assert not graph.get_by_test_id("graph-hide-invalid").is_checked()
-    assert not graph.get_by_test_id("graph-solution-only").is_checked()
+    expect(graph.get_by_test_id("graph-hide-invalid")).not_to_be_checked()
+    expect(graph.get_by_test_id("graph-solution-only")).not_to_be_checked()
 
 
 def test_the_solution_the_goal_and_what_was_refused_have_their_colours(graph, painted):
@@ -235,7 +236,7 @@ def test_the_solution_the_goal_and_what_was_refused_have_their_colours(graph, pa
         assert found.get(painted.of(name), 0) > 15, name
     graph.get_by_test_id("graph-coloring").select_option("score")
     assert painted("graph-canvas").get(painted.of("--scale-4"), 0) > 15
-    assert "no score" in graph.get_by_test_id("graph-legend").inner_text()
+    expect(graph.get_by_test_id("graph-legend")).to_contain_text("no score", use_inner_text=True)
 
 
 def test_the_legend_names_the_lines_that_are_there(graph, mount):
@@ -272,7 +273,7 @@ def test_the_map_shows_where_one_is_and_leads_elsewhere(mount):
     batch = {"thoughts": [thought(0), *(thought(n, [(n - 1) // 6]) for n in range(1, 3000))]}
     page = mount("graph_view.js", "createGraphView", [SEARCH[0], batch], path="")
     chart = page.get_by_test_id("graph-minimap")
-    assert not chart.is_visible()  # all is in sight
+    expect(chart).to_be_hidden()  # all is in sight
     for _ in range(8):
         page.get_by_test_id("graph-zoom-in").click()
     chart.wait_for()

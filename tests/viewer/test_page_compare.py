@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from looking import expect
 
 from llmprog import map as run_map
 from llmprog import run
@@ -29,7 +32,7 @@ def test_what_differs_is_marked_and_what_does_not_is_not(compared):
     assert cells == ["5", "6", "differs"]
     assert "differs" in facts.locator("[data-fact=seed]").get_attribute("class")
     assert facts.locator("[data-fact=input]").get_attribute("class") is None
-    assert facts.locator("[data-fact=input] td").all_inner_texts() == ["4 9 10 13", "4 9 10 13", ""]
+    expect(facts.locator("[data-fact=input] td")).to_have_text(["4 9 10 13", "4 9 10 13", ""], use_inner_text=True)
 
 
 def test_usage_says_how_much_more_the_second_took(compared, puzzles):
@@ -61,7 +64,7 @@ def test_thoughts_of_both_are_listed_and_counted(compared, puzzles):
     assert said.startswith(
         f"{both} thoughts in both runs, {len(one) - both} only left, {len(other) - both} only right."
     )
-    assert compared.get_by_test_id("twins").get_attribute("aria-rowcount") == str(both + 1)
+    expect(compared.get_by_test_id("twins")).to_have_attribute("aria-rowcount", str(both + 1))
 
 
 def test_a_thought_of_both_is_selected_in_both(compared, puzzles):
@@ -69,19 +72,20 @@ def test_a_thought_of_both_is_selected_in_both(compared, puzzles):
     state = row.locator("span").first.inner_text()
     row.click()
     one, other = states(puzzles, puzzles.game), states(puzzles, puzzles.other_game)
-    said = compared.get_by_test_id("compare-said").all_inner_texts()
-    assert said[0].startswith(f"thought {one.index(state)}, in both: ")
-    assert said[1].startswith(f"thought {other.index(state)}, in both: ")
-    graphs = compared.get_by_test_id("graph-said").all_inner_texts()
-    assert [text.split(":")[0] for text in graphs] == [f"Thought {one.index(state)}", f"Thought {other.index(state)}"]
+    thoughts = [one.index(state), other.index(state)]
+    expect(compared.get_by_test_id("compare-said")).to_have_text(
+        [re.compile(f"^thought {thought}, in both: ") for thought in thoughts]
+    )
+    expect(compared.get_by_test_id("graph-said")).to_have_text(
+        [re.compile(f"^Thought {thought}: ") for thought in thoughts]
+    )
 
 
 def test_a_thought_chosen_in_one_graph_selects_its_twin_in_the_other(compared, puzzles):
     canvas = compared.get_by_test_id("graph-canvas").first
     canvas.focus()
     compared.keyboard.press("ArrowDown")  # the first key selects the root
-    said = compared.get_by_test_id("compare-said").all_inner_texts()
-    assert said == ["thought 0, in both: 4 9 10 13", "thought 0, in both: 4 9 10 13"]
+    expect(compared.get_by_test_id("compare-said")).to_have_text(["thought 0, in both: 4 9 10 13"] * 2)
 
 
 def test_thoughts_of_both_are_outlined_in_the_graphs(open_page, puzzles):
@@ -117,9 +121,9 @@ PIXELS_OF = """(canvas) => {
 def test_votes_are_side_by_side(open_page, puzzles):
     with open_page(puzzles.store, f"#/compare/{puzzles.vote}/{puzzles.game}") as page:
         page.get_by_test_id("vote-leader").first.wait_for()
-        assert page.locator(".compare-votes").nth(0).is_visible()
-        assert not page.locator(".compare-votes").nth(1).is_visible()
-        assert page.get_by_test_id("compare-shared").inner_text().startswith("0 thoughts in both runs")
+        expect(page.locator(".compare-votes").nth(0)).to_be_visible()
+        expect(page.locator(".compare-votes").nth(1)).to_be_hidden()
+        expect(page.get_by_test_id("compare-shared")).to_contain_text("0 thoughts in both runs", use_inner_text=True)
 
 
 def test_a_run_that_is_not_there_is_said_and_the_other_is_not_lost(open_page, puzzles):
@@ -127,8 +131,8 @@ def test_a_run_that_is_not_there_is_said_and_the_other_is_not_lost(open_page, pu
         page.get_by_text("20200101-000000-none").first.wait_for()
         page.get_by_text("there is no such run").first.wait_for()
         page.get_by_test_id("vote-bars").first.wait_for()  # of the run that is there
-        assert not page.get_by_test_id("compare-shared").is_visible()
-        assert not page.get_by_text("No thought is in both.").is_visible()
+        expect(page.get_by_test_id("compare-shared")).to_be_hidden()
+        expect(page.get_by_text("No thought is in both.")).to_be_hidden()
 
 
 @pytest.fixture
@@ -158,7 +162,8 @@ def test_another_search_has_twins_of_its_own(open_page, store, jobs):
         first.get_by_text("17 + 25").wait_for()
         assert shown(page) == ["1", "1"]
         first.click()
-        assert all("17 + 25" in said for said in page.get_by_test_id("compare-said").all_inner_texts())
+        for side in range(2):
+            expect(page.get_by_test_id("compare-said").nth(side)).to_contain_text("17 + 25", use_inner_text=True)
         page.wait_for_url("**?path=1")
 
 
@@ -170,7 +175,7 @@ def test_each_run_shows_a_search_of_its_own_where_that_is_chosen_by_keys_and_the
         join = page.get_by_test_id("compare-join")
         join.focus()
         page.keyboard.press("Space")
-        assert not join.is_checked()
+        expect(join).not_to_be_checked()
         page.keyboard.press("Tab")
         page.keyboard.press("Tab")
         page.keyboard.press("ArrowDown")
@@ -180,7 +185,7 @@ def test_each_run_shows_a_search_of_its_own_where_that_is_chosen_by_keys_and_the
         page.reload()
         page.get_by_text("1 thought in both runs").wait_for()
         assert shown(page) == ["0", "1"]
-        assert not join.is_checked()
+        expect(join).not_to_be_checked()
         join.check()
         page.get_by_test_id("twins-row").first.get_by_text("16 + 25").wait_for()
         assert shown(page) == ["0", "0"]
@@ -191,15 +196,15 @@ def test_a_search_that_one_run_has_alone_is_said_and_shown_beside_another(open_p
     with open_page(store, f"#/compare/{jobs[0]}/{jobs[1]}?path=1") as page:
         page.get_by_test_id("twins-row").first.get_by_text("17 + 25").wait_for()
         left = page.get_by_test_id("compare-left")
-        assert left.locator("option").all_inner_texts() == ["row 0", "row 1", "row 2 (only left)"]
+        expect(left.locator("option")).to_have_text(["row 0", "row 1", "row 2 (only left)"], use_inner_text=True)
         left.select_option("2")
         page.get_by_text("1 thought in both runs").wait_for()
         assert shown(page) == ["2", "1"]
-        assert not page.get_by_test_id("compare-join").is_checked()
+        expect(page.get_by_test_id("compare-join")).not_to_be_checked()
 
 
 def test_runs_of_one_search_each_leave_no_choice(compared):
-    assert not compared.get_by_test_id("compare-left").is_visible()
+    expect(compared.get_by_test_id("compare-left")).to_be_hidden()
 
 
 def test_runs_without_a_search_in_common_show_each_its_own(open_page, store, jobs):
@@ -207,7 +212,7 @@ def test_runs_without_a_search_in_common_show_each_its_own(open_page, store, job
     whole = run(arithmetic(num_samples=2), "16 + 25", backend=model, seed=1, store=store).run_id
     with open_page(store, f"#/compare/{whole}/{jobs[1]}") as page:
         page.get_by_test_id("twins-row").first.get_by_text("16 + 25").wait_for()
-        assert page.get_by_test_id("compare-join").is_disabled()  # they have no search in common
+        expect(page.get_by_test_id("compare-join")).to_be_disabled()  # they have no search in common
         page.get_by_test_id("compare-right").select_option("1")
         page.wait_for_url("**?each=yes&right=1")
         page.reload()

@@ -17,6 +17,7 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
+from looking import expect
 
 from llmprog import Budget, run
 from llmprog.backends import ScriptedBackend
@@ -191,14 +192,14 @@ def test_a_store_that_was_away_is_said_and_followed_again(open_page, store, unde
             page.get_by_test_id("calls-row").nth(4).wait_for()
             with away(store.directory):
                 said.get_by_text(re.compile(r"Trying again in [48] s\.")).wait_for()
-                assert kept.id in said.inner_text()
-                assert page.get_by_test_id("calls-row").count() == 5  # what is on screen stays
+                expect(said).to_contain_text(kept.id, use_inner_text=True)
+                expect(page.get_by_test_id("calls-row")).to_have_count(5)  # what is on screen stays
             said.wait_for(state="hidden")
             if is_under_way:
                 begun[0].go.set()
                 page.get_by_test_id("run-status").get_by_text("finished").wait_for()
             else:
-                assert page.locator("[data-connection=over]").count() == 1
+                expect(page.locator("[data-connection=over]")).to_have_count(1)
 
 
 def test_a_run_that_is_not_there_yet_is_shown_once_it_is(open_page, store, asked):
@@ -215,7 +216,7 @@ def test_a_run_that_is_not_there_yet_is_shown_once_it_is(open_page, store, asked
         assert set(asked()) == {"state"}  # which is cheaper than all of the run
         moved.rename(store.directory)
         page.get_by_test_id("run-status").get_by_text("failed").wait_for()
-        assert not page.get_by_test_id("connection").is_visible()
+        expect(page.get_by_test_id("connection")).to_be_hidden()
 
 
 def test_a_file_that_was_damaged_is_read_once_it_is_whole(open_page, store):
@@ -228,7 +229,7 @@ def test_a_file_that_was_damaged_is_read_once_it_is_whole(open_page, store):
         page.get_by_test_id("connection").get_by_text("damaged").wait_for()
         file.write_bytes(whole)
         page.locator("[data-connection=over]").wait_for()
-        assert page.get_by_test_id("run-status").inner_text() == "failed"
+        expect(page.get_by_test_id("run-status")).to_have_text("failed", use_inner_text=True)
 
 
 class Server:

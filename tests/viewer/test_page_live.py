@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from looking import expect
 
 from llmprog import map as run_map
 from llmprog import run
@@ -52,7 +53,7 @@ def test_what_is_new_does_not_move_what_is_read(open_page, store, under_way):
         page.get_by_test_id("run-status").get_by_text("finished").wait_for()
         page.get_by_test_id("thoughts-row").nth(3).wait_for()
         assert prompt.evaluate("prompt => prompt.mark") == "the same"
-        assert text(page, "thought-title") == "Thought 1"
+        expect(page.get_by_test_id("thought-title")).to_have_text("Thought 1", use_inner_text=True)
         page.get_by_test_id("thought-origin").get_by_text("Reached again").wait_for()
         assert abs(prompt.bounding_box()["y"] - before) <= 2
 
@@ -63,10 +64,10 @@ def test_a_lost_connection_is_said_and_taken_up_again(open_page, store, under_wa
         page.evaluate("id => { location.hash = '#/run/' + id }", run_id)
         said = page.get_by_test_id("connection").get_by_text("Connection lost")
         said.wait_for()
-        assert "llmprog view" in text(page, "connection")
+        expect(page.get_by_test_id("connection")).to_contain_text("llmprog view", use_inner_text=True)
         page.unroute("**/feed")
         page.get_by_test_id("run-status").get_by_text("running").wait_for()
-        assert not page.get_by_test_id("connection").is_visible()
+        expect(page.get_by_test_id("connection")).to_be_hidden()
         model.go.set()
         page.get_by_test_id("run-status").get_by_text("finished").wait_for()
 
@@ -82,7 +83,7 @@ def test_a_run_that_is_killed_says_that_it_was_interrupted(open_page, store):
             worker.kill()
             page.get_by_test_id("run-status").get_by_text("interrupted").wait_for()
             page.get_by_test_id("call-head").get_by_text("cut off").wait_for()
-            assert page.get_by_test_id("calls-row").count() == 3
+            expect(page.get_by_test_id("calls-row")).to_have_count(3)
             page.locator("[data-tab=thoughts]").click()
             page.get_by_test_id("thoughts-row").first.wait_for()
     finally:
@@ -102,10 +103,10 @@ def test_failures_are_folded_and_the_reason_is_said(open_page, store):
     with open_page(store, f"#/run/{store.list()[0].id}") as page:
         failures = page.get_by_test_id("run-failures")
         failures.locator("summary").click()
-        assert "the line is dead" in failures.inner_text()
+        expect(failures).to_contain_text("the line is dead", use_inner_text=True)
         page.locator("[data-tab=calls]").click()
         page.get_by_test_id("calls-row").get_by_text("failed").first.click()
-        assert "the line is dead" in text(page, "call-head")
+        expect(page.get_by_test_id("call-head")).to_contain_text("the line is dead", use_inner_text=True)
         took = page.get_by_test_id("call-head").locator("dt", has_text="took").locator("+ dd").inner_text()
         assert re.fullmatch(r"[\d.]+ m?s", took)
 
@@ -116,23 +117,23 @@ def test_the_rows_of_a_job_lead_to_their_searches(open_page, store):
     run_map(arithmetic(num_samples=3), inputs, gold="right", backend=model, seed=1, store=store)
     with open_page(store, f"#/run/{store.list()[0].id}") as page:
         page.get_by_test_id("rows-row").nth(2).wait_for()
-        assert page.get_by_test_id("stage").get_attribute("data-shown") == "rows"
+        expect(page.get_by_test_id("stage")).to_have_attribute("data-shown", "rows")
         correct = [row.locator("span").nth(2).inner_text() for row in page.get_by_test_id("rows-row").all()]
         assert correct == ["no", "yes", "no"]
         said = [cell.inner_text() for cell in page.get_by_test_id("rows-row").first.locator("span").all()]
         assert said[:4] == ["0", "7", "no", "42"]
         assert said[5:] == ["3", "$0", "num_samples", ""]
-        assert not page.get_by_test_id("pane").is_visible()  # here is nothing to select
+        expect(page.get_by_test_id("pane")).to_be_hidden()  # here is nothing to select
         page.get_by_test_id("rows-row").nth(1).click()
         page.locator("[data-shown=graph]").wait_for()
         page.go_back()
         page.locator("[data-shown=rows]").wait_for()
         page.get_by_test_id("rows-row").nth(1).click()
-        assert page.get_by_test_id("stage").get_attribute("data-shown") == "graph"
+        expect(page.get_by_test_id("stage")).to_have_attribute("data-shown", "graph")
         paths = page.get_by_test_id("paths")
         page.wait_for_url(f"**path={paths.input_value()}")
         page.locator("[data-tab=votes]").click()
-        assert text(page, "vote-leader") == "42"
+        expect(page.get_by_test_id("vote-leader")).to_have_text("42", use_inner_text=True)
         paths.select_option(index=0)
         page.get_by_test_id("vote-leader").get_by_text("7").wait_for()
 
@@ -176,7 +177,9 @@ def test_a_hidden_page_has_no_connection_and_follows_again_when_it_is_shown(open
         hide(page, True)
         assert connections() == [2]
         model.go.set()
-        assert text(page, "run-status") == "running"  # what is on screen stays
+        expect(page.get_by_test_id("run-status")).to_have_text(
+            "running", use_inner_text=True
+        )  # what is on screen stays
         hide(page, False)
         page.get_by_test_id("run-status").get_by_text("finished").wait_for()
         page.locator("[data-connection=over]").wait_for()
@@ -223,7 +226,7 @@ def test_what_cannot_be_read_stays_said_and_is_tried_less_and_less_often(open_pa
             ["Trying again.", 1],  # after half a second, and after one
             *([f"Trying again in {wait} s.", number] for wait, number in ((2, 3), (4, 4), (8, 5))),
         ]
-        assert run_id in text(page, "connection")
+        expect(page.get_by_test_id("connection")).to_contain_text(run_id, use_inner_text=True)
         assert set(connections()) == {2}
 
 
@@ -255,4 +258,4 @@ def test_the_whole_is_shown_when_it_is_told_unless_a_part_is_being_read(open_pag
             page.get_by_test_id("thoughts-row").nth(1).click()
         told += [*whole[1:], end]
         page.locator("[data-testid=paths]:visible").wait_for()
-        assert page.get_by_test_id("paths").input_value() == path
+        expect(page.get_by_test_id("paths")).to_have_value(path)

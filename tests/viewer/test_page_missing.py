@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from looking import expect
+
 
 def test_a_run_that_never_was_leaves_an_address_back_and_no_empty_frame(open_page, puzzles):
     with open_page(puzzles.store, "#/run/20200101-000000-none") as page:
         page.get_by_test_id("connection").get_by_text("there is no such run").wait_for()
-        assert not page.get_by_test_id("stage").is_visible()
-        assert not page.get_by_test_id("paths").is_visible()
-        assert not page.get_by_test_id("pane").is_visible()
+        expect(page.get_by_test_id("stage")).to_be_hidden()
+        expect(page.get_by_test_id("paths")).to_be_hidden()
+        expect(page.get_by_test_id("pane")).to_be_hidden()
         page.get_by_role("link", name="All runs").click()
         page.get_by_test_id("run-row").first.click()
         page.get_by_test_id("run-row").first.locator("a").click()
         page.get_by_test_id("stage").wait_for()
-        assert page.get_by_role("link", name="All runs").count() == 0
+        expect(page.get_by_role("link", name="All runs")).to_have_count(0)
 
 
 def test_a_run_that_never_was_is_sought_every_minute_in_the_end(open_page, page, puzzles):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from looking import expect
 
 
 @pytest.fixture
@@ -36,9 +37,11 @@ def test_the_head_says_what_it_was_what_came_of_it_and_what_it_cost(game, puzzle
     assert text(game, "run-input").split() == ["Input", "4", "9", "10", "13"]
     assert text(game, "run-outcome").split("\n")[-1] == str(puzzles.result.answer)
     assert game.locator("[data-fact=calls]").inner_text().split()[-1] == f"{usage.calls:,}"
-    assert f"{usage.completion_tokens:,} written" in game.locator("[data-fact=tokens]").inner_text()
+    expect(game.locator("[data-fact=tokens]")).to_contain_text(
+        f"{usage.completion_tokens:,} written", use_inner_text=True
+    )
     assert game.locator("[data-fact=seed]").inner_text().split() == ["seed", "5"]
-    assert game.get_by_test_id("run-status").first.inner_text() == "finished"
+    expect(game.get_by_test_id("run-status").first).to_have_text("finished", use_inner_text=True)
     assert game.title().startswith("game24 ")
 
 
@@ -48,30 +51,30 @@ def test_the_tabs_are_those_that_have_something_to_show(game):
     ]  # fmt: skip
     for name in ("graph", "thoughts", "timeline", "calls"):
         game.locator(f"[data-tab={name}]").click()
-        assert game.get_by_test_id("stage").get_attribute("data-shown") == name
-        assert game.locator(f"[data-tab={name}]").get_attribute("aria-selected") == "true"
+        expect(game.get_by_test_id("stage")).to_have_attribute("data-shown", name)
+        expect(game.locator(f"[data-tab={name}]")).to_have_attribute("aria-selected", "true")
     game.wait_for_url("**tab=calls*")
 
 
 def test_tabs_are_gone_through_with_the_arrow_keys(game):
     game.locator("[data-tab=thoughts]").focus()
     game.keyboard.press("ArrowRight")
-    assert game.get_by_test_id("stage").get_attribute("data-shown") == "timeline"
+    expect(game.get_by_test_id("stage")).to_have_attribute("data-shown", "timeline")
     game.keyboard.press("End")
-    assert game.get_by_test_id("stage").get_attribute("data-shown") == "calls"
+    expect(game.get_by_test_id("stage")).to_have_attribute("data-shown", "calls")
 
 
 def test_a_thought_says_where_it_came_from_and_what_was_said_of_it(game, puzzles):
     graph = puzzles.result.graph
     *_, before, goal = solution_of(puzzles)
     show(game, goal)
-    assert game.get_by_test_id("pane").get_by_test_id("status").inner_text() == "goal"
-    assert "on the solution’s path" in text(game, "thought-head")
-    assert str(puzzles.result.answer) in text(game, "thought-answer")
+    expect(game.get_by_test_id("pane").get_by_test_id("status")).to_have_text("goal", use_inner_text=True)
+    expect(game.get_by_test_id("thought-head")).to_contain_text("on the solution’s path", use_inner_text=True)
+    expect(game.get_by_test_id("thought-answer")).to_contain_text(str(puzzles.result.answer), use_inner_text=True)
     assert game.get_by_test_id("thought-origin").locator(f"[data-thought='{before}']").count() >= 1
-    assert game.get_by_test_id("verdict").count() == len(graph[goal].verdicts)
+    expect(game.get_by_test_id("verdict")).to_have_count(len(graph[goal].verdicts))
     for checker, _ in graph[goal].verdicts:
-        assert checker in text(game, "thought-verdicts")
+        expect(game.get_by_test_id("thought-verdicts")).to_contain_text(checker, use_inner_text=True)
 
 
 def test_a_refused_thought_says_by_whom_and_why(game, puzzles):
@@ -79,15 +82,17 @@ def test_a_refused_thought_says_by_whom_and_why(game, puzzles):
     refused = next(t for t in range(len(graph)) if any(not v.valid and v.reason for _, v in graph[t].verdicts))
     reason = next(v.reason for _, v in graph[refused].verdicts if not v.valid)
     show(game, refused)
-    assert game.get_by_test_id("pane").get_by_test_id("status").inner_text() == "invalid"
-    assert reason in text(game, "thought-verdicts")
+    expect(game.get_by_test_id("pane").get_by_test_id("status")).to_have_text("invalid", use_inner_text=True)
+    expect(game.get_by_test_id("thought-verdicts")).to_contain_text(reason, use_inner_text=True)
 
 
 def test_a_thought_that_was_given_up_says_why(game, puzzles):
     graph = puzzles.result.graph
     given_up = next(t for t in range(len(graph)) if graph.prune_reason(t) and graph[t].status.name == "PRUNED")
     show(game, given_up)
-    assert text(game, "pruned-reason") == f"Pruned: {graph.prune_reason(given_up)}"
+    expect(game.get_by_test_id("pruned-reason")).to_have_text(
+        f"Pruned: {graph.prune_reason(given_up)}", use_inner_text=True
+    )
 
 
 def test_the_completion_of_a_thought_is_shaded_by_the_probabilities_of_its_tokens(game, puzzles):
@@ -97,15 +102,16 @@ def test_the_completion_of_a_thought_is_shaded_by_the_probabilities_of_its_token
     show(game, step)
     shown = game.get_by_test_id("thought-completion").locator("pre.said")
     shown.wait_for()
+    shown.get_by_test_id("token").first.wait_for()
     assert shown.inner_text() == completion.text
     tokens = shown.get_by_test_id("token")
-    assert tokens.count() == len(completion.logprobs.tokens)
+    expect(tokens).to_have_count(len(completion.logprobs.tokens))
     doubts = [int(t.evaluate("t => t.style.getPropertyValue('--doubt')").rstrip("%")) for t in tokens.all()[:10]]
     assert doubts == [round(100 * (1 - min(1, 2.718281828459045**p))) for p in completion.logprobs.logprobs[:10]]
     assert re.fullmatch(r"“.+”: probability .* %, log-probability .*", tokens.first.get_attribute("title"))
     others = game.get_by_test_id("thought-others")
     others.locator("summary").first.click()
-    assert others.locator("details.folded").first.is_visible()
+    expect(others.locator("details.folded").first).to_be_visible()
 
 
 def test_the_prompt_of_a_thought_is_the_one_that_was_sent(game, puzzles):
@@ -122,12 +128,12 @@ def test_arrow_keys_go_through_the_graph_and_escape_closes(game, puzzles):
     show(game, path[-1])
     game.locator("body").click(position={"x": 640, "y": 12})
     game.keyboard.press("ArrowUp")
-    assert text(game, "thought-title") == f"Thought {path[-2]}"
+    expect(game.get_by_test_id("thought-title")).to_have_text(f"Thought {path[-2]}", use_inner_text=True)
     game.keyboard.press("ArrowUp")
-    assert text(game, "thought-title") == f"Thought {path[-3]}"
+    expect(game.get_by_test_id("thought-title")).to_have_text(f"Thought {path[-3]}", use_inner_text=True)
     game.wait_for_url(f"**thought={path[-3]}*")
     game.keyboard.press("Escape")
-    assert "Select a thought" in text(game, "pane")
+    expect(game.get_by_test_id("pane")).to_contain_text("Select a thought", use_inner_text=True)
     game.wait_for_url(lambda url: "thought=" not in url)
 
 
@@ -160,7 +166,7 @@ def test_a_step_button_keeps_the_focus_so_that_it_can_be_pressed_again(game, puz
     show(game, path[0])
     game.locator("[data-step=ArrowDown]").focus()
     game.keyboard.press("ArrowDown")
-    assert text(game, "thought-title") != f"Thought {path[0]}"
+    expect(game.get_by_test_id("thought-title")).not_to_have_text(f"Thought {path[0]}", use_inner_text=True)
     assert game.evaluate("document.activeElement.closest('.pane') !== null")
 
 
@@ -169,18 +175,18 @@ def test_a_row_of_the_table_is_chosen_with_the_keyboard(game):
     for _ in range(3):
         game.keyboard.press("ArrowDown")
     game.keyboard.press("Enter")
-    assert text(game, "thought-title") == "Thought 2"
+    expect(game.get_by_test_id("thought-title")).to_have_text("Thought 2", use_inner_text=True)
 
 
 def test_a_call_is_reached_from_a_thought_and_leads_back(game, puzzles):
     show(game, 1)
     game.get_by_test_id("thought-origin").get_by_text("call 1", exact=True).click()
-    assert text(game, "call-title") == "Call 1"
+    expect(game.get_by_test_id("call-title")).to_have_text("Call 1", use_inner_text=True)
     game.get_by_test_id("call-answers").locator("pre").first.wait_for()
     made = game.get_by_test_id("call-thoughts").locator("[data-thought]")
-    assert made.first.get_attribute("data-thought") == "1"
+    expect(made.first).to_have_attribute("data-thought", "1")
     made.first.click()
-    assert text(game, "thought-title") == "Thought 1"
+    expect(game.get_by_test_id("thought-title")).to_have_text("Thought 1", use_inner_text=True)
 
 
 def test_the_calls_are_all_there_though_few_are_drawn(game, puzzles):
@@ -188,19 +194,19 @@ def test_the_calls_are_all_there_though_few_are_drawn(game, puzzles):
     with puzzles.store.open(puzzles.game) as kept:
         last = [call.id for call in kept.calls()][-1]
     table = game.get_by_test_id("calls")
-    assert table.get_attribute("aria-rowcount") == str(last + 1)
+    expect(table).to_have_attribute("aria-rowcount", str(last + 1))
     assert game.get_by_test_id("calls-row").count() < 60
     table.focus()
     game.keyboard.press("End")
     game.keyboard.press("Enter")
-    assert text(game, "call-title") == f"Call {last}"
+    expect(game.get_by_test_id("call-title")).to_have_text(f"Call {last}", use_inner_text=True)
 
 
 def test_a_link_to_a_thought_opens_at_it(open_page, puzzles):
     with open_page(puzzles.store, f"#/run/{puzzles.game}?tab=timeline&thought=3") as page:
         page.get_by_test_id("thought-title").wait_for()
-        assert text(page, "thought-title") == "Thought 3"
-        assert page.get_by_test_id("stage").get_attribute("data-shown") == "timeline"
+        expect(page.get_by_test_id("thought-title")).to_have_text("Thought 3", use_inner_text=True)
+        expect(page.get_by_test_id("stage")).to_have_attribute("data-shown", "timeline")
 
 
 def test_a_run_that_is_not_there_is_said_to_be_missing(open_page, puzzles):
@@ -254,9 +260,9 @@ def test_on_a_narrow_window_nothing_is_cut_off(open_page, puzzles):
         show_pane = "location.hash = location.hash + '&thought=1'"
         page.evaluate(show_pane)
         page.get_by_test_id("thought-title").wait_for()
-        assert page.get_by_test_id("pane").is_visible()
+        expect(page.get_by_test_id("pane")).to_be_visible()
         page.get_by_label("Close").click()
-        assert not page.get_by_test_id("pane").is_visible()
+        expect(page.get_by_test_id("pane")).to_be_hidden()
 
 
 # The least contrast between a text and what is behind it, over all texts in sight (WCAG 2: 4.5 for small texts).
@@ -339,6 +345,6 @@ def test_the_browsers_back_undoes_tabs_and_not_each_thought(game, puzzles):
     game.locator("[data-shown=timeline]").wait_for()
     game.go_back()
     game.locator("[data-shown=thoughts]").wait_for()
-    assert text(game, "thought-title") == f"Thought {path[-2]}"
+    expect(game.get_by_test_id("thought-title")).to_have_text(f"Thought {path[-2]}", use_inner_text=True)
     game.go_forward()
     game.locator("[data-shown=timeline]").wait_for()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from looking import expect
 
 from llmprog import map as run_map
 from llmprog import run
@@ -44,11 +45,11 @@ def test_the_runs_are_there_newest_first_with_what_came_of_them(listed, puzzles)
 def test_typing_searches_and_the_address_remembers_it(listed):
     listed.get_by_test_id("runs-search").fill("17 + 25")
     listed.get_by_test_id("runs-count").get_by_text("1 run in").wait_for()
-    assert rows(listed).count() == 1
+    expect(rows(listed)).to_have_count(1)
     listed.wait_for_url("**query=17*")
     listed.reload()
     listed.get_by_test_id("runs-count").get_by_text("1 run in").wait_for()
-    assert listed.get_by_test_id("runs-search").input_value() == "17 + 25"
+    expect(listed.get_by_test_id("runs-search")).to_have_value("17 + 25")
     listed.get_by_test_id("runs-search").fill("nothing has this in it")
     listed.get_by_test_id("runs-notice").get_by_text("No run fits.").wait_for()
 
@@ -56,18 +57,18 @@ def test_typing_searches_and_the_address_remembers_it(listed):
 def test_runs_are_filtered_by_program_and_by_status(listed):
     listed.get_by_test_id("runs-program").select_option("arithmetic")
     listed.get_by_test_id("runs-count").get_by_text("1 run in").wait_for()
-    assert rows(listed).locator("a").all_inner_texts() == ["arithmetic"]
+    expect(rows(listed).locator("a")).to_have_text(["arithmetic"], use_inner_text=True)
     listed.get_by_test_id("runs-status").select_option("failed")
     listed.get_by_test_id("runs-count").get_by_text("0 runs in").wait_for()
-    assert rows(listed).count() == 0
+    expect(rows(listed)).to_have_count(0)
 
 
 def test_two_are_chosen_and_compared(listed, puzzles):
     boxes = listed.get_by_role("checkbox")
     boxes.nth(1).check()
-    assert not listed.get_by_test_id("compare").is_visible()
+    expect(listed.get_by_test_id("compare")).to_be_hidden()
     boxes.nth(2).check()
-    assert boxes.nth(0).is_disabled()
+    expect(boxes.nth(0)).to_be_disabled()
     listed.get_by_test_id("compare").click()
     listed.wait_for_url(f"**#/compare/{puzzles.other_game}/{puzzles.game}")
     listed.get_by_test_id("compare-facts").locator("tr").first.wait_for()
@@ -76,10 +77,10 @@ def test_two_are_chosen_and_compared(listed, puzzles):
 def test_an_empty_store_says_how_to_make_a_run_and_shows_it_when_it_is_made(open_page, store):
     with open_page(store) as page:
         page.get_by_test_id("runs-notice").get_by_text("No runs yet").wait_for()
-        assert "llmprog run" in page.get_by_test_id("runs-notice").inner_text()
+        expect(page.get_by_test_id("runs-notice")).to_contain_text("llmprog run", use_inner_text=True)
         make(store, "17 + 25")
         rows(page).first.wait_for()
-        assert page.get_by_test_id("runs-notice").inner_text() == ""
+        expect(page.get_by_test_id("runs-notice")).to_have_text("", use_inner_text=True)
 
 
 def test_a_run_that_is_under_way_is_kept_up_to_date(open_page, store, under_way):
@@ -96,11 +97,11 @@ def test_an_unreadable_run_says_why_and_the_others_are_there(open_page, store):
     (store.directory / "20200101-000000-bad0.sqlite").write_bytes(b"not a database, whatever its name says" * 100)
     with open_page(store) as page:
         rows(page).first.wait_for()
-        assert rows(page).count() == 2
+        expect(rows(page)).to_have_count(2)
         bad = rows(page).last
-        assert "unreadable" in bad.inner_text()
-        assert "not a database" in bad.locator("td").nth(3).inner_text()
-        assert bad.locator("a, input").count() == 0
+        expect(bad).to_contain_text("unreadable", use_inner_text=True)
+        expect(bad.locator("td").nth(3)).to_contain_text("not a database", use_inner_text=True)
+        expect(bad.locator("a, input")).to_have_count(0)
 
 
 def test_a_failed_run_is_marked(open_page, store):
@@ -135,7 +136,7 @@ def test_long_texts_push_no_column_out_of_sight(open_page, store, page, width):
     page.set_viewport_size({"width": width, "height": 800})
     with open_page(store):
         rows(page).first.wait_for()
-        assert rows(page).first.locator("td").last.inner_text() == "$0"
+        expect(rows(page).first.locator("td").last).to_have_text("$0", use_inner_text=True)
         box = rows(page).first.locator("td").last.bounding_box()
         assert box["x"] + box["width"] <= width
         assert all(rows(page).first.locator("td").nth(at).bounding_box()["width"] > 60 for at in (2, 3))
@@ -149,8 +150,8 @@ def test_more_runs_than_a_page_holds_are_shown_when_asked_for(open_page, tmp_pat
         page.get_by_test_id("runs-count").get_by_text("100 of 103 runs").wait_for()
         page.get_by_test_id("runs-more").click()
         rows(page).nth(102).wait_for()
-        assert page.get_by_test_id("runs-count").inner_text() == f"103 runs in {store.directory}"
-        assert not page.get_by_test_id("runs-more").is_visible()
+        expect(page.get_by_test_id("runs-count")).to_have_text(f"103 runs in {store.directory}", use_inner_text=True)
+        expect(page.get_by_test_id("runs-more")).to_be_hidden()
 
 
 def test_a_server_that_is_gone_is_said_in_one_sentence(open_page, store):

@@ -6,6 +6,7 @@ import itertools
 import re
 
 import pytest
+from looking import expect
 
 from llmprog import run
 from llmprog.backends import ScriptedBackend
@@ -93,7 +94,9 @@ def test_every_step_shows_the_canvas_as_it_was(playing, recorded, still, watched
     page.get_by_test_id("playback-first").click()
     for number, expected in enumerate(steps):
         assert step(page) == number
-        assert f"step {number} of {len(steps) - 1}" in page.get_by_test_id("playback-where").inner_text()
+        expect(page.get_by_test_id("playback-where")).to_contain_text(
+            f"step {number} of {len(steps) - 1}", use_inner_text=True
+        )
         canvas = shown(page)
         assert [text for text, _ in canvas] == told(expected["tokens"])
         before = steps[number - 1]["tokens"] if number else expected["tokens"]
@@ -146,7 +149,7 @@ def test_it_plays_by_itself_and_stops_at_the_end(playing, recorded, gathered):
 def test_where_motion_is_not_wanted_the_end_is_shown_and_nothing_plays(playing, recorded, still):
     page = playing("masked")
     assert step(page) == len(recorded.steps["masked"]) - 1
-    assert page.get_by_test_id("playback-play").get_attribute("aria-label") == "Play (space)"
+    expect(page.get_by_test_id("playback-play")).to_have_attribute("aria-label", "Play (space)")
 
 
 def test_the_keyboard_plays_it(playing, recorded, still):
@@ -215,7 +218,7 @@ def test_a_canvas_that_cannot_be_read_is_said(playing, recorded, still):
     page.route("**/canvases/**", lambda route: route.abort())
     page.get_by_test_id("canvases-row").nth(1).click()
     page.get_by_text("This canvas cannot be shown:").wait_for()
-    assert not page.get_by_test_id("canvas").is_visible()
+    expect(page.get_by_test_id("canvas")).to_be_hidden()
 
 
 HOSTILE = [
@@ -250,11 +253,11 @@ def test_hostile_text_stays_text(open_page, store, still, watched, has_tokens):
     with open_page(store, f"#/run/{kept.run_id}?tab=playback") as page:
         canvas = page.get_by_test_id("canvas")
         canvas.get_by_text("alert(1)").first.wait_for()
-        assert "\\x1b[2J\\x1b]0;gone\\x07" in canvas.inner_text()
-        assert "\\u{202e}gnp.exe" in canvas.inner_text()
-        assert page.locator("[data-testid=canvas] :is(script, img, svg)").count() == 0
-        assert page.get_by_test_id("order-strip").is_visible() == has_tokens
-        assert page.get_by_test_id("canvas-legend").is_visible() == has_tokens
+        expect(canvas).to_contain_text("\\x1b[2J\\x1b]0;gone\\x07", use_inner_text=True)
+        expect(canvas).to_contain_text("\\u{202e}gnp.exe", use_inner_text=True)
+        expect(page.locator("[data-testid=canvas] :is(script, img, svg)")).to_have_count(0)
+        expect(page.get_by_test_id("order-strip")).to_be_visible(visible=has_tokens)
+        expect(page.get_by_test_id("canvas-legend")).to_be_visible(visible=has_tokens)
         assert watched.dialogs == watched.said == []
 
 

@@ -13,6 +13,8 @@ import re
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
+from looking import expect
+
 from llmprog import Program, generator, run
 from llmprog.backends import ScriptedBackend
 from llmprog.exports import export, write_export
@@ -92,8 +94,8 @@ def test_it_opens_from_the_disk_without_a_network(watched, puzzles, tmp_path):
     page.context.set_offline(True)
     page.goto(f"{file.as_uri()}#/run?tab=thoughts")
     page.get_by_test_id("thoughts-row").first.wait_for()
-    assert page.get_by_test_id("run-status").first.inner_text() == "finished"
-    assert str(puzzles.result.answer) in page.get_by_test_id("run-outcome").inner_text()
+    expect(page.get_by_test_id("run-status").first).to_have_text("finished", use_inner_text=True)
+    expect(page.get_by_test_id("run-outcome")).to_contain_text(str(puzzles.result.answer), use_inner_text=True)
     page.get_by_test_id("thoughts-row").nth(1).click()
     page.get_by_test_id("thought-state").wait_for()
     page.get_by_test_id("completion").first.wait_for()  # unpacked when it is looked at

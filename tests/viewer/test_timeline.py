@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from looking import expect
 from timelines import COLUMNS_OF, attempt, call, said, slow_path, span
 
 from llmprog.viewer import bundle
@@ -253,7 +254,7 @@ def test_the_timeline_says_what_the_time_went_into(timeline):
     assert "Calls 5, up to 2 at a time" in facts
     assert "Critical path 3 calls, 7.0 s (88 % of the time), waiting 1.0 s" in facts
     assert "Tried again after 1 failure, 1 rate limit" in facts
-    assert not timeline.get_by_test_id("timeline-sessions").is_visible()  # it was never resumed
+    expect(timeline.get_by_test_id("timeline-sessions")).to_be_hidden()  # it was never resumed
     legend = timeline.get_by_test_id("timeline-legend").inner_text().split("\n")
     assert legend == [
         "propose", "judge", "on the critical path", "failed", "from a cache", "under way",
@@ -268,7 +269,7 @@ def test_a_call_is_pointed_at_and_selected(timeline):
         "Call 3: judge, 1 sample", "failed, sent at 2.0 s, took 1.0 s", "HTTP 500: overloaded",
     ]  # fmt: skip
     timeline.mouse.move(*spot(timeline, 4.5, 3))
-    assert not tip.is_visible()
+    expect(tip).to_be_hidden()
     timeline.mouse.click(*spot(timeline, 1, 0))
     assert timeline.evaluate("picked") == [1]
     assert said(timeline).startswith("Call 1: propose")
@@ -342,7 +343,9 @@ def test_a_run_that_was_forked_and_resumed_shows_the_time_of_its_own_calls(mount
     page.keyboard.press("ArrowRight")
     assert page.evaluate("picked") == [2]
     sessions = page.get_by_test_id("timeline-sessions")
-    assert sessions.locator("option").all_inner_texts() == ["Go to…", "Session 1, after 0 ms", "Session 2, after 1 h"]
+    expect(sessions.locator("option")).to_have_text(
+        ["Go to…", "Session 1, after 0 ms", "Session 2, after 1 h"], use_inner_text=True
+    )
     sessions.select_option(index=2)  # in which the other call is all that there is to hit
     box = page.get_by_test_id("timeline-canvas").bounding_box()
     page.mouse.click(box["x"] + box["width"] / 4, box["y"] + 124 + 10)
@@ -394,4 +397,4 @@ def test_the_timeline_of_a_real_run(open_page, puzzles):
         first = calls[0]
         assert said(page).startswith(f"Call {first.id}: {first.node}, ")
         page.wait_for_url(f"**call={first.id}*")
-        assert str(first.id) in page.get_by_test_id("pane").inner_text()
+        expect(page.get_by_test_id("pane")).to_contain_text(str(first.id), use_inner_text=True)
