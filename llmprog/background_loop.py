@@ -18,7 +18,6 @@ _LOOK_UP_S = 0.5
 
 _lock = threading.Lock()
 
-
 # By process: a forked one has its parent's loop without the thread that runs it. It keeps that loop all the same, since
 # to close it would take from the parent what both share.
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
